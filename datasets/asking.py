@@ -1,0 +1,212 @@
+"""From what is known of a picture to a question and its truth, by task.
+
+Everything a data set leaves open is drawn here: which categories are asked for, by which words, in which order, and how
+many that are not in the picture. A task is served by the asker registered under its name.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+import numpy as np
+
+from visionllm.core.errors import AnnotationError, ConfigError
+from visionllm.core.registry import Registry
+from visionllm.core.sample import BoxTarget, Record, Sample, Turn
+from visionllm.datasets.formats.reader import Wording
+
+# A list longer than this is the work of known-task chunks; free replies keep to what a context holds.
+MOST_PHRASES = 24
+
+
+class Asker(Protocol):
+    """Makes samples of one task."""
+
+    def draw(self, record: Record, wording: Wording, rng: np.random.Generator) -> Sample:
+        """A training sample, a pure function of ``rng``."""
+        ...
+
+    def every(self, record: Record, wording: Wording, *, chunk: int | None = None) -> tuple[Sample, ...]:
+        """Evaluation samples that ask for all there is, in a fixed order and by the data set's own names."""
+        ...
+
+
+ASKERS: Registry[Asker] = Registry("task with an asker", group="visionllm.askers")
+
+
+def register_asker(task: str) -> type:
+    """Decorator of an asker's class; one instance serves the task."""
+
+    def add(cls: type) -> type:
+        ASKERS.add(task, cls())
+        return cls
+
+    return add  # type: ignore[return-value]
+
+
+@register_asker("detection")
+class BoxAsker:
+    """Phrases that name categories, and the boxes of each."""
+
+    task = "detection"
+
+    def draw(self, record: Record, wording: Wording, rng: np.random.Generator) -> Sample:
+        found, absent = contents(record)
+        asked = choose(found, absent if wording.negatives else [], rng)
+        if not asked:
+            raise AnnotationError(
+                f"{record.source}: holds no object to ask for, and the card forbids negatives; remove it, "
+                "or set negatives: true if every object of every category is annotated"
+            )
+        return self._sample(record, asked, words_for([record.names[i] for i in asked], wording, rng))
+
+    def every(self, record: Record, wording: Wording, *, chunk: int | None = None) -> tuple[Sample, ...]:
+        count = len(record.names)
+        starts = range(0, count, chunk or max(1, count))
+        groups = [list(range(start, min(count, start + (chunk or count)))) for start in starts]
+        return tuple(self._sample(record, asked, [record.names[i] for i in asked]) for asked in groups)
+
+    def _sample(self, record: Record, asked: Sequence[int], phrases: Sequence[str]) -> Sample:
+        place = np.full(len(record.names), -1, np.int64)
+        place[list(asked)] = np.arange(len(asked))
+        phrase = place[record.labels]
+        kept = phrase >= 0
+        target = BoxTarget(boxes_xyxy=record.boxes_xyxy[kept], phrase=phrase[kept], ignore=record.crowd[kept])
+        turn = Turn(task=self.task, phrases=tuple(phrases), target=target)
+        return Sample(pictures=(record.picture,), turns=(turn,), source=record.source)
+
+
+def contents(record: Record) -> tuple[list[int], list[int]]:
+    """Categories with an object and categories without; one with nothing but a crowd is neither present nor absent."""
+    found = set(record.labels[~record.crowd].tolist())
+    absent = set(range(len(record.names))) - set(record.labels.tolist())
+    return sorted(found), sorted(absent)
+
+
+def choose(found: Sequence[int], absent: Sequence[int], rng: np.random.Generator) -> list[int]:
+    """Which categories to ask for, shuffled.
+
+    A third of the draws ask for one category, as users do; a tenth only for absent ones; a tenth for all there are; the
+    rest for a mixture of any length, short ones more often.
+    """
+    kind, length = rng.random(), rng.random() ** 2
+    if kind < 0.33:
+        return _some(found if found and (not absent or rng.random() < 0.75) else absent, 1, rng)
+    if kind < 0.43 and absent:
+        return _some(absent, 1 + int(length * min(len(absent), MOST_PHRASES)), rng)
+    if kind < 0.53:
+        # The whole list, as in evaluation, even where it is long; mostly cut to what a reply holds comfortably.
+        limit = 4 * MOST_PHRASES if rng.random() < 0.1 else MOST_PHRASES
+        return _some([*found, *absent], limit, rng)
+    pool = len(found) + len(absent)
+    asked = min(pool, 1 + int(length * min(pool, MOST_PHRASES)))
+    chosen = _some(found, int(rng.binomial(asked, 0.6)) if absent else asked, rng)
+    return _shuffled([*chosen, *_some(absent, asked - len(chosen), rng)], rng)
+
+
+def words_for(names: Sequence[str], wording: Wording, rng: np.random.Generator) -> list[str]:
+    """One wording for each name, no two alike: a synonym or the name, singular or plural, rarely in other case."""
+    plural = rng.random() < 0.4
+    style = rng.random()
+    taken = {name.casefold() for name in names}
+    phrases = []
+    for name in names:
+        words = (name, *wording.synonyms.get(name, ()))
+        word = words[0] if len(words) == 1 or rng.random() < 0.5 else words[int(rng.integers(len(words)))]
+        # Mostly one number in a question, sometimes mixed, as people write.
+        if plural != (rng.random() < 0.1):
+            word = plural_of(word, wording)
+        if word.casefold() in taken and word != name:
+            word = name
+        taken.add(word.casefold())
+        phrases.append(_styled(word, style))
+    return phrases
+
+
+def plural_of(phrase: str, wording: Wording) -> str:
+    """The plural of a phrase by the card, or by the rules of English; an acronym or a plural stays as it is."""
+    if phrase in wording.plurals:
+        return wording.plurals[phrase]
+    words = phrase.split(" ")
+    # "glass of water": the noun before the preposition takes the plural.
+    head = next((i for i, word in enumerate(words) if i and word in ("of", "in", "on", "with", "for")), len(words)) - 1
+    words[head] = _plural_word(words[head])
+    return " ".join(words)
+
+
+def check_wording(wording: Wording, names: Sequence[str], *, source: str) -> None:
+    """Refuse words for categories that do not exist, and words that could mean two of them.
+
+    Raises:
+        ConfigError: it names the word and both its meanings.
+    """
+    owner = {name.casefold(): name for name in names}
+    for name, words in wording.synonyms.items():
+        if name not in names:
+            raise ConfigError(f"{source}: synonyms.{name}: no such category (it has: {', '.join(names)})")
+        for word in words:
+            other = owner.setdefault(word.casefold(), name)
+            if other != name:
+                raise ConfigError(f"{source}: synonyms.{name}: {word!r} already stands for {other!r}; remove one")
+    for word in wording.plurals:
+        if word.casefold() not in owner:
+            raise ConfigError(f"{source}: plurals.{word}: neither a category nor a synonym; remove it")
+
+
+_IRREGULAR = {
+    "person": "people", "man": "men", "woman": "women", "child": "children", "foot": "feet", "tooth": "teeth",
+    "goose": "geese", "mouse": "mice", "ox": "oxen", "knife": "knives", "leaf": "leaves", "loaf": "loaves",
+    "shelf": "shelves", "wolf": "wolves", "calf": "calves", "half": "halves", "potato": "potatoes",
+    "tomato": "tomatoes", "nucleus": "nuclei", "bacterium": "bacteria", "cactus": "cacti",
+}  # fmt: skip
+_UNCHANGED = frozenset(
+    (
+        "sheep",
+        "deer",
+        "fish",
+        "aircraft",
+        "scissors",
+        "glasses",
+        "trousers",
+        "pants",
+        "jeans",
+        "skis",
+        "people",
+        "cattle",
+    )
+)
+
+
+def _plural_word(word: str) -> str:
+    lower = word.lower()
+    if not word.isascii() or not lower.isalpha() or lower in _UNCHANGED or lower.endswith(("ware", "wear")):
+        return word
+    for one, many in _IRREGULAR.items():
+        # "policeman", but not "human": the part before the irregular word must itself look like one.
+        if lower == one or (one in ("man", "woman", "person", "child") and lower.endswith(one) and lower != "human"):
+            return word[: len(word) - len(one)] + many
+    if word.isupper() and len(word) > 1:
+        return word + "s"
+    if lower.endswith("y") and lower[-2:-1] not in "aeiou":
+        return word[:-1] + "ies"
+    if lower.endswith(("s", "x", "z", "ch", "sh")):
+        return word + "es"
+    return word + "s"
+
+
+def _styled(phrase: str, style: float) -> str:
+    if style < 0.03:
+        return phrase.upper()
+    if style < 0.08:
+        return phrase[:1].upper() + phrase[1:]
+    return phrase
+
+
+def _some(pool: Sequence[int], count: int, rng: np.random.Generator) -> list[int]:
+    """Up to ``count`` of the pool, in random order."""
+    return _shuffled(pool, rng)[:count]
+
+
+def _shuffled(items: Sequence[int], rng: np.random.Generator) -> list[int]:
+    return [items[i] for i in rng.permutation(len(items))]

@@ -1,0 +1,19 @@
+"""One reader per annotation format. A data set is a card; only a new format is code."""
+
+from visionllm.datasets.formats.coco import CocoReader
+from visionllm.datasets.formats.phrases import PhrasesReader
+from visionllm.datasets.formats.reader import FORMATS, Place, Reader, Wording, register_format
+from visionllm.datasets.formats.scenes import ScenesReader
+from visionllm.datasets.formats.voc import VocReader
+
+__all__ = [
+    "FORMATS",
+    "CocoReader",
+    "PhrasesReader",
+    "Place",
+    "Reader",
+    "ScenesReader",
+    "VocReader",
+    "Wording",
+    "register_format",
+]

@@ -1,0 +1,284 @@
+"""COCO instances: one JSON file a split, boxes as [x, y, width, height] in pixel edges, from 0."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+
+from visionllm.core.config import Config
+from visionllm.core.errors import AnnotationError
+from visionllm.core.media import load_picture
+from visionllm.core.sample import Record, Source
+from visionllm.datasets.formats.reader import (
+    Boxes,
+    Place,
+    Wording,
+    below,
+    check_names,
+    check_relative,
+    check_size,
+    clean_boxes,
+    existing,
+    read_bytes,
+    register_format,
+)
+
+MAX_BYTES = 2 * 1024**3
+
+
+class CocoSplit(Config):
+    """A split of a COCO card: the folder of pictures and the annotation file, below the root."""
+
+    images: str
+    annotations: str
+
+
+@register_format("coco")
+class CocoReader:
+    """Pictures in the order of the file; pictures without annotations stay, as negatives.
+
+    ``Record.extra`` holds ``image_id``, ``annotation_id`` (N,) and ``area`` (N,) as annotated.
+    """
+
+    Split: ClassVar[type[Config]] = CocoSplit
+    needs_root: ClassVar[bool] = True
+    wording = Wording()
+
+    def __init__(
+        self, *, dataset: str, root: Path, images: str, annotations: Path, names: tuple[str, ...] | None
+    ) -> None:
+        data = read_bytes(annotations, limit=MAX_BYTES)
+        self.dataset, self._root, self._images = dataset, root, images
+        self._digest = hashlib.sha256(data).hexdigest()
+        table = _Table(annotations, _parse(data, annotations))
+        self.names, labels_of = table.categories(names)
+        self._pictures = table.pictures()
+        objects = table.objects({picture["id"]: i for i, picture in enumerate(self._pictures)}, labels_of)
+        self._objects = objects
+        sizes_wh = np.array([(p["width"], p["height"]) for p in self._pictures], np.float64).reshape(-1, 2)
+        self._boxes = clean_boxes(_edges(objects["bbox"]), sizes_wh[objects["picture"]])
+        # Annotations stand in any order: sort once, so that a picture's are one slice.
+        self._order = np.argsort(objects["picture"], kind="stable")
+        self._starts = np.searchsorted(objects["picture"][self._order], np.arange(len(self._pictures) + 1))
+        self._file = annotations
+
+    @classmethod
+    def open(cls, split: Any, place: Place) -> CocoReader:
+        assert place.root is not None
+        where = f"{place.dataset}: images"
+        existing(below(place.root, split.images, source=where), source=where, folder=True)
+        where = f"{place.dataset}: annotations"
+        annotations = existing(below(place.root, split.annotations, source=where), source=where)
+        return cls(
+            dataset=place.dataset, root=place.root, images=split.images, annotations=annotations, names=place.names
+        )
+
+    def __len__(self) -> int:
+        return len(self._pictures)
+
+    def read(self, index: int) -> Record:
+        entry = self._pictures[index]
+        source = Source(dataset=self.dataset, index=index, file=entry["file_name"])
+        rows = self._order[self._starts[index] : self._starts[index + 1]]
+        self._check_finite(rows, source)
+        path = below(self._root, f"{self._images}/{entry['file_name']}", source=str(source))
+        picture = load_picture(path)
+        check_size(picture, (entry["width"], entry["height"]), source=str(source))
+        rows = rows[self._boxes.kept[rows]]
+        return Record(
+            picture=picture,
+            names=self.names,
+            boxes_xyxy=self._boxes.boxes_xyxy[rows],
+            labels=self._objects["label"][rows],
+            crowd=self._objects["crowd"][rows],
+            source=source,
+            extra={
+                "image_id": entry["id"],
+                "annotation_id": self._objects["id"][rows],
+                "area": self._objects["area"][rows],
+            },
+        )
+
+    def digest(self) -> str:
+        return self._digest
+
+    def report(self) -> str:
+        return self._boxes.report(self.dataset)
+
+    @property
+    def boxes(self) -> Boxes:
+        """All boxes of the split after cleaning, for reports and checks."""
+        return self._boxes
+
+    def _check_finite(self, rows: np.ndarray, source: Source) -> None:
+        broken = rows[~self._boxes.finite[rows]]
+        if len(broken):
+            row = int(broken[0])
+            raise AnnotationError(
+                f"{source}: {self._file}: annotations[{row}].bbox is not finite "
+                f"({self._objects['bbox'][row].tolist()}); correct or remove it"
+            )
+
+
+def _edges(boxes_xywh: np.ndarray) -> np.ndarray:
+    with np.errstate(invalid="ignore"):  # inf - inf, found as not finite a moment later
+        return np.concatenate([boxes_xywh[:, :2], boxes_xywh[:, :2] + boxes_xywh[:, 2:]], axis=1)
+
+
+class _Table:
+    """The checked columns of a parsed file. Every error names the file, the record, the field and the value."""
+
+    def __init__(self, file: Path, content: Any) -> None:
+        self.file = file
+        if not isinstance(content, dict):
+            raise AnnotationError(f"{file}: expected an object with images, annotations, categories; is it COCO?")
+        self.content = content
+
+    def categories(self, declared: tuple[str, ...] | None) -> tuple[tuple[str, ...], dict[Any, int]]:
+        """Names of the data set, and the index of each category id among them."""
+        entries = self._entries("categories", "id")
+        found = [self._word(entry, f"categories[{i}]", "name") for i, entry in enumerate(entries)]
+        check_names(found, source=f"{self.file}: categories")
+        names = declared if declared is not None else tuple(found)
+        for i, name in enumerate(found):
+            if name not in names:
+                raise AnnotationError(
+                    f"{self.file}: categories[{i}].name: {name!r} is not among the card's names ({', '.join(names)})"
+                )
+        return names, {entry["id"]: names.index(name) for entry, name in zip(entries, found, strict=True)}
+
+    def pictures(self) -> list[dict[str, Any]]:
+        entries = self._entries("images", "id")
+        for i, entry in enumerate(entries):
+            where = f"images[{i}]"
+            check_relative(self._word(entry, where, "file_name"), source=f"{self.file}: {where}.file_name")
+            for key in ("width", "height"):
+                if type(entry.get(key)) is not int or entry[key] <= 0:
+                    raise self._error(where, key, entry.get(key), "a positive whole number of pixels")
+        return entries
+
+    def objects(self, picture_of: dict[Any, int], label_of: dict[Any, int]) -> dict[str, np.ndarray]:
+        """Columns picture, label, bbox (N, 4) xywh, crowd, area, id of all annotations."""
+        entries = self._entries("annotations", "id")
+        for i, entry in enumerate(entries):
+            where = f"annotations[{i}]"
+            if not _known(entry.get("image_id"), picture_of):
+                raise self._error(where, "image_id", entry.get("image_id"), "the id of an entry of images")
+            if not _known(entry.get("category_id"), label_of):
+                known = ", ".join(str(key) for key in label_of) or "none"
+                raise self._error(where, "category_id", entry.get("category_id"), f"the id of a category ({known})")
+            box = entry.get("bbox")
+            if not isinstance(box, list) or len(box) != 4 or any(type(v) not in (int, float) for v in box):
+                raise self._error(where, "bbox", box, "four numbers [x, y, width, height]")
+            if entry.get("iscrowd", 0) not in (0, 1):
+                raise self._error(where, "iscrowd", entry["iscrowd"], "0 or 1")
+            if type(entry.get("area", 0)) not in (int, float):
+                raise self._error(where, "area", entry["area"], "a number")
+        boxes_xywh = np.array([[_float(v) for v in entry["bbox"]] for entry in entries], np.float64).reshape(-1, 4)
+        areas = [entry.get("area", w * h) for entry, (w, h) in zip(entries, boxes_xywh[:, 2:], strict=True)]
+        return {
+            "picture": np.array([picture_of[entry["image_id"]] for entry in entries], np.int64),
+            "label": np.array([label_of[entry["category_id"]] for entry in entries], np.int64),
+            "bbox": boxes_xywh,
+            "crowd": np.array([bool(entry.get("iscrowd", 0)) for entry in entries], bool),
+            "area": np.array([_float(area) for area in areas], np.float32),
+            "id": np.array([entry["id"] for entry in entries]),
+        }
+
+    def _entries(self, key: str, unique: str) -> list[dict[str, Any]]:
+        """The list under ``key``: objects, each with its own ``unique`` value."""
+        entries = self.content.get(key)
+        if not isinstance(entries, list):
+            raise self._error(key, "", entries, "a list")
+        seen: dict[Any, int] = {}
+        for i, entry in enumerate(entries):
+            if not isinstance(entry, dict):
+                raise self._error(f"{key}[{i}]", "", entry, "an object")
+            value = entry.get(unique)
+            if type(value) not in (int, str):
+                raise self._error(f"{key}[{i}]", unique, value, "a whole number or a word")
+            if value in seen:
+                raise AnnotationError(
+                    f"{self.file}: {key}[{seen[value]}] and {key}[{i}] share the {unique} {value!r}; give each its own"
+                )
+            seen[value] = i
+        return entries
+
+    def _word(self, entry: dict[str, Any], where: str, key: str) -> str:
+        value = entry.get(key)
+        if not isinstance(value, str) or not value.strip():
+            raise self._error(where, key, value, "a word")
+        return value
+
+    def _error(self, where: str, key: str, value: Any, expected: str) -> AnnotationError:
+        path = f"{where}.{key}" if key else where
+        came = "nothing" if value is None else _shortened(repr(value))
+        return AnnotationError(f"{self.file}: {path}: expected {expected}, got {came}")
+
+
+def _known(value: Any, table: dict[Any, int]) -> bool:
+    return type(value) in (int, str) and value in table
+
+
+def _float(value: Any) -> float:
+    try:
+        return float(value)
+    except OverflowError:  # a whole number of more than 308 digits
+        return float("inf")
+
+
+def _shortened(text: str) -> str:
+    return text if len(text) <= 60 else text[:57] + "..."
+
+
+def _parse(data: bytes, file: Path) -> Any:
+    """JSON as its standard has it: no NaN, no duplicate keys, UTF-8, and a place in every error."""
+    try:
+        text = data.decode("utf-8")
+        return json.loads(text, object_pairs_hook=_pairs, parse_constant=_constant)
+    except UnicodeDecodeError as error:
+        raise AnnotationError(f"{file}: not UTF-8 at byte {error.start}; save it as UTF-8") from None
+    except json.JSONDecodeError as error:
+        raise AnnotationError(
+            f"{file}: not valid JSON at line {error.lineno}, column {error.colno} (byte {error.pos} of {len(data)}): "
+            f"{error.msg}; is the file complete?"
+        ) from None
+    except RecursionError:
+        raise AnnotationError(f"{file}: nested too deeply for an annotation file; is it COCO?") from None
+    except _NotJsonError as error:
+        match = re.search(error.pattern, text)
+        where = f" (line {text.count(chr(10), 0, match.start()) + 1})" if match else ""
+        raise AnnotationError(f"{file}: {error}{where}; correct it") from None
+    except ValueError as error:  # a number of absurd length
+        raise AnnotationError(f"{file}: {str(error).split(';')[0]}") from None
+
+
+class _NotJsonError(Exception):
+    """What Python's parser lets pass, though the standard does not; ``pattern`` finds it in the text."""
+
+    def __init__(self, message: str, pattern: str) -> None:
+        super().__init__(message)
+        self.pattern = pattern
+
+
+def _pairs(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    result = dict(pairs)
+    if len(result) != len(pairs):
+        keys = [key for key, _ in pairs]
+        key = next(key for key in keys if keys.count(key) > 1)
+        raise _NotJsonError(f"an object has the key {key!r} twice", _twice(key))
+    return result
+
+
+def _twice(key: str) -> str:
+    quoted = re.escape(json.dumps(key, ensure_ascii=False))
+    return rf"{quoted}\s*:[^{{}}]*(?={quoted}\s*:)"
+
+
+def _constant(word: str) -> Any:
+    raise _NotJsonError(f"{word} is not a JSON number", rf"(?<![\w\"]){re.escape(word)}(?![\w\"])")

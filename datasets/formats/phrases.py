@@ -1,0 +1,285 @@
+"""Lists of class names without pictures: the model learns to copy what it is asked for, whatever the words.
+
+Names are invented (syllables, compounds, codes, accents, scripts other than Latin, so that every byte of a tokenizer
+is met) or combined from common English words; or they are drawn from a file, to measure how well names never trained on
+are copied.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import unicodedata
+from functools import cache
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+from pydantic import Field, PositiveInt
+
+from visionllm.core.config import Config, read_yaml, validate
+from visionllm.core.errors import AnnotationError, ConfigError
+from visionllm.core.sample import Sample, Source, Turn
+from visionllm.datasets.formats.reader import Place, Wording, below, existing, read_bytes, register_format
+
+MAX_BYTES = 16 * 1024**2
+
+
+class PhrasesSplit(Config):
+    """A split of a phrases card: ``length`` lists of ``shortest`` to ``longest`` names."""
+
+    length: PositiveInt
+    seed: int = Field(0, ge=0)
+    shortest: PositiveInt = 1
+    longest: PositiveInt = 20
+    file: str | None = Field(None, description="names to draw from, one a line, beside the card; None invents them")
+    avoid: str | None = Field(None, description="names that are never invented, one a line, beside the card")
+
+
+@register_format("phrases")
+class PhrasesReader:
+    """Ready samples with one turn of the detection task, no picture and no target: they train the text alone.
+
+    Lists from a file are cut from shuffled rounds through it, so that each name comes equally often.
+    """
+
+    Split: ClassVar[type[Config]] = PhrasesSplit
+    needs_root: ClassVar[bool] = False
+    names: tuple[str, ...] = ()
+    wording = Wording()
+
+    def __init__(self, *, dataset: str, split: PhrasesSplit, names: tuple[str, ...], avoid: tuple[str, ...]) -> None:
+        self.dataset, self._split, self._pool = dataset, split, names
+        self._avoid = {plain(name) for name in avoid}
+        self._cuts = self._cut() if names else []
+
+    @classmethod
+    def open(cls, split: Any, place: Place) -> PhrasesReader:
+        if split.shortest > split.longest:
+            raise ConfigError(
+                f"{place.dataset}: shortest {split.shortest} is more than longest {split.longest}; swap them"
+            )
+        names = read_names(place, split.file) if split.file else ()
+        if names and len(names) < split.longest:
+            raise ConfigError(
+                f"{place.dataset}: longest {split.longest} is more than the {len(names)} names of {split.file}"
+            )
+        avoid = read_names(place, split.avoid) if split.avoid else ()
+        return cls(dataset=place.dataset, split=split, names=names, avoid=avoid)
+
+    def __len__(self) -> int:
+        return self._split.length
+
+    def read(self, index: int) -> Sample:
+        if not 0 <= index < len(self):
+            raise IndexError(index)
+        phrases = self._cuts[index] if self._pool else self._invented(index)
+        turn = Turn(task="detection", phrases=phrases)
+        return Sample(turns=(turn,), source=Source(dataset=self.dataset, index=index))
+
+    def digest(self) -> str:
+        words = f"phrases {self._split} {self._pool} {sorted(self._avoid)} {_words()}"
+        return hashlib.sha256(words.encode()).hexdigest()
+
+    def report(self) -> str:
+        return ""
+
+    def _invented(self, index: int) -> tuple[str, ...]:
+        rng = _rng(self._split.seed, index)
+        count = _length(rng, self._split)
+        found: dict[str, str] = {}
+        while len(found) < count:
+            name = invent(rng)
+            if plain(name) not in self._avoid:
+                found.setdefault(plain(name), name)
+        return tuple(found.values())
+
+    def _cut(self) -> list[tuple[str, ...]]:
+        """All lists of a file, cut from shuffled rounds; no list holds a name twice."""
+        rng = _rng(self._split.seed, 0)
+        queue: list[str] = []
+        cuts = []
+        for _ in range(self._split.length):
+            count = _length(rng, self._split)
+            while len(set(queue)) < count:
+                queue += [self._pool[i] for i in rng.permutation(len(self._pool))]
+            cut = tuple(dict.fromkeys(queue))[:count]
+            for name in cut:
+                queue.remove(name)
+            cuts.append(cut)
+        return cuts
+
+
+class _Words(Config):
+    adjectives: list[str]
+    nouns: list[str]
+    onsets: list[str]
+    vowels: list[str]
+    codas: list[str]
+
+
+@cache
+def _words() -> _Words:
+    path = Path(__file__).with_name("words.yaml")
+    return validate(_Words, read_yaml(path), source=str(path))
+
+
+def read_names(place: Place, file: str) -> tuple[str, ...]:
+    """The names in a list file beside the card: one a line, ``#`` starts a comment line.
+
+    Raises:
+        AnnotationError: the file is not UTF-8, or a name stands twice.
+    """
+    assert place.card_folder is not None
+    path: Path = existing(below(place.card_folder, file, source=place.dataset), source=place.dataset)
+    try:
+        lines = read_bytes(path, limit=MAX_BYTES).decode("utf-8").splitlines()
+    except UnicodeDecodeError as error:
+        raise AnnotationError(f"{path}: not UTF-8 at byte {error.start}; save it as UTF-8") from None
+    first: dict[str, int] = {}
+    for number, line in enumerate(lines, start=1):
+        name = line.strip()
+        if not name or name.startswith("#"):
+            continue
+        if name in first:
+            raise AnnotationError(f"{path}: {name!r} stands on line {first[name]} and on line {number}; remove one")
+        first[name] = number
+    return tuple(first)
+
+
+def plain(name: str) -> str:
+    """A name without case, hyphens and doubled spaces: what decides whether two names are the same words."""
+    return " ".join(unicodedata.normalize("NFC", name).casefold().replace("-", " ").split())
+
+
+def invent(rng: np.random.Generator) -> str:
+    """A class name, drawn from ``rng``."""
+    kind = rng.random()
+    for limit, make in _KINDS:
+        if kind < limit:
+            return unicodedata.normalize("NFC", make(rng))
+    raise AssertionError("the last limit is above 1")
+
+
+def _rng(seed: int, index: int) -> np.random.Generator:
+    return np.random.Generator(np.random.Philox(key=np.array([seed, index], np.uint64)))
+
+
+def _length(rng: np.random.Generator, split: PhrasesSplit) -> int:
+    """Half of the lists are short (up to five), as users' are; the others have any length."""
+    longest = min(split.longest, max(split.shortest, 5)) if rng.random() < 0.5 else split.longest
+    return int(rng.integers(split.shortest, longest + 1))
+
+
+def _pick(rng: np.random.Generator, pool: Any) -> str:
+    return pool[int(rng.integers(len(pool)))]
+
+
+def _noun(rng: np.random.Generator) -> str:
+    return _pick(rng, _words().nouns)
+
+
+def _adjective(rng: np.random.Generator) -> str:
+    return _pick(rng, _words().adjectives)
+
+
+def _syllables(rng: np.random.Generator) -> str:
+    parts = _words()
+    word = ""
+    for _ in range(1 + int(rng.integers(4))):
+        # One syllable in forty has no consonant before its vowel; vowels of one letter are commoner than pairs.
+        onset = _pick(rng, parts.onsets) if rng.random() < 0.975 else ""
+        word += onset + (_pick(rng, "aeiou") if rng.random() < 0.5 else _pick(rng, parts.vowels))
+    return word + (_pick(rng, parts.codas) if len(word) < 3 or rng.random() < 0.8 else "")
+
+
+def _letters(rng: np.random.Generator) -> str:
+    """Letters without any rule, so that copying cannot lean on how words usually look."""
+    return "".join(_pick(rng, "abcdefghijklmnopqrstuvwxyz") for _ in range(3 + int(rng.integers(8))))
+
+
+def _compound(rng: np.random.Generator) -> str:
+    return _pick(rng, (" ", "-", "")).join((_word(rng), _word(rng)))
+
+
+def _word(rng: np.random.Generator) -> str:
+    return _noun(rng) if rng.random() < 0.5 else _syllables(rng)
+
+
+def _described(rng: np.random.Generator) -> str:
+    adjectives = [_adjective(rng) for _ in range(1 + int(rng.random() < 0.2))]
+    return " ".join((*dict.fromkeys(adjectives), _word(rng)))
+
+
+def _noun_pair(rng: np.random.Generator) -> str:
+    return f"{_noun(rng)} {_noun(rng)}"
+
+
+def _related(rng: np.random.Generator) -> str:
+    middle = _pick(rng, ("with a", "on a", "in a", "of", "near the", "and", "without", "for"))
+    return f"{_word(rng)} {middle} {_word(rng)}"
+
+
+def _plural(rng: np.random.Generator) -> str:
+    return (f"{_adjective(rng)} " if rng.random() < 0.3 else "") + _word(rng) + "s"
+
+
+def _coded(rng: np.random.Generator) -> str:
+    number = str(int(rng.integers(10 ** int(rng.integers(1, 5)))))
+    letters = "".join(_pick(rng, "ABCDEFGHIJKLMNOPQRSTUVWXYZ") for _ in range(1 + int(rng.integers(3))))
+    shapes = (f"{letters}-{number}", f"{letters}{number}", f"{_word(rng)} {number}", f"{number} {_word(rng)}",
+              f"type {letters} {_word(rng)}", f"{_word(rng)} {letters}")  # fmt: skip
+    return _pick(rng, shapes)
+
+
+def _capital(rng: np.random.Generator) -> str:
+    words = _pick(rng, (_word(rng), _described(rng), _compound(rng)))
+    return _pick(rng, (words.upper(), words.title(), words[:1].upper() + words[1:]))
+
+
+def _marked(rng: np.random.Generator) -> str:
+    """Punctuation as it occurs in names."""
+    one, two = _word(rng), _word(rng)
+    return _pick(rng, (f"{one}'s {two}", f"{one}/{two}", f"{one} ({two})", f"{one} & {two}", f"{one}_{two}", f"{one}."))
+
+
+def _accented(rng: np.random.Generator) -> str:
+    word = list(_word(rng))
+    for _ in range(1 + int(rng.integers(2))):
+        at = int(rng.integers(len(word)))
+        word[at] = _pick(rng, _ACCENTS.get(word[at], word[at]))
+    return "".join(word)
+
+
+def _foreign(rng: np.random.Generator) -> str:
+    first, last = _SCRIPTS[int(rng.integers(len(_SCRIPTS)))]
+    count = 1 + int(rng.integers(1, 5))
+    word = "".join(chr(int(rng.integers(first, last + 1))) for _ in range(count))
+    return word if rng.random() < 0.8 else f"{word} {_word(rng)}"
+
+
+# Upper limits of a number drawn from [0, 1), and what is made below each.
+_KINDS = (
+    (0.14, _noun),
+    (0.26, _syllables),
+    (0.32, _letters),
+    (0.42, _compound),
+    (0.57, _described),
+    (0.67, _noun_pair),
+    (0.75, _related),
+    (0.81, _plural),
+    (0.87, _coded),
+    (0.92, _capital),
+    (0.94, _marked),
+    (0.97, _accented),
+    (1.01, _foreign),
+)
+
+_ACCENTS = {
+    "a": "áàâäãåā", "c": "çćč", "d": "ďð", "e": "éèêëēę", "g": "ğ", "i": "íìîïı", "l": "łĺ", "n": "ñńň", "o": "óòôöõøő",
+    "r": "řŕ", "s": "śšşß", "t": "ťţ", "u": "úùûüůű", "y": "ýÿ", "z": "źżž",
+}  # fmt: skip
+# Blocks of assigned letters: Greek, Cyrillic, Hebrew, Arabic, Devanagari, Thai, Hiragana, Katakana, CJK, Hangul.
+_SCRIPTS = (
+    (0x03B1, 0x03C9), (0x0430, 0x044F), (0x05D0, 0x05EA), (0x0627, 0x063A), (0x0905, 0x0939), (0x0E01, 0x0E2E),
+    (0x3042, 0x3093), (0x30A2, 0x30F3), (0x4E00, 0x9FA5), (0xAC00, 0xD7A3),
+)  # fmt: skip

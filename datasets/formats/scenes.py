@@ -1,0 +1,74 @@
+"""Procedural scenes as a data set: picture ``index`` of a split is the scene drawn from seed ``seed + index``."""
+
+from __future__ import annotations
+
+import hashlib
+from typing import Any, ClassVar
+
+import numpy as np
+from pydantic import Field, PositiveInt
+
+from visionllm.core.config import Config
+from visionllm.core.sample import Picture, Record, Source
+from visionllm.datasets.formats.reader import Place, Wording, register_format
+
+
+class ScenesSplit(Config):
+    """A split of a scenes card. Splits are disjoint when their ranges [seed, seed + length) are."""
+
+    length: PositiveInt
+    seed: int = Field(ge=0)
+    size: tuple[PositiveInt, PositiveInt] = Field((320, 240), description="width and height in pixels")
+
+
+@register_format("scenes")
+class ScenesReader:
+    """``Record.extra["scene"]`` is the whole scene: masks, keypoints, attributes, relations."""
+
+    Split: ClassVar[type[Config]] = ScenesSplit
+    needs_root: ClassVar[bool] = False
+
+    def __init__(self, *, dataset: str, length: int, seed: int, size: tuple[int, int]) -> None:
+        # Imported here: data sets of files need nothing that draws.
+        from visionllm.datasets.scenes import CATEGORIES, draw_scene
+
+        self.dataset, self._length, self._seed, self._size = dataset, length, seed, size
+        self._draw = draw_scene
+        self.names = tuple(category.name for category in CATEGORIES)
+        self.wording = Wording(
+            synonyms={category.name: tuple(category.synonyms) for category in CATEGORIES},
+            plurals={category.name: category.plural for category in CATEGORIES},
+        )
+
+    @classmethod
+    def open(cls, split: Any, place: Place) -> ScenesReader:
+        return cls(dataset=place.dataset, length=split.length, seed=split.seed, size=split.size)
+
+    def __len__(self) -> int:
+        return self._length
+
+    def read(self, index: int) -> Record:
+        if not 0 <= index < self._length:
+            raise IndexError(index)
+        seed = self._seed + index
+        scene = self._draw(seed, size=self._size)
+        boxes = [thing.box_xyxy for thing in scene.objects]
+        labels = [self.names.index(thing.category) for thing in scene.objects]
+        return Record(
+            picture=Picture(pixels=scene.image, name=f"scene {seed}"),
+            names=self.names,
+            boxes_xyxy=np.array(boxes, np.float32).reshape(-1, 4),
+            labels=np.array(labels, np.int64),
+            crowd=np.zeros(len(boxes), bool),
+            source=Source(dataset=self.dataset, index=index, file=f"scene {seed}"),
+            extra={"scene": scene},
+        )
+
+    def digest(self) -> str:
+        # The first scene stands for the drawing code: another edition of it gives other scenes for the same seeds.
+        first = [(thing.category, thing.box_xyxy) for thing in self._draw(self._seed, size=self._size).objects]
+        words = f"scenes {self._length} {self._seed} {self._size} {self.names} {first}"
+        return hashlib.sha256(words.encode()).hexdigest()
+
+    def report(self) -> str:
+        return ""

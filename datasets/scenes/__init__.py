@@ -1,0 +1,8 @@
+"""Procedural scenes: streets, tables and meadows drawn from a seed, with exact boxes, masks, keypoints and text."""
+
+from __future__ import annotations
+
+from .catalogue import CATEGORIES, WORLDS, Category
+from .scene import Scene, SceneObject, draw_scene
+
+__all__ = ["CATEGORIES", "WORLDS", "Category", "Scene", "SceneObject", "draw_scene"]

@@ -1,0 +1,59 @@
+"""Time of day and camera: what happens to the finished colours. Shapes never move here."""
+
+from __future__ import annotations
+
+import random
+
+import cv2
+import numpy as np
+
+from .palette import fine_noise
+
+# Gain per channel, gamma, and how often: day, dusk, overcast, night, lamp light.
+_MOODS: tuple[tuple[tuple[float, float, float], float, float], ...] = (
+    ((1.0, 1.0, 1.0), 1.0, 5.0),
+    ((1.06, 0.92, 0.80), 1.1, 1.2),
+    ((0.88, 0.91, 0.96), 1.0, 2.0),
+    ((0.46, 0.50, 0.62), 1.05, 0.8),
+    ((0.72, 0.74, 0.84), 1.0, 1.6),
+)
+
+
+def cast_shadows(image: np.ndarray, shadows: list[np.ndarray], rng: random.Random) -> None:
+    """Darken the ground under things, softly."""
+    strength = rng.uniform(0.25, 0.5)
+    if not shadows:
+        return
+    mask = np.full(image.shape[:2], 255, np.uint8)
+    for shape in shadows:
+        cv2.fillPoly(mask, [shape], int(255 * (1 - strength)), cv2.LINE_8, 4)
+    soft = max(3, image.shape[1] // 107) | 1
+    cv2.blur(mask, (soft, soft), dst=mask)
+    cv2.multiply(image, cv2.cvtColor(mask, cv2.COLOR_GRAY2RGB), dst=image, scale=1.0 / 255.0)
+
+
+def develop(image: np.ndarray, rng: random.Random) -> np.ndarray:
+    """Mood, a gradient of light, blur, grain, compression; returns a new picture."""
+    gains, gamma, _ = rng.choices(_MOODS, [mood[2] for mood in _MOODS])[0]
+    gain = rng.uniform(0.85, 1.1)
+    lift = rng.uniform(-6.0, 10.0)
+    ramp = np.linspace(0.0, 1.0, 256)[:, None] ** gamma
+    table = np.clip(ramp * np.asarray(gains) * gain * 255.0 + lift, 0, 255).astype(np.uint8)[None]
+    out = cv2.LUT(image, table)
+    height, width = image.shape[:2]
+    if rng.random() < 0.5:
+        corners = np.array([[rng.uniform(0.75, 1.0) for _ in range(2)] for _ in range(2)], np.float32) * 255.0
+        field = cv2.resize(corners.astype(np.uint8), (width, height), interpolation=cv2.INTER_LINEAR)
+        cv2.multiply(out, cv2.cvtColor(field, cv2.COLOR_GRAY2RGB), dst=out, scale=1.0 / 250.0)
+    if rng.random() < 0.25:
+        sigma = rng.uniform(0.4, 0.9) * width / 320.0
+        out = cv2.GaussianBlur(out, (0, 0), sigma)
+    amount = rng.choice((0.0, 0.06, 0.12, 0.26))
+    if amount:
+        y, x = rng.randrange(height), rng.randrange(width)
+        grain = fine_noise(width, height)[y : y + height, x : x + width]
+        cv2.addWeighted(out, 1.0, grain, amount, -128.0 * amount, dst=out)
+    if rng.random() < 0.2:
+        packed = cv2.imencode(".jpg", out, [cv2.IMWRITE_JPEG_QUALITY, rng.randint(45, 85)])[1]
+        out = cv2.imdecode(packed, cv2.IMREAD_COLOR)
+    return out

@@ -1,0 +1,1 @@
+"""Objects: boxes under super links, by Grounding DINO without its text tower."""

@@ -1,0 +1,247 @@
+"""What trains the detector: set matching, dense supervision of the encoder, denoising, presence.
+
+Every part names its source:
+
+- set loss on each decoder layer, bipartite matching (Carion et al. 2020, "End-to-End Object Detection with Transformers",
+  section 3.1; auxiliary layers section 3.2), L1 5 and GIoU 2 as there;
+- classification by the matchability-aware loss (Huang et al. 2024, "DEIM", section 3.3): the target of a positive is its
+  IoU raised to gamma, so that scores rank boxes, and low-IoU positives still get a gradient, which a model from scratch
+  needs and varifocal loss denies it;
+- dense one-to-many supervision of the encoder tokens (Zong et al. 2022, "Co-DETR"; positives by centre and scale as in
+  Tian et al. 2019, "FCOS", section 3.2): transformers' own loss never trains the two-stage proposal head;
+- contrastive denoising (Zhang et al. 2022, "DINO", section 3.3), its label embedding being the phrase embedding itself, so
+  that denoising trains the links (VisionLLM v2);
+- presence: one binary question a phrase (Carion et al. 2025, "SAM 3", presence head, here per phrase).
+
+All losses are sums; B = pictures, N = queries, P = phrases, M = targets. Boxes are cxcywh_norm, fp32.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from scipy.optimize import linear_sum_assignment
+from torch import Tensor
+from torchvision.ops import box_convert, generalized_box_iou
+
+from visionllm.decoders.objects.detector import Encoded, LayerOutput
+
+GAMMA = 1.5
+MATCH_CLASS, MATCH_L1, MATCH_GIOU = 2.0, 5.0, 2.0
+
+
+@dataclass(kw_only=True, slots=True, frozen=True, eq=False)
+class Truth:
+    """Targets of a batch: per picture (M, 4) cxcywh_norm boxes and (M,) phrase indices; (B, P) presence in {0, 1}."""
+
+    boxes: list[Tensor]
+    phrases: list[Tensor]
+    present_BP: Tensor
+
+
+@dataclass(kw_only=True, slots=True, frozen=True, eq=False)
+class Denoising:
+    """Noised queries of a batch.
+
+    Args:
+        content_BNC: phrase embeddings of the (noised) labels.
+        reference_BN4: noised box logits.
+        closed_NN: (N + queries, N + queries) bool for the decoder's self attention, True where shut.
+        positive: per picture (rows, targets) index pairs of the queries that must recover a box.
+        count: number of denoising queries.
+        groups: copies of each target, the divisor of the denoising losses.
+    """
+
+    content_BNC: Tensor
+    reference_BN4: Tensor
+    closed_NN: Tensor
+    positive: list[tuple[Tensor, Tensor]]
+    count: int
+    groups: int
+
+
+def set_loss(layer: LayerOutput, truth: Truth, padding_BP: Tensor) -> dict[str, Tensor]:
+    """Match the queries of one layer to the targets and sum the losses of classification, L1 and GIoU."""
+    pairs = [
+        _match(layer.logits_BNP[b].detach(), layer.boxes_BN4[b].detach(), truth.boxes[b], truth.phrases[b])
+        for b in range(len(truth.boxes))
+    ]
+    return paired_loss(layer, truth, pairs, padding_BP)
+
+
+def paired_loss(
+    layer: LayerOutput, truth: Truth, pairs: list[tuple[Tensor, Tensor]], padding_BP: Tensor
+) -> dict[str, Tensor]:
+    """Losses of queries whose targets are known: ``pairs`` holds (query rows, target rows) of each picture."""
+    batch = torch.cat([torch.full_like(rows, b) for b, (rows, _) in enumerate(pairs)])
+    rows = torch.cat([rows for rows, _ in pairs])
+    boxes = torch.cat([truth.boxes[b][cols] for b, (_, cols) in enumerate(pairs)])
+    phrases = torch.cat([truth.phrases[b][cols] for b, (_, cols) in enumerate(pairs)])
+    predicted = layer.boxes_BN4[batch, rows]
+    l1, giou, iou = box_losses(predicted, boxes)
+    quality = torch.zeros_like(layer.logits_BNP)
+    quality[batch, rows, phrases] = iou.clamp(min=1e-2) ** GAMMA
+    return {"class": matchability_loss(layer.logits_BNP, quality, padding_BP), "l1": l1, "giou": giou}
+
+
+def box_losses(predicted: Tensor, boxes: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Summed L1, summed 1 - GIoU, and the detached IoU of (M, 4) pairs."""
+    a, b = box_convert(predicted, "cxcywh", "xyxy"), box_convert(boxes, "cxcywh", "xyxy")
+    iou, giou = _elementwise_iou(a, b)
+    return (predicted - boxes).abs().sum(), (1 - giou).sum(), iou.detach()
+
+
+def matchability_loss(logits: Tensor, quality: Tensor, padding_BP: Tensor) -> Tensor:
+    """DEIM's matchability-aware loss, summed; ``quality`` is 0 on negatives. Padded phrases and tokens do not count."""
+    open_ = torch.isfinite(logits) & ~padding_BP[:, None, :]
+    logits = torch.where(open_, logits, torch.zeros_like(logits))
+    score = logits.detach().sigmoid()
+    weight = torch.where(quality > 0, torch.ones_like(score), score**GAMMA) * open_
+    return (F.binary_cross_entropy_with_logits(logits, quality, reduction="none") * weight).sum()
+
+
+def dense_loss(encoded: Encoded, truth: Truth) -> dict[str, Tensor]:
+    """One-to-many loss of the encoder tokens near the centre of a box on the level of its size."""
+    centre, level_scale = _token_grid(encoded)
+    batch, rows, boxes, phrases = [], [], [], []
+    for b, (target, phrase) in enumerate(zip(truth.boxes, truth.phrases, strict=True)):
+        token, index = _assign(centre, level_scale, encoded, b, target)
+        batch.append(torch.full_like(token, b))
+        rows.append(token)
+        boxes.append(target[index])
+        phrases.append(phrase[index])
+    b_all, r_all, phrase_all = torch.cat(batch), torch.cat(rows), torch.cat(phrases)
+    l1, giou, iou = box_losses(encoded.box_logits_BS4[b_all, r_all].sigmoid(), torch.cat(boxes))
+    quality = torch.zeros_like(encoded.logits_BSP)
+    quality[b_all, r_all, phrase_all] = iou.clamp(min=1e-2) ** GAMMA
+    return {"class": matchability_loss(encoded.logits_BSP, quality, encoded.phrase_padding_BP), "l1": l1, "giou": giou}
+
+
+def denoise(encoded: Encoded, truth: Truth, *, groups_of: int, label_noise: float, box_noise: float, queries: int,
+            generator: torch.Generator | None = None) -> Denoising | None:  # fmt: skip
+    """Noised targets as extra queries: a positive and a harder negative of each target in every group.
+
+    Args:
+        groups_of: about how many denoising queries a picture gets; the number of groups follows from the targets.
+        label_noise: probability that a query carries the embedding of another phrase.
+        box_noise: corners move by up to ``box_noise / 2`` of the box (positives), twice that (negatives).
+    """
+    longest = max((len(boxes) for boxes in truth.boxes), default=0)
+    if longest == 0:
+        return None
+    groups = max(1, groups_of // (2 * longest))
+    count = 2 * longest * groups
+    device = encoded.memory_BSC.device
+    batch = len(truth.boxes)
+    content = encoded.phrases_BPC.new_zeros(batch, count, encoded.phrases_BPC.shape[-1])
+    reference = torch.full((batch, count, 4), 0.5, device=device)
+    positive = []
+    for b, (boxes, labels) in enumerate(zip(truth.boxes, truth.phrases, strict=True)):
+        number = len(boxes)
+        slot = torch.arange(groups, device=device)[:, None] * 2 * longest + torch.arange(number, device=device)[None]
+        rows = torch.cat([slot, slot + longest], 1).flatten()
+        tiled, tiled_labels = boxes.repeat(2 * groups, 1), labels.repeat(2 * groups)
+        hard = torch.cat([torch.zeros_like(slot), torch.ones_like(slot)], 1).flatten().float()[:, None]
+        phrases = int((~encoded.phrase_padding_BP[b]).sum())
+        if number:
+            swap = torch.rand(len(rows), generator=generator).to(device) < label_noise * 0.5
+            other = torch.randint(phrases, (len(rows),), generator=generator).to(device)
+            content[b, rows] = encoded.phrases_BPC[b, torch.where(swap, other, tiled_labels)]
+            reference[b, rows] = _noised(tiled, hard, box_noise, generator)
+        recover = slot.flatten()
+        positive.append((recover, torch.arange(number, device=device).repeat(groups)))
+    return Denoising(
+        content_BNC=content, reference_BN4=torch.special.logit(reference, eps=1e-4),
+        closed_NN=_denoising_mask(count, 2 * longest, queries, device), positive=positive, count=count, groups=groups,
+    )  # fmt: skip
+
+
+def presence_loss(logits_BP: Tensor, truth: Truth, padding_BP: Tensor) -> Tensor:
+    """Summed binary cross entropy of the presence logits."""
+    loss = F.binary_cross_entropy_with_logits(logits_BP, truth.present_BP, reduction="none")
+    return (loss * ~padding_BP).sum()
+
+
+def _match(logits_NP: Tensor, boxes_N4: Tensor, target_M4: Tensor, phrase_M: Tensor) -> tuple[Tensor, Tensor]:
+    device = logits_NP.device
+    if not len(target_M4):
+        none = torch.zeros(0, dtype=torch.long, device=device)
+        return none, none
+    score = logits_NP.sigmoid()[:, phrase_M]
+    # Focal matching cost (Zhu et al. 2020, Deformable DETR).
+    gain = 0.25 * (1 - score) ** 2 * -(score + 1e-8).log() - 0.75 * score**2 * -(1 - score + 1e-8).log()
+    giou = generalized_box_iou(
+        box_convert(boxes_N4, "cxcywh", "xyxy"), box_convert(target_M4, "cxcywh", "xyxy")
+    )
+    cost = MATCH_CLASS * gain + MATCH_L1 * torch.cdist(boxes_N4, target_M4, p=1) - MATCH_GIOU * giou
+    rows, cols = linear_sum_assignment(cost.cpu().numpy())
+    return torch.as_tensor(rows, device=device), torch.as_tensor(cols, device=device)
+
+
+def _elementwise_iou(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
+    low, high = torch.maximum(a[:, :2], b[:, :2]), torch.minimum(a[:, 2:], b[:, 2:])
+    inter = (high - low).clamp(min=0).prod(-1)
+    area_a, area_b = (a[:, 2:] - a[:, :2]).prod(-1), (b[:, 2:] - b[:, :2]).prod(-1)
+    union = area_a + area_b - inter
+    hull = (torch.maximum(a[:, 2:], b[:, 2:]) - torch.minimum(a[:, :2], b[:, :2])).prod(-1)
+    iou = inter / union.clamp(min=1e-9)
+    return iou, iou - (hull - union) / hull.clamp(min=1e-9)
+
+
+def _token_grid(encoded: Encoded) -> tuple[Tensor, Tensor]:
+    """(S, 2) token centres in cells of the finest padded map, scaled to [0, 1] of the padded picture, and (S,) level."""
+    device = encoded.memory_BSC.device
+    centres, levels = [], []
+    for level, (height, width) in enumerate(encoded.shapes):
+        y, x = torch.meshgrid(torch.arange(height, device=device), torch.arange(width, device=device), indexing="ij")
+        centres.append(torch.stack([(x + 0.5) / width, (y + 0.5) / height], -1).reshape(-1, 2))
+        levels.append(torch.full((height * width,), level, device=device))
+    return torch.cat(centres), torch.cat(levels)
+
+
+def _assign(centre_S2: Tensor, level_S: Tensor, encoded: Encoded, b: int, target_M4: Tensor) -> tuple[Tensor, Tensor]:
+    """(token, target) pairs: tokens within 1.5 strides of the box centre and inside it, on the level of its size."""
+    if not len(target_M4):
+        none = torch.zeros(0, dtype=torch.long, device=centre_S2.device)
+        return none, none
+    ratio = encoded.ratios_BL2[b, 0]
+    height, width = encoded.shapes[0]
+    cells = torch.tensor([width, height], device=centre_S2.device, dtype=torch.float32)
+    # Everything in cells of the finest level (one cell = its stride), in the padded frame.
+    place = centre_S2 * cells
+    middle, size = target_M4[:, :2] * ratio * cells, target_M4[:, 2:] * ratio * cells
+    longest = size.max(-1).values
+    last = len(encoded.shapes) - 1
+    # A box of up to 8 cells belongs to the finest level, each level after it doubles that.
+    home = torch.log2(longest.clamp(min=1e-6) / 8).ceil().clamp(0, last).long()
+    offset = (place[:, None] - middle[None]).abs()
+    reach = (2.0**level_S)[:, None] * 1.5
+    near = (offset <= torch.maximum(torch.minimum(reach[..., None], size[None] / 2), reach[..., None] / 3)).all(-1)
+    near &= (level_S[:, None] == home[None]) & encoded.valid_BS[b][:, None]
+    # A token that lies in several boxes takes the smallest.
+    area = torch.where(near, size.prod(-1)[None], torch.full_like(offset[..., 0], float("inf")))
+    best, index = area.min(-1)
+    token = torch.isfinite(best).nonzero()[:, 0]
+    return token, index[token]
+
+
+def _noised(boxes: Tensor, hard: Tensor, noise: float, generator: torch.Generator | None) -> Tensor:
+    xyxy = box_convert(boxes, "cxcywh", "xyxy")
+    shift = torch.rand(boxes.shape, generator=generator).to(boxes.device) + hard
+    sign = torch.randint(0, 2, boxes.shape, generator=generator).to(boxes.device) * 2.0 - 1
+    moved = xyxy + shift * sign * boxes[:, 2:].repeat(1, 2) * 0.5 * noise
+    low, high = torch.minimum(moved[:, :2], moved[:, 2:]), torch.maximum(moved[:, :2], moved[:, 2:])
+    moved = torch.cat([low, high], -1).clamp(0, 1)
+    return box_convert(moved, "xyxy", "cxcywh").clamp(1e-4, 1 - 1e-4)
+
+
+def _denoising_mask(count: int, group: int, queries: int, device: torch.device) -> Tensor:
+    """Ordinary queries never see noised ones, which carry the truth; a group sees itself only."""
+    total = count + queries
+    closed = torch.ones(total, total, dtype=torch.bool, device=device)
+    closed[count:, count:] = False
+    for start in range(0, count, group):
+        closed[start : start + group, start : start + group] = False
+    return closed

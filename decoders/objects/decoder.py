@@ -1,0 +1,294 @@
+"""The objects decoder: every phrase of a picture in one pass, boxes and presence out.
+
+L = links, Q = queries of a link, D = width of the language model, P = phrases of a picture, C = width of the detector.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from pydantic import Field, PositiveFloat, PositiveInt
+from torch import Tensor, nn
+
+from visionllm.core.config import Config
+from visionllm.core.detections import Detections
+from visionllm.core.pixels import Pixels, PixelSpec
+from visionllm.core.sample import Picture
+from visionllm.core.superlink import SuperLinks
+from visionllm.core.task import Task, Token, register_task
+from visionllm.decoders.base import Context, Decoder, register_decoder
+from visionllm.decoders.objects import criterion
+from visionllm.decoders.objects.detector import Encoded, LayerOutput, LinkDetector
+
+DETECTION = register_task(
+    Task(
+        name="detection",
+        tokens=(Token(text="[DET]", queries=4),),
+        decoder="objects",
+        result="detections",
+        verb="detect",
+        templates="detection.yaml",
+        metric="detection",
+        loss_weights={
+            "class": 1.0, "l1": 5.0, "giou": 2.0,
+            "dense_class": 1.0, "dense_l1": 5.0, "dense_giou": 2.0,
+            "denoise_class": 1.0, "denoise_l1": 5.0, "denoise_giou": 2.0,
+            "presence": 1.0,
+        },
+    )
+)  # fmt: skip
+
+
+class ObjectsConfig(Config):
+    """How the objects decoder is built."""
+
+    network: dict[str, Any] = Field(description="keys of a (MM) Grounding DINO configuration, with model_type")
+    longest: PositiveInt = Field(800, description="longer side of the pictures, pixels")
+    group_norm: PositiveInt | None = Field(None, description="groups, for a backbone trained from scratch")
+    denoising: int = Field(100, description="about how many denoising queries a picture; 0 turns it off")
+    label_noise: float = Field(0.5, description="share of denoising labels that are swapped, twice over (DINO)")
+    box_noise: float = Field(1.0, description="scale of the denoising box noise (DINO)")
+    dense: bool = Field(True, description="dense one-to-many supervision of the encoder tokens")
+    threshold: float = Field(0.3, description="default score threshold, fixed on training data")
+    presence_scale: PositiveFloat = Field(1.0, description="temperature of the presence score")
+
+
+class ObjectsOptions(Config):
+    """Per call: boxes below ``threshold`` are dropped, at most ``max_boxes`` a phrase are kept."""
+
+    threshold: float | None = Field(None, ge=0, le=1)
+    max_boxes: PositiveInt = 100
+
+
+@dataclass(kw_only=True, slots=True, frozen=True, eq=False)
+class _Group:
+    """The links of one picture: indices into the links, and the picture."""
+
+    owner: tuple[int, int]
+    links: list[int]
+
+
+@register_decoder("objects")
+class ObjectsDecoder(Decoder):
+    """Grounding DINO under super links.
+
+    One link becomes one phrase embedding: the mean over its queries of a three-layer perceptron (VisionLLM v2,
+    section 3.3). All phrases of a picture share one pass.
+    """
+
+    tasks = (DETECTION,)
+    Config = ObjectsConfig
+    Options = ObjectsOptions
+
+    def __init__(
+        self,
+        *,
+        network: dict[str, Any],
+        link_width: int,
+        longest: int = 800,
+        group_norm: int | None = None,
+        denoising: int = 100,
+        label_noise: float = 0.5,
+        box_noise: float = 1.0,
+        dense: bool = True,
+        threshold: float = 0.3,
+        presence_scale: float = 1.0,
+    ) -> None:
+        super().__init__()
+        self.detector = LinkDetector(network, group_norm)
+        width = self.detector.width
+        self.phrase_head = nn.Sequential(
+            nn.LayerNorm(link_width),
+            nn.Linear(link_width, width), nn.GELU(), nn.Linear(width, width), nn.GELU(), nn.Linear(width, width),
+        )  # fmt: skip
+        self.presence_head = nn.Sequential(nn.LayerNorm(width), nn.Linear(width, width), nn.GELU(), nn.Linear(width, 1))
+        self.presence_weight = nn.Parameter(torch.tensor([1.0, 0.0]))
+        self.longest = longest
+        self.denoising, self.label_noise, self.box_noise, self.dense = denoising, label_noise, box_noise, dense
+        self.threshold, self.presence_scale = threshold, presence_scale
+
+    @classmethod
+    def from_config(cls, config: ObjectsConfig, link_width: int) -> ObjectsDecoder:
+        return cls(link_width=link_width, **{name: getattr(config, name) for name in type(config).model_fields})
+
+    @property
+    def pixels(self) -> Mapping[str, PixelSpec]:
+        return {"source": PixelSpec(longest=self.longest)}
+
+    def loss(self, links: SuperLinks, ctx: Context) -> dict[str, Tensor]:
+        total: dict[str, Tensor] = defaultdict(lambda: torch.zeros((), device=links.states.device))
+        phrases = self._phrases(links)
+        for bucket, rows, groups in _buckets(links, ctx):
+            phrases_BPC, padding_BP = _stack(phrases, groups)
+            truth = _truth(groups, links, ctx, padding_BP)
+            encoded = self.detector.encode(bucket.values[rows], bucket.mask[rows], phrases_BPC, padding_BP)
+            for name, value in self._bucket_loss(encoded, truth).items():
+                total[name] = total[name] + value
+        return dict(total)
+
+    def counts(self, links: SuperLinks, ctx: Context) -> dict[str, float]:
+        boxes = float(sum(len(_target(links, i, ctx)[0]) for i in range(len(links))))
+        layers = float(self.detector.config.decoder_layers)
+        divisors = {"presence": float(len(links))}
+        divisors |= {name: layers * boxes for name in ("class", "l1", "giou")}
+        if self.dense:
+            divisors |= {f"dense_{name}": 4 * boxes for name in ("class", "l1", "giou")}
+        if self.denoising:
+            divisors |= {f"denoise_{name}": layers * boxes for name in ("class", "l1", "giou")}
+        return divisors
+
+    @torch.no_grad()
+    def predict(self, links: SuperLinks, ctx: Context, options: ObjectsOptions) -> list[Detections]:
+        threshold = self.threshold if options.threshold is None else options.threshold
+        results: dict[int, Detections] = {}
+        phrases = self._phrases(links)
+        for bucket, rows, groups in _buckets(links, ctx):
+            phrases_BPC, padding_BP = _stack(phrases, groups)
+            encoded = self.detector.encode(bucket.values[rows], bucket.mask[rows], phrases_BPC, padding_BP)
+            last = self.detector.decode(encoded, *self.detector.select(encoded), None)[-1]
+            presence_BP = (self._presence(encoded, last) / self.presence_scale).sigmoid()
+            for b, group in enumerate(groups):
+                picture = ctx.batch.samples[group.owner[0]].pictures[group.owner[1]]
+                for p, link in enumerate(group.links):
+                    results[link] = _detections(
+                        links.meta[link].phrase, picture, last.boxes_BN4[b], last.logits_BNP[b, :, p].sigmoid(),
+                        float(presence_BP[b, p]), threshold, options.max_boxes,
+                    )  # fmt: skip
+        return [results[i] for i in range(len(links))]
+
+    def idle(self) -> Tensor:
+        device = self.presence_weight.device
+        side = 64
+        phrases = self.phrase_head(torch.zeros(1, 1, self.phrase_head[0].normalized_shape[0], device=device))
+        encoded = self.detector.encode(
+            torch.zeros(1, 3, side, side, device=device),
+            torch.ones(1, side, side, dtype=torch.bool, device=device),
+            phrases,
+            torch.zeros(1, 1, dtype=torch.bool, device=device),
+        )
+        last = self.detector.decode(encoded, *self.detector.select(encoded), None)[-1]
+        tokens = torch.where(encoded.valid_BS[..., None], encoded.logits_BSP, torch.zeros_like(encoded.logits_BSP))
+        return (
+            last.logits_BNP.sum() + last.boxes_BN4.sum() + tokens.sum() + encoded.box_logits_BS4.sum()
+            + self._presence(encoded, last).sum()
+        )  # fmt: skip
+
+    def _phrases(self, links: SuperLinks) -> Tensor:
+        """(L, C) phrase embedding of every link."""
+        per_query = self.phrase_head(links.states.to(self.phrase_head[1].weight.dtype))
+        owner = torch.repeat_interleave(
+            torch.arange(len(links), device=per_query.device), torch.tensor(links.queries, device=per_query.device)
+        )
+        total = per_query.new_zeros(len(links), per_query.shape[-1]).index_add(0, owner, per_query)
+        return total / torch.tensor(links.queries, device=per_query.device, dtype=per_query.dtype)[:, None]
+
+    def _bucket_loss(self, encoded: Encoded, truth: criterion.Truth) -> dict[str, Tensor]:
+        content, reference = self.detector.select(encoded)
+        noised = None
+        if self.denoising and self.training:
+            noised = criterion.denoise(
+                encoded, truth, groups_of=self.denoising, label_noise=self.label_noise, box_noise=self.box_noise,
+                queries=content.shape[1],
+            )  # fmt: skip
+        start = 0
+        if noised is not None:
+            start = noised.count
+            content = torch.cat([noised.content_BNC.to(content.dtype), content], 1)
+            reference = torch.cat([noised.reference_BN4, reference], 1)
+        layers = self.detector.decode(encoded, content, reference, None if noised is None else noised.closed_NN)
+        losses: dict[str, Tensor] = {}
+        for layer in layers:
+            plain = LayerOutput(logits_BNP=layer.logits_BNP[:, start:], boxes_BN4=layer.boxes_BN4[:, start:])
+            _add(losses, "", criterion.set_loss(plain, truth, encoded.phrase_padding_BP))
+            if noised is not None:
+                extra = LayerOutput(logits_BNP=layer.logits_BNP[:, :start], boxes_BN4=layer.boxes_BN4[:, :start])
+                part = criterion.paired_loss(extra, truth, noised.positive, encoded.phrase_padding_BP)
+                _add(losses, "denoise_", {name: value / noised.groups for name, value in part.items()})
+        if self.dense:
+            _add(losses, "dense_", criterion.dense_loss(encoded, truth))
+        presence = self._presence(encoded, LayerOutput(
+            logits_BNP=layers[-1].logits_BNP[:, start:], boxes_BN4=layers[-1].boxes_BN4[:, start:]
+        ))  # fmt: skip
+        losses["presence"] = criterion.presence_loss(presence, truth, encoded.phrase_padding_BP)
+        return losses
+
+    def _presence(self, encoded: Encoded, last: LayerOutput) -> Tensor:
+        """(B, P) presence logits: what the fused phrase says, plus the best query's score (detached)."""
+        best = last.logits_BNP.detach().amax(1).masked_fill(encoded.phrase_padding_BP, 0.0)
+        own = self.presence_head(encoded.phrases_BPC.float())[..., 0].float()
+        return own + self.presence_weight[0] * best + self.presence_weight[1]
+
+
+def _buckets(links: SuperLinks, ctx: Context) -> list[tuple[Pixels, Tensor, list[_Group]]]:
+    """Links grouped by picture, pictures by padded size: (bucket, its rows in use, one group a row)."""
+    of_picture: dict[tuple[int, int], list[int]] = defaultdict(list)
+    for i, meta in enumerate(links.meta):
+        of_picture[(meta.sample, meta.media[0])].append(i)
+    found = []
+    for bucket in ctx.batch.pixels["objects/source"]:
+        rows = [row for row, owner in enumerate(bucket.owner) if owner in of_picture]
+        if rows:
+            groups = [_Group(owner=bucket.owner[row], links=of_picture[bucket.owner[row]]) for row in rows]
+            found.append((bucket, torch.tensor(rows, device=links.states.device), groups))
+    return found
+
+
+def _stack(phrases_LC: Tensor, groups: list[_Group]) -> tuple[Tensor, Tensor]:
+    """(B, P, C) phrase embeddings, padded with zeros, and (B, P) padding."""
+    longest = max(len(group.links) for group in groups)
+    index = torch.full((len(groups), longest), len(phrases_LC), device=phrases_LC.device)
+    for b, group in enumerate(groups):
+        index[b, : len(group.links)] = torch.tensor(group.links, device=phrases_LC.device)
+    with_zero = torch.cat([phrases_LC, phrases_LC.new_zeros(1, phrases_LC.shape[1])])
+    return with_zero[index], index == len(phrases_LC)
+
+
+def _target(links: SuperLinks, link: int, ctx: Context) -> tuple[np.ndarray, np.ndarray]:
+    """(M, 4) boxes in original pixels of one link's phrase, crowds left out, and its picture's (w, h)."""
+    meta = links.meta[link]
+    sample = ctx.batch.samples[meta.sample]
+    target = sample.turns[meta.turn].target
+    keep = (target.phrase == meta.group) & ~target.ignored
+    return target.boxes_xyxy[keep], np.array(sample.pictures[meta.media[0]].size, np.float32)
+
+
+def _truth(groups: list[_Group], links: SuperLinks, ctx: Context, padding_BP: Tensor) -> criterion.Truth:
+    device = padding_BP.device
+    boxes, phrases = [], []
+    present = torch.zeros(padding_BP.shape, device=device)
+    for b, group in enumerate(groups):
+        parts, labels = [np.zeros((0, 4), np.float32)], [np.zeros(0, np.int64)]
+        for p, link in enumerate(group.links):
+            xyxy, size = _target(links, link, ctx)
+            norm = xyxy.astype(np.float32) / np.tile(size, 2)
+            parts.append(np.concatenate([(norm[:, :2] + norm[:, 2:]) / 2, norm[:, 2:] - norm[:, :2]], 1))
+            labels.append(np.full(len(xyxy), p, np.int64))
+            present[b, p] = float(len(xyxy) > 0)
+        boxes.append(torch.from_numpy(np.concatenate(parts)).float().to(device))
+        phrases.append(torch.from_numpy(np.concatenate(labels)).to(device))
+    return criterion.Truth(boxes=boxes, phrases=phrases, present_BP=present)
+
+
+def _detections(phrase: str, picture: Picture, boxes_N4: Tensor, scores_N: Tensor, presence: float, threshold: float,
+                limit: int) -> Detections:  # fmt: skip
+    top = scores_N.topk(min(limit, len(scores_N)))
+    keep = top.values >= threshold
+    scores, boxes = top.values[keep].float().cpu().numpy(), boxes_N4[top.indices[keep]].float().cpu().numpy()
+    width, height = picture.size
+    scale = np.array([width, height, width, height], np.float32)
+    xyxy = np.concatenate([boxes[:, :2] - boxes[:, 2:] / 2, boxes[:, :2] + boxes[:, 2:] / 2], 1) * scale
+    return Detections(
+        boxes_xyxy=np.clip(xyxy, 0, scale).astype(np.float32), scores=scores,
+        labels=np.zeros(len(scores), np.int64), phrases=(phrase,), presence=np.array([presence], np.float32),
+        size=picture.size, threshold=float(threshold), picture=picture, picture_name=picture.name,
+    )  # fmt: skip
+
+
+def _add(total: dict[str, Tensor], prefix: str, part: dict[str, Tensor]) -> None:
+    for name, value in part.items():
+        total[prefix + name] = total[prefix + name] + value if prefix + name in total else value

@@ -1,0 +1,256 @@
+"""Grounding DINO whose text side is replaced by phrase embeddings.
+
+The network is transformers' ``GroundingDinoModel`` or ``MMGroundingDinoModel`` (Liu et al. 2023, "Grounding DINO";
+Zhao et al. 2024, "An Open and Comprehensive Pipeline for Unified Object Grounding and Detection") without the BERT tower
+and its projection: one phrase is one text token. Two-way fusion, text enhancer, deformable encoder, language-guided query
+selection and the deformable decoder are theirs. The forward pass is ours because theirs detaches the proposals before any
+loss reads them, fixes the number of decoder queries in a mask, and offers no place for denoising queries.
+
+B = pictures, P = phrases, S = encoder tokens over all levels, N = decoder queries, C = model width.
+Boxes are cxcywh_norm: normalised by the picture without its padding; the valid ratios carry them onto padded maps.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from transformers import AutoConfig, GroundingDinoForObjectDetection, MMGroundingDinoForObjectDetection
+from transformers.models.grounding_dino import modeling_grounding_dino as gdino
+from transformers.models.mm_grounding_dino import modeling_mm_grounding_dino as mm_gdino
+
+from visionllm.core.errors import ConfigError
+from visionllm.decoders.objects.attention import DeformableSampling
+
+_CLASSES: dict[str, Any] = {
+    "grounding-dino": GroundingDinoForObjectDetection,
+    "mm-grounding-dino": MMGroundingDinoForObjectDetection,
+}
+_FROZEN_NORMS = (gdino.GroundingDinoFrozenBatchNorm2d, mm_gdino.MMGroundingDinoFrozenBatchNorm2d)
+_SAMPLERS = (gdino.MultiScaleDeformableAttention, mm_gdino.MultiScaleDeformableAttention)
+# The text tower is thrown away; building the smallest one saves the seconds a BERT takes.
+_NO_TEXT = {"model_type": "bert", "hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 1,
+            "intermediate_size": 8, "vocab_size": 8}  # fmt: skip
+
+
+@dataclass(kw_only=True, slots=True, frozen=True, eq=False)
+class Encoded:
+    """Everything the decoder stage needs of one batch of pictures.
+
+    Args:
+        memory_BSC: fused picture tokens.
+        padding_BS: True on padding.
+        phrases_BPC: enhanced phrase embeddings.
+        phrase_padding_BP: True where a picture has fewer phrases.
+        logits_BSP: phrase scores of the tokens (-inf at padded phrases and invalid tokens).
+        boxes_BS4: proposals, cxcywh_norm; ``valid_BS`` says where they mean something.
+        shapes: (height, width) of each level.
+        ratios_BL2: valid (width, height) ratio of each level.
+    """
+
+    memory_BSC: Tensor
+    padding_BS: Tensor
+    phrases_BPC: Tensor
+    phrase_padding_BP: Tensor
+    logits_BSP: Tensor
+    box_logits_BS4: Tensor
+    valid_BS: Tensor
+    shapes: list[tuple[int, int]]
+    ratios_BL2: Tensor
+
+
+@dataclass(kw_only=True, slots=True, frozen=True, eq=False)
+class LayerOutput:
+    """One decoder layer: (B, N, P) phrase logits and (B, N, 4) boxes, cxcywh_norm."""
+
+    logits_BNP: Tensor
+    boxes_BN4: Tensor
+
+
+class LinkDetector(nn.Module):
+    """Pictures and phrase embeddings to phrase scores and boxes.
+
+    Args:
+        network: keys of a ``GroundingDinoConfig`` or ``MMGroundingDinoConfig``, with ``model_type``.
+        group_norm: replace the backbone's frozen batch norm by group norm of so many groups. Frozen statistics are made
+            for published weights; a backbone trained from scratch cannot learn under them (Wu and He 2018).
+    """
+
+    def __init__(self, network: dict[str, Any], group_norm: int | None = None) -> None:
+        super().__init__()
+        self.config = detector_config(network)
+        full = _CLASSES[self.config.model_type](self.config)
+        self.net = full.model
+        del self.net.text_backbone, self.net.text_projection
+        shared = getattr(self.config, "decoder_bbox_embed_share", True)
+        # Tied heads are held once: nothing is left to be tied again after loading.
+        self.box_heads = nn.ModuleList(list(full.bbox_embed)[: 1 if shared else None])
+        classes = full.class_embed if hasattr(full, "class_embed") else [self.net.encoder_output_class_embed]
+        one_class_head = getattr(self.config, "decoder_cls_embed_share", True)
+        self.class_biases = nn.ParameterList(
+            nn.Parameter(torch.full((), -math.log(99.0))) for _ in range(1 if one_class_head else len(classes))
+        )
+        self.encoder_bias = nn.Parameter(torch.full((), -math.log(99.0)))
+        for name in ("bbox_embed", "class_embed"):
+            setattr(self.net.decoder, name, None)
+        del self.net.encoder_output_class_embed
+        for module in self.net.modules():
+            if isinstance(getattr(module, "attn", None), _SAMPLERS):
+                module.attn = DeformableSampling()
+        if group_norm:
+            _use_group_norm(self.net.backbone, group_norm)
+
+    @property
+    def width(self) -> int:
+        return int(self.config.d_model)
+
+    def encode(self, pixels_B3HW: Tensor, mask_BHW: Tensor, phrases_BPC: Tensor, phrase_padding_BP: Tensor) -> Encoded:
+        """Backbone, fusion encoder and proposals."""
+        maps, masks, positions = self._levels(pixels_B3HW, mask_BHW)
+        shapes = [(int(m.shape[-2]), int(m.shape[-1])) for m in maps]
+        device = pixels_B3HW.device
+        shape_tensor = torch.tensor(shapes, dtype=torch.long, device=device)
+        starts = torch.cat((shape_tensor.new_zeros(1), shape_tensor.prod(1).cumsum(0)[:-1]))
+        ratios = torch.stack([self.net.get_valid_ratio(m, dtype=torch.float32) for m in masks], 1)
+        flat = torch.cat([m.flatten(2).transpose(1, 2) for m in maps], 1)
+        padding = ~torch.cat([m.flatten(1) for m in masks], 1)
+        embed = torch.cat(
+            [p.flatten(2).transpose(1, 2) + self.net.level_embed[i] for i, p in enumerate(positions)], 1
+        )
+        count = phrases_BPC.shape[1]
+        # Phrases are independent in the text enhancer: each sees itself only, and all share position 0,
+        # so neither their number nor their order changes one of them there.
+        alone = torch.eye(count, dtype=torch.bool, device=device).expand(len(flat), count, count)
+        out = self.net.encoder(
+            vision_features=flat,
+            vision_attention_mask=padding,
+            vision_position_embedding=embed,
+            spatial_shapes=shape_tensor,
+            spatial_shapes_list=shapes,
+            level_start_index=starts,
+            valid_ratios=ratios,
+            text_features=phrases_BPC,
+            text_attention_mask=phrase_padding_BP,
+            text_self_attention_masks=~alone,
+            text_position_ids=torch.zeros(len(flat), count, dtype=torch.long, device=device),
+            return_dict=True,
+        )
+        memory, phrases = out.last_hidden_state_vision, out.last_hidden_state_text
+        queries, proposals = self.net.generate_encoder_output_proposals(memory.float(), padding, shapes)
+        valid = torch.isfinite(proposals).all(-1)
+        # Padded and border tokens carry infinities through the logit: they must never meet an L1 or a GIoU.
+        base = torch.where(valid[..., None], proposals, torch.zeros_like(proposals))
+        boxes = self.net.encoder_output_bbox_embed(queries).float() + base
+        logits = self._score(queries, phrases, phrase_padding_BP, self.encoder_bias)
+        return Encoded(
+            memory_BSC=memory, padding_BS=padding, phrases_BPC=phrases, phrase_padding_BP=phrase_padding_BP,
+            logits_BSP=logits.masked_fill(~valid[..., None], float("-inf")), box_logits_BS4=boxes, valid_BS=valid,
+            shapes=shapes, ratios_BL2=ratios,
+        )  # fmt: skip
+
+    def select(self, encoded: Encoded) -> tuple[Tensor, Tensor]:
+        """Language-guided query selection: (B, N, C) contents and (B, N, 4) reference box logits, detached."""
+        best = encoded.logits_BSP.detach().max(-1).values
+        top = best.topk(min(self.config.num_queries, best.shape[1]), dim=1).indices
+        reference = encoded.box_logits_BS4.detach().gather(1, top[..., None].expand(-1, -1, 4))
+        content = self.net.query_position_embeddings.weight[: top.shape[1]]
+        return content.expand(len(top), -1, -1), reference
+
+    def decode(self, encoded: Encoded, content_BNC: Tensor, reference_BN4: Tensor, closed_NN: Tensor | None
+               ) -> list[LayerOutput]:  # fmt: skip
+        """Run the decoder layers on queries with reference box logits; ``closed_NN`` is True where attention is shut."""
+        decoder = self.net.decoder
+        hidden = content_BNC
+        device, heads = hidden.device, self.config.decoder_attention_heads
+        shape_tensor = torch.tensor(encoded.shapes, dtype=torch.long, device=device)
+        starts = torch.cat((shape_tensor.new_zeros(1), shape_tensor.prod(1).cumsum(0)[:-1]))
+        low = torch.finfo(torch.float32).min
+        text_mask = (encoded.phrase_padding_BP.float() * low)[:, None, None, :]
+        text_mask = text_mask.expand(-1, heads, hidden.shape[1], -1)
+        self_mask = None if closed_NN is None else (closed_NN.float() * low).expand(len(hidden), heads, -1, -1)
+        ratios = torch.cat([encoded.ratios_BL2, encoded.ratios_BL2], -1)[:, None]
+        outputs = []
+        for index, layer in enumerate(decoder.layers):
+            boxes = reference_BN4.sigmoid()
+            scaled = boxes[:, :, None] * ratios
+            place = gdino.encode_sinusoidal_position_embedding(scaled[:, :, 0], num_pos_feats=self.width // 2)
+            hidden = layer(
+                hidden_states=hidden,
+                position_embeddings=decoder.reference_points_head(place),
+                reference_points=scaled,
+                spatial_shapes=shape_tensor,
+                spatial_shapes_list=encoded.shapes,
+                level_start_index=starts,
+                vision_encoder_hidden_states=encoded.memory_BSC,
+                vision_encoder_attention_mask=~encoded.padding_BS,
+                text_encoder_hidden_states=encoded.phrases_BPC,
+                text_encoder_attention_mask=text_mask,
+                self_attn_mask=self_mask,
+            )[0]
+            normed = decoder.layer_norm(hidden)
+            head = self.box_heads[min(index, len(self.box_heads) - 1)]
+            bias = self.class_biases[min(index, len(self.class_biases) - 1)]
+            # Look forward twice (Zhang et al. 2022, DINO): the loss of a layer also trains the refinement before it.
+            box_logits = head(normed).float() + reference_BN4
+            logits = self._score(normed, encoded.phrases_BPC, encoded.phrase_padding_BP, bias)
+            outputs.append(LayerOutput(logits_BNP=logits, boxes_BN4=box_logits.sigmoid()))
+            reference_BN4 = (head(hidden).float() + reference_BN4.detach()).detach()
+        return outputs
+
+    def _score(self, tokens: Tensor, phrases: Tensor, phrase_padding_BP: Tensor, bias: Tensor) -> Tensor:
+        # Scores are compared and ranked: bf16 has 3 digits, too few for either.
+        with torch.autocast(tokens.device.type, enabled=False):
+            scores = tokens.float() @ phrases.float().transpose(1, 2) / math.sqrt(self.width) + bias
+        return scores.masked_fill(phrase_padding_BP[:, None, :], float("-inf"))
+
+    def _levels(self, pixels: Tensor, mask: Tensor) -> tuple[list[Tensor], list[Tensor], list[Tensor]]:
+        features, positions = self.net.backbone(pixels, mask)
+        maps, masks = [], []
+        for project, (feature, feature_mask) in zip(self.net.input_proj_vision, features, strict=False):
+            maps.append(project(feature))
+            masks.append(feature_mask)
+        for level in range(len(features), self.config.num_feature_levels):
+            source = features[-1][0] if level == len(features) else maps[-1]
+            maps.append(self.net.input_proj_vision[level](source))
+            small = F.interpolate(mask[None].float(), size=maps[-1].shape[-2:]).to(torch.bool)[0]
+            masks.append(small)
+            positions.append(self.net.backbone.position_embedding(maps[-1], small).to(maps[-1].dtype))
+        return maps, masks, positions
+
+
+def detector_config(network: dict[str, Any]) -> Any:
+    """A Grounding DINO configuration from plain keys.
+
+    Raises:
+        ConfigError: ``model_type`` is not one of the Grounding DINO family, or a key is not one of its fields.
+    """
+    keys = dict(network)
+    kind = keys.pop("model_type", None)
+    if kind not in _CLASSES:
+        raise ConfigError(f"objects.network.model_type: expected one of {', '.join(_CLASSES)}, got {kind!r}")
+    keys["text_config"] = dict(_NO_TEXT)
+    keys["two_stage"] = True
+    backbone = keys.get("backbone_config")
+    if isinstance(backbone, dict):
+        backbone = dict(backbone)
+        keys["backbone_config"] = AutoConfig.for_model(backbone.pop("model_type"), **backbone)
+    known = AutoConfig.for_model(kind)
+    for key in keys:
+        if not hasattr(known, key):
+            raise ConfigError(f"objects.network.{key}: not a field of {type(known).__name__}")
+    return AutoConfig.for_model(kind, **keys)
+
+
+def _use_group_norm(module: nn.Module, groups: int) -> None:
+    """Replace every frozen batch norm and unfreeze what the wrapper froze."""
+    for name, child in module.named_children():
+        if isinstance(child, _FROZEN_NORMS):
+            setattr(module, name, nn.GroupNorm(groups, len(child.weight)))
+        else:
+            _use_group_norm(child, groups)
+    for parameter in module.parameters():
+        parameter.requires_grad_(True)

@@ -1,0 +1,1 @@
+"""Between tasks and text: routing tokens, templates, link queries, the side-car, generation."""

@@ -1,0 +1,50 @@
+"""Greedy generation as an iterator: batched, cached, with banned ids; whoever iterates may stop it at any step."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from visionllm.routing.readout import LanguageModel, Text, run_text
+
+
+@dataclass(kw_only=True, slots=True, frozen=True, eq=False)
+class Step:
+    """The state after one more token.
+
+    Args:
+        text: prompt and reply so far; finished rows hold padding.
+        cache: keys and values of all columns but the last.
+        tokens: (B,) ids just written.
+        alive: (B,) bool, rows that go on.
+    """
+
+    text: Text
+    cache: Any
+    tokens: Tensor
+    alive: Tensor
+
+
+@torch.no_grad()
+def generate(model: LanguageModel, text: Text, vision: Tensor | None, *, end: int, banned: Sequence[int],
+             max_new_tokens: int) -> Iterator[Step]:  # fmt: skip
+    """Write replies until every row has written ``end`` or ``max_new_tokens`` are spent."""
+    out = run_text(model, text, vision)
+    shut = torch.tensor(sorted(banned), dtype=torch.long, device=text.ids.device)
+    alive = torch.ones(len(text.ids), dtype=torch.bool, device=text.ids.device)
+    for count in range(max_new_tokens):
+        logits = model.logits(out.hidden_BTD[:, -1]).float()
+        # Rows of a padded vocabulary have no text; an id beyond the tokenizer can never be a reply.
+        logits[:, shut] = float("-inf")
+        tokens = logits.argmax(-1)
+        text = text.append(tokens, alive)
+        alive = alive & (tokens != end)
+        yield Step(text=text, cache=out.cache, tokens=tokens, alive=alive)
+        if not bool(alive.any()) or count == max_new_tokens - 1:
+            return
+        mask = (text.owner >= 0).long()
+        out = model.text(model.embed(text.ids[:, -1:], None), mask, text.position[:, -1:], out.cache)

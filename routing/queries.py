@@ -1,0 +1,44 @@
+"""Link queries: learned inputs read out behind routing tokens."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor, nn
+
+from visionllm.core.batch import LinkLayout
+from visionllm.core.superlink import SuperLinks
+from visionllm.core.task import Token
+from visionllm.routing.masks import QueryLayout
+
+
+class LinkQueries(nn.Module):
+    """One table of input embeddings for each routing token (VisionLLM v2, section 3.2: separate tables beat shared ones)."""
+
+    def __init__(self, tokens: Iterable[Token], width: int) -> None:
+        super().__init__()
+        self.tables = nn.ParameterDict(
+            {_key(token.text): nn.Parameter(torch.randn(token.queries, width) * 0.02) for token in tokens}
+        )
+
+    def inputs(self, links: LinkLayout, layout: QueryLayout) -> Tensor:
+        """(B, G, D) query embeddings in their places, zeros on padding."""
+        flat = torch.cat([self.tables[_key(meta.token)] for meta in links.meta])
+        starts = torch.tensor([0, *links.queries], device=flat.device).cumsum(0)
+        row = starts[layout.link_BG.clamp(min=0)] + layout.step_BG.clamp(min=0)
+        return torch.where((layout.link_BG >= 0)[..., None], flat[row], torch.zeros((), dtype=flat.dtype, device=flat.device))
+
+
+def gather(hidden_BGD: Tensor, links: LinkLayout, layout: QueryLayout) -> SuperLinks:
+    """Take the super links out of the last hidden states of the queries, in reading order."""
+    real = layout.link_BG >= 0
+    states = hidden_BGD[real]
+    # Rows are filled link by link, but links of one batch need not be sorted by row.
+    order = (layout.link_BG[real] * (1 + max(links.queries, default=0)) + layout.step_BG[real]).argsort()
+    return SuperLinks(states=states[order], queries=links.queries, meta=links.meta)
+
+
+def _key(token: str) -> str:
+    """A parameter name may not hold a dot; routing tokens have brackets, which state dicts bear."""
+    return token.replace(".", "_")

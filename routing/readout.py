@@ -1,0 +1,117 @@
+"""Read-out: one pass of the link queries over the keys and values of a text, after training's text pass or generation.
+
+B = rows, T = text positions, G = query positions of a row, D = width of the language model.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from visionllm.core.batch import Batch, LinkLayout
+from visionllm.core.superlink import LinkMeta, SuperLinks
+from visionllm.routing.masks import QueryLayout, additive_mask, needs_mask
+from visionllm.routing.queries import LinkQueries, gather
+from visionllm.routing.vocabulary import REF, REF_END, Vocabulary
+
+
+class LanguageModel(Protocol):
+    """What routing needs of a multimodal language model (``mllm.internvl.InternVL``)."""
+
+    def vision(self, tiles: Tensor) -> Tensor: ...
+    def embed(self, input_ids: Tensor, vision: Tensor | None) -> Tensor: ...
+    def text(self, embeds_BTD: Tensor, mask: Tensor | None, position_ids: Tensor, cache: Any = None,
+             keep_cache: bool = True) -> Any: ...  # fmt: skip
+    def logits(self, hidden: Tensor) -> Tensor: ...
+
+
+@dataclass(kw_only=True, slots=True, frozen=True, eq=False)
+class Text:
+    """The text of a batch as far as it stands: (B, T) ids, owner (-1 on padding), branch and position ids."""
+
+    ids: Tensor
+    owner: Tensor
+    branch: Tensor
+    position: Tensor
+
+    @classmethod
+    def of(cls, batch: Batch) -> Text:
+        return cls(ids=batch.input_ids, owner=batch.owner, branch=batch.branch, position=batch.position_ids)
+
+    def append(self, ids_B: Tensor, alive_B: Tensor) -> Text:
+        """One more column; rows that are not alive get padding."""
+        last_owner = self.owner.max(1).values
+        column = (ids_B, last_owner.masked_fill(~alive_B, -1), torch.zeros_like(ids_B), self.position[:, -1] + alive_B.long())
+        parts = (self.ids, self.owner, self.branch, self.position)
+        return Text(**{
+            name: torch.cat([part, new[:, None]], 1)
+            for name, part, new in zip(("ids", "owner", "branch", "position"), parts, column, strict=True)
+        })  # fmt: skip
+
+
+def run_text(model: LanguageModel, text: Text, vision: Tensor | None, *, keep_cache: bool = True) -> Any:
+    """The whole text in one pass; plain causal attention wherever that is enough."""
+    embeds = model.embed(text.ids, vision)
+    if needs_mask(text.owner, text.branch):
+        mask = additive_mask(
+            text.owner, text.branch, None, text_rows=slice(None), query_rows=False, dtype=mask_dtype(embeds)
+        )
+    else:
+        mask = (text.owner >= 0).long()
+    return model.text(embeds, mask, text.position, keep_cache=keep_cache)
+
+
+def read_out(model: LanguageModel, queries: LinkQueries, text: Text, links: LinkLayout, cache: Any) -> SuperLinks:
+    """Super links of a text whose first positions are in ``cache``; the rest (generation's last token) is fed too.
+
+    The cache is cropped back, so generation could go on.
+    """
+    rows, width = text.ids.shape
+    cached = cache.get_seq_length()
+    layout = QueryLayout.of(links, rows, text.ids.device)
+    inputs = torch.cat([model.embed(text.ids[:, cached:], None), queries.inputs(links, layout)], 1)
+    mask = additive_mask(
+        text.owner, text.branch, layout, text_rows=slice(cached, width), query_rows=True, dtype=mask_dtype(inputs)
+    )
+    position = torch.cat([text.position[:, cached:], layout.positions(text.position)], 1)
+    hidden = model.text(inputs, mask, position, cache).hidden_BTD
+    cache.crop(-inputs.shape[1])
+    return gather(hidden[:, width - cached :], links, layout)
+
+
+def find_links(text: Text, start: int, vocabulary: Vocabulary) -> LinkLayout:
+    """Links of a generated text: every routing token from column ``start`` on, with the phrase before it."""
+    rows, columns, counts, metas = [], [], [], []
+    for row in range(len(text.ids)):
+        group = 0
+        ids, owner = text.ids[row].tolist(), text.owner[row].tolist()
+        for column in range(start, len(ids)):
+            token = vocabulary.routing.get(ids[column])
+            if token is None or owner[column] < 0:
+                continue
+            task = vocabulary.tokens[token.text][0]
+            phrase = _phrase_before(ids[start:column], vocabulary)
+            metas.append(LinkMeta(sample=owner[column], turn=0, task=task.name, token=token.text, phrase=phrase, group=group))
+            rows.append(row)
+            columns.append(column)
+            counts.append(token.queries)
+            group += 1
+    return LinkLayout(row=tuple(rows), column=tuple(columns), queries=tuple(counts), meta=tuple(metas))
+
+
+def mask_dtype(inputs: Tensor) -> torch.dtype:
+    """Attention wants the mask in the type it computes in."""
+    device = inputs.device.type
+    return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else inputs.dtype
+
+
+def _phrase_before(ids: list[int], vocabulary: Vocabulary) -> str:
+    """The words between the last ``<ref>`` and its ``</ref>``, if the routing token follows them directly."""
+    if not ids or ids[-1] != vocabulary.control(REF_END):
+        return ""
+    ref = vocabulary.control(REF)
+    starts = [i for i, token in enumerate(ids) if token == ref]
+    return vocabulary.text(ids[starts[-1] + 1 : -1], control=False) if starts else ""

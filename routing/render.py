@@ -1,0 +1,149 @@
+"""Sample to text: pieces that say what steers, what is supervised, and where a link hangs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from visionllm.core.sample import Sample, Turn
+from visionllm.core.superlink import LinkMeta
+from visionllm.core.task import TASKS, Task
+from visionllm.routing.wording import Templates, load_templates
+from visionllm.routing.vocabulary import END, IMAGE, IMAGE_END, IMAGE_START, REF, REF_END, START
+
+
+@dataclass(kw_only=True, slots=True, frozen=True)
+class Piece:
+    """A run of text.
+
+    Args:
+        text: the words, or the text of one control token.
+        control: it is a control token; everything else is encoded as plain text.
+        supervised: the language model is trained to write it.
+        branch: 0 on the trunk, k on the k-th branch.
+        link: the link that hangs on this routing token.
+        repeat: how often the control token stands (picture positions).
+    """
+
+    text: str
+    control: bool = False
+    supervised: bool = False
+    branch: int = 0
+    link: LinkMeta | None = None
+    repeat: int = 1
+
+
+@dataclass(kw_only=True, slots=True, frozen=True)
+class Style:
+    """How turns without a question of their own are worded.
+
+    Args:
+        rng: draws wordings; None renders the canonical ones.
+        tree: every phrase is a branch of its own, unseen by the others.
+    """
+
+    rng: np.random.Generator | None = None
+    tree: bool = False
+
+
+def render(sample: Sample, tokens_of_picture: Sequence[int], *, index: int = 0, style: Style | None = None,
+           reply: bool = True) -> list[Piece]:  # fmt: skip
+    """The conversation of a sample in ChatML.
+
+    Args:
+        tokens_of_picture: number of picture positions of each picture; pictures stand before the first question.
+        index: index of the sample in its batch, written into the links.
+        reply: include the last reply; without it the text ends where the model goes on.
+    """
+    style = style or Style()
+    pieces: list[Piece] = []
+    for number, turn in enumerate(sample.turns):
+        question, answer = _turn(turn, index, number, style)
+        pieces += [_control(START), Piece(text="user\n")]
+        if number == 0:
+            for count in tokens_of_picture:
+                pieces += [_control(IMAGE_START), Piece(text=IMAGE, control=True, repeat=count), _control(IMAGE_END)]
+                pieces.append(Piece(text="\n"))
+        pieces += [Piece(text=question), _control(END), Piece(text="\n")]
+        pieces += [_control(START), Piece(text="assistant\n")]
+        last = number == len(sample.turns) - 1
+        if reply or not last:
+            pieces += answer
+            if not (last and style.tree):
+                pieces += [Piece(text=END, control=True, supervised=True), Piece(text="\n")]
+    return pieces
+
+
+def render_question(turn: Turn, rng: np.random.Generator | None = None) -> str:
+    """The user's side of a turn, in a drawn wording or (without ``rng``) the canonical one."""
+    if turn.task is None or turn.question is not None:
+        return turn.question or ""
+    return _question(turn, load_templates(TASKS[turn.task].templates), rng, False)[0]
+
+
+def _turn(turn: Turn, sample: int, number: int, style: Style) -> tuple[str, list[Piece]]:
+    if turn.task is None:
+        return turn.question or "", [Piece(text=turn.reply or "", supervised=True)]
+    task = TASKS[turn.task]
+    templates = load_templates(task.templates)
+    tree = style.tree and bool(templates.branches)
+    question, reply = _question(turn, templates, style.rng, tree)
+    links = [_link(phrase, task, sample, number, group) for group, phrase in enumerate(turn.phrases)]
+    if tree:
+        return question, [p for k, link in enumerate(links) for p in _routed(link, supervised=False, branch=k + 1)]
+    before, _, after = reply.partition("{links}")
+    answer = [Piece(text=before, supervised=True)] if before else []
+    for k, link in enumerate(links):
+        if k:
+            answer.append(Piece(text=templates.join, supervised=True))
+        answer += _routed(link, supervised=True, branch=0)
+    return question, answer + ([Piece(text=after, supervised=True)] if after else [])
+
+
+def _question(turn: Turn, templates: Templates, rng: np.random.Generator | None, tree: bool) -> tuple[str, str]:
+    """The user's words, and the reply template that goes with them."""
+    canonical = templates.groups[0]
+    if turn.question is not None:
+        return turn.question, canonical.reply
+    if tree:
+        return (templates.branches[0] if rng is None else _pick(templates.branches, rng)), canonical.reply
+    if rng is None:
+        return canonical.questions[0].format(phrases=", ".join(turn.phrases)), canonical.reply
+    group = templates.groups[int(rng.integers(len(templates.groups)))]
+    between, last = templates.joins[int(rng.integers(len(templates.joins)))]
+    named = [_quantified(phrase, templates, rng) for phrase in turn.phrases]
+    listed = last.join([between.join(named[:-1]), named[-1]]) if len(named) > 1 else named[0]
+    words = _pick(group.questions, rng).replace("{phrases}", listed)
+    words = _pick(templates.prefixes, rng) + words + _pick(templates.suffixes, rng)
+    if rng.random() < 0.3:
+        words = words[:1].upper() + words[1:]
+    return words, group.reply
+
+
+def _quantified(phrase: str, templates: Templates, rng: np.random.Generator) -> str:
+    number = "plural" if phrase.endswith("s") and not phrase.endswith("ss") else "singular"
+    return _pick(templates.quantifiers[number], rng) + phrase
+
+
+def _link(phrase: str, task: Task, sample: int, turn: int, group: int) -> LinkMeta:
+    return LinkMeta(sample=sample, turn=turn, task=task.name, token=task.tokens[0].text, phrase=phrase, group=group)
+
+
+def _routed(link: LinkMeta, *, supervised: bool, branch: int) -> list[Piece]:
+    """``<ref>phrase</ref>[TOKEN]``; in a branch only the routing token follows from what stands before it."""
+    return [
+        Piece(text=REF, control=True, supervised=supervised, branch=branch),
+        Piece(text=link.phrase, supervised=supervised, branch=branch),
+        Piece(text=REF_END, control=True, supervised=supervised, branch=branch),
+        Piece(text=link.token, control=True, supervised=True, branch=branch, link=link),
+    ]
+
+
+def _control(text: str) -> Piece:
+    return Piece(text=text, control=True)
+
+
+def _pick(options: Sequence[str], rng: np.random.Generator) -> str:
+    return options[int(rng.integers(len(options)))]

@@ -1,0 +1,94 @@
+"""Which ids steer, and how a user's words are kept from steering.
+
+Control ids (chat marks, picture marks, ``<ref>``, routing tokens) come from the renderer only. Everything a user or a data
+set wrote is encoded by a second tokenizer that has no added tokens at all, so that a typed ``[DET]`` is four harmless
+pieces of text, whatever its spelling.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from tokenizers import AddedToken, Tokenizer
+
+from visionllm.core.errors import CheckpointError
+from visionllm.core.task import Task, Token
+
+START, END = "<|im_start|>", "<|im_end|>"
+IMAGE_START, IMAGE_END, IMAGE = "<img>", "</img>", "<IMG_CONTEXT>"
+REF, REF_END = "<ref>", "</ref>"
+CONTROL = (START, END, IMAGE_START, IMAGE_END, IMAGE, REF, REF_END)
+FILE = "tokenizer.json"
+
+
+class Vocabulary:
+    """A tokenizer, its control ids, and its plain twin.
+
+    Args:
+        tokenizer: a fast tokenizer; missing control and routing tokens are added as special tokens.
+        tasks: tasks whose routing tokens the vocabulary must hold.
+    """
+
+    def __init__(self, tokenizer: Tokenizer, tasks: Iterable[Task]) -> None:
+        self._tasks = tuple(tasks)
+        self.tokens: dict[str, tuple[Task, Token]] = {t.text: (task, t) for task in self._tasks for t in task.tokens}
+        wanted = [*CONTROL, *self.tokens]
+        tokenizer.add_special_tokens(
+            [AddedToken(text, special=True, normalized=False) for text in wanted if tokenizer.token_to_id(text) is None]
+        )
+        self._full = tokenizer
+        self._plain = _without_added_tokens(tokenizer)
+        self.added = frozenset(tokenizer.get_added_tokens_decoder())
+        self._control = {text: self._single_id(text) for text in wanted}
+        self.routing = {self._control[text]: token for text, (_, token) in self.tokens.items()}
+        self.end, self.image, self.pad = self._control[END], self._control[IMAGE], self._control[END]
+
+    @classmethod
+    def load(cls, folder: Path, tasks: Iterable[Task]) -> Vocabulary:
+        path = folder / FILE
+        try:
+            text = path.read_text(encoding="utf-8")
+        except FileNotFoundError:
+            raise CheckpointError(f"{path}: missing; the vocabulary is part of every checkpoint") from None
+        return cls(Tokenizer.from_str(text), tasks)
+
+    def save(self, folder: Path) -> None:
+        (folder / FILE).write_text(self._full.to_str(pretty=False), encoding="utf-8")
+
+    def __len__(self) -> int:
+        return self._full.get_vocab_size(with_added_tokens=True)
+
+    def control(self, text: str) -> int:
+        """The id of a control token; the renderer's way in."""
+        return self._control[text]
+
+    def plain(self, text: str) -> list[int]:
+        """Ids of words that may come from anywhere. Never a control id, whatever the words are."""
+        # Lone surrogates cannot be encoded; they are shown as the replacement mark, as a terminal would.
+        ids = self._plain.encode(text.encode("utf-8", "replace").decode("utf-8"), add_special_tokens=False).ids
+        assert self.added.isdisjoint(ids), "plain text produced a control id"
+        return ids
+
+    def text(self, ids: Sequence[int], *, control: bool = True) -> str:
+        """Ids back to text, control tokens shown or left out."""
+        return self._full.decode(list(ids), skip_special_tokens=not control)
+
+    def banned(self, allowed: Iterable[Task] | None = None) -> list[int]:
+        """Ids generation must not produce: picture marks, chat starts, and routing tokens of tasks not allowed."""
+        routes = {t.text for task in (self._tasks if allowed is None else allowed) for t in task.tokens}
+        keep = {self._control[text] for text in (END, REF, REF_END, *routes)}
+        return sorted(self.added - keep)
+
+    def _single_id(self, text: str) -> int:
+        ids = self._full.encode(text, add_special_tokens=False).ids
+        assert len(ids) == 1 and ids[0] in self.added, f"{text} is not one added token: {ids}"
+        return ids[0]
+
+
+def _without_added_tokens(tokenizer: Tokenizer) -> Tokenizer:
+    parts = json.loads(tokenizer.to_str())
+    parts["added_tokens"] = []
+    parts["post_processor"] = None
+    return Tokenizer.from_str(json.dumps(parts))

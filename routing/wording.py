@@ -1,0 +1,53 @@
+"""Wordings of questions and replies, read from YAML.
+
+A file holds ``groups``; each pairs question wordings with the one reply that answers them, so that the reply follows from
+the question and a trained model's greedy reply is predictable word for word. The first group is canonical: the known-task
+path renders it. ``{phrases}`` in a question is the list of what is asked, ``{links}`` in a reply the routed list.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+from importlib import resources
+
+import yaml
+from pydantic import Field
+
+from visionllm.core.config import Config, validate
+
+
+class Group(Config):
+    """Questions that share a reply."""
+
+    questions: tuple[str, ...] = Field(min_length=1)
+    reply: str
+
+
+class Templates(Config):
+    """All wordings of a task.
+
+    Args:
+        groups: the first is canonical.
+        branches: questions that name no phrase, for the tree layout.
+        quantifiers: words before a phrase, by number (``plural``, ``singular``); an empty string is allowed.
+        joins: (between, before the last) pairs that join the phrases of a question.
+        join: joins the links of a reply.
+        prefixes, suffixes: politeness around a question.
+    """
+
+    groups: tuple[Group, ...] = Field(min_length=1)
+    branches: tuple[str, ...] = ()
+    quantifiers: dict[str, tuple[str, ...]] = {"plural": ("",), "singular": ("",)}
+    joins: tuple[tuple[str, str], ...] = ((", ", ", "),)
+    join: str = ", "
+    prefixes: tuple[str, ...] = ("",)
+    suffixes: tuple[str, ...] = ("",)
+
+
+@cache
+def load_templates(name: str) -> Templates:
+    """Templates of a task from ``routing/templates/<name>``, or ``package:file`` for a plugin's own."""
+    package, _, file = name.rpartition(":")
+    folder = resources.files(package) if package else resources.files("visionllm.routing") / "templates"
+    text = (folder / file).read_text(encoding="utf-8")
+    return validate(Templates, yaml.safe_load(text), source=name)

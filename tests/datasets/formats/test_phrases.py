@@ -1,0 +1,128 @@
+"""Names without pictures: pure, distinct, never a held-out one, and of many kinds."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from visionllm.core.errors import AnnotationError, ConfigError, DatasetError
+from visionllm.datasets.catalog import catalogue, catalogue_folder, load_card, open_dataset
+from visionllm.datasets.formats import PhrasesReader, Place
+from visionllm.datasets.formats.phrases import PhrasesSplit, plain
+from visionllm.datasets.scenes import CATEGORIES
+
+
+def open_phrases(folder: Path, **values: Any) -> PhrasesReader:
+    split = PhrasesSplit(**{"length": 300, **values})
+    return PhrasesReader.open(split, Place(dataset="words", card_folder=folder.resolve()))
+
+
+def phrases(reader: PhrasesReader, index: int) -> tuple[str, ...]:
+    return reader.read(index).turns[0].phrases
+
+
+def test_a_list_is_a_pure_function_of_seed_and_index(tmp_path: Path) -> None:
+    one, other = open_phrases(tmp_path), open_phrases(tmp_path)
+    assert [phrases(one, i) for i in (5, 0, 299)] == [phrases(other, i) for i in (5, 0, 299)]
+    assert phrases(one, 0) != phrases(one, 1)
+    assert phrases(one, 0) != phrases(open_phrases(tmp_path, seed=1), 0)
+
+
+def test_lists_are_ready_samples_without_pictures_or_truth(tmp_path: Path) -> None:
+    sample = open_phrases(tmp_path).read(3)
+    assert sample.pictures == ()
+    assert sample.turns[0].target is None
+    assert str(sample.source) == "words[3]"
+
+
+def test_lengths_and_kinds(tmp_path: Path) -> None:
+    reader = open_phrases(tmp_path, shortest=2, longest=9)
+    lists = [phrases(reader, i) for i in range(300)]
+    assert {len(names) for names in lists} == set(range(2, 10))
+    for names in lists:
+        assert len({plain(name) for name in names}) == len(names)
+        assert all(name.strip() == name and name for name in names)
+    text = "".join(name for names in lists for name in names)
+    assert any(c.isdigit() for c in text)
+    assert any(c.isupper() for c in text)
+    assert "-" in text
+    assert any("Ā" > c > "\x7f" for c in text)  # accents
+    scripts = {ord(c) >> 8 for c in text}
+    assert {0x03, 0x04, 0x05, 0x06, 0x09, 0x30} <= scripts
+
+
+def test_names_to_avoid_never_appear(tmp_path: Path) -> None:
+    free = open_phrases(tmp_path)
+    common = Counter(plain(name) for i in range(300) for name in phrases(free, i)).most_common(20)
+    (tmp_path / "held.txt").write_text("\n".join(name.upper().replace(" ", "-") for name, _ in common))
+    kept = open_phrases(tmp_path, avoid="held.txt")
+    seen = {plain(name) for i in range(300) for name in phrases(kept, i)}
+    assert not seen & {name for name, _ in common}
+
+
+def test_names_of_a_file_come_equally_often(tmp_path: Path) -> None:
+    names = [f"name {i}" for i in range(50)]
+    (tmp_path / "names.txt").write_text("# a comment\n\n" + "\n".join(names) + "\n")
+    reader = open_phrases(tmp_path, length=100, longest=5, file="names.txt")
+    counts = Counter(name for i in range(100) for name in phrases(reader, i))
+    assert set(counts) == set(names)
+    assert max(counts.values()) - min(counts.values()) <= 2
+    assert all(len(set(phrases(reader, i))) == len(phrases(reader, i)) for i in range(100))
+
+
+@pytest.mark.parametrize(
+    ("text", "values", "error", "words"),
+    [
+        ("a\nb\na\n", {"longest": 2}, AnnotationError, r"'a' stands on line 1 and on line 3"),
+        ("a\nb\n", {"longest": 3}, ConfigError, r"longest 3 is more than the 2 names"),
+        ("a\nb\n", {"shortest": 3, "longest": 2}, ConfigError, r"shortest 3 is more than longest 2"),
+        (b"\xff", {"longest": 1}, AnnotationError, r"not UTF-8 at byte 0"),
+        ("a", {"file": "../names.txt"}, AnnotationError, r"relative path"),
+        ("a", {"file": "none.txt"}, DatasetError, r"no file .*none.txt"),
+    ],
+)
+def test_bad_lists_are_one_line(
+    tmp_path: Path, text: str | bytes, values: dict[str, Any], error: type[Exception], words: str
+) -> None:
+    (tmp_path / "names.txt").write_bytes(text.encode() if isinstance(text, str) else text)
+    with pytest.raises(error, match=words):
+        open_phrases(tmp_path, **{"file": "names.txt", **values})
+
+
+def test_a_list_knows_its_end(tmp_path: Path) -> None:
+    with pytest.raises(IndexError):
+        open_phrases(tmp_path).read(300)
+
+
+def held_out() -> list[str]:
+    lines = (catalogue_folder() / "unseen_names.txt").read_text(encoding="utf-8").splitlines()
+    return [line for line in lines if not line.startswith("#")]
+
+
+def test_held_out_names_are_500_and_in_no_training_source() -> None:
+    names = held_out()
+    assert len(names) == len({plain(name) for name in names}) == 500
+    assert all(1 <= len(name.split()) <= 3 and name == name.lower() for name in names)
+    known = {word for c in CATEGORIES for word in (c.name, c.plural, *c.synonyms)}
+    for card in map(load_card, catalogue()):
+        known |= {word for name, words in card.synonyms.items() for word in (name, *words)}
+        known |= set(card.names or ())
+    assert not {plain(name) for name in names} & {plain(word) for word in known}
+
+
+def test_the_training_phrases_avoid_them() -> None:
+    forbidden = {plain(name) for name in held_out()}
+    dataset = open_dataset("phrases", "train")
+    seen = {plain(name) for i in range(2000) for name in dataset.read(i).turns[0].phrases}
+    assert not seen & forbidden
+
+
+def test_the_two_evaluation_splits_ask_for_every_name() -> None:
+    for split, lengths in (("short", range(1, 6)), ("long", range(6, 21))):
+        dataset = open_dataset("unseen_names", split)
+        lists = [dataset.ask_all(i)[0].turns[0].phrases for i in range(len(dataset))]
+        assert {len(names) for names in lists} == set(lengths)
+        assert {name for names in lists for name in names} == set(held_out())

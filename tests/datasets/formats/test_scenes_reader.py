@@ -1,0 +1,53 @@
+"""Scenes as a data set: a seed range, boxes as drawn, splits that do not meet."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+import numpy as np
+import pytest
+
+from visionllm.datasets.catalog import load_card, open_dataset
+from visionllm.datasets.formats import Place, ScenesReader
+from visionllm.datasets.formats.scenes import ScenesSplit
+from visionllm.datasets.scenes import CATEGORIES
+
+
+def open_scenes(**values: object) -> ScenesReader:
+    split = ScenesSplit(**{"length": 10, "seed": 5, "size": (96, 72), **values})  # type: ignore[arg-type]
+    return ScenesReader.open(split, Place(dataset="scenes"))
+
+
+def test_a_record_is_the_scene_of_its_seed() -> None:
+    record = open_scenes().read(2)
+    scene = record.extra["scene"]
+    assert record.picture.size == (96, 72)
+    assert (record.picture.pixels == scene.image).all()
+    assert record.boxes_xyxy.tolist() == np.array([thing.box_xyxy for thing in scene.objects], np.float32).tolist()
+    assert [record.names[label] for label in record.labels] == [thing.category for thing in scene.objects]
+    assert str(record.source) == "scenes[2] (scene 7)"
+    assert (open_scenes(seed=7).read(0).picture.pixels == record.picture.pixels).all()
+
+
+def test_names_and_words_are_those_of_the_categories() -> None:
+    reader = open_scenes()
+    assert reader.names == tuple(category.name for category in CATEGORIES)
+    assert reader.wording.plurals["person"] == "people"
+
+
+def test_digest_tells_seed_and_length() -> None:
+    assert open_scenes().digest() == open_scenes().digest()
+    assert len({open_scenes().digest(), open_scenes(seed=6).digest(), open_scenes(length=11).digest()}) == 3
+
+
+def test_the_end_is_the_end() -> None:
+    with pytest.raises(IndexError):
+        open_scenes().read(10)
+
+
+def test_the_splits_of_the_card_do_not_meet() -> None:
+    card = load_card("scenes")
+    ranges = [(values["seed"], values["seed"] + values["length"]) for values in card.splits.values()]
+    ranges.sort()
+    assert all(end <= start for (_, end), (start, _) in pairwise(ranges))
+    assert len(open_dataset("scenes", "val")) == 500

@@ -1,0 +1,142 @@
+"""A model on disk: ``config.json``, ``model*.safetensors``, ``tokenizer.json``. Nothing in it is code.
+
+Migration policy: ``format_version`` counts changes of this layout. A reader loads its own version and every older one for
+which ``_MIGRATIONS`` holds a step; a newer version is refused with the advice to upgrade. Weights that are missing or
+left over are an error, never a warning.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import defaultdict
+from collections.abc import Callable
+from importlib.metadata import packages_distributions, version
+from pathlib import Path
+from typing import Any
+
+import torch
+from huggingface_hub import save_torch_state_dict, snapshot_download
+from safetensors import SafetensorError, safe_open
+from torch import Tensor, nn
+
+from visionllm.config import FORMAT_VERSION
+from visionllm.core.errors import CheckpointError
+
+EMBEDDED = Path(__file__).parent / "assets" / "nano"
+# version -> function that turns the config values of that version into those of the next.
+_MIGRATIONS: dict[int, Callable[[dict[str, Any]], dict[str, Any]]] = {}
+_PATTERNS = ["config.json", "*.safetensors", "*.safetensors.index.json", "tokenizer.json", "README.md"]
+
+
+def locate(name: str | Path | None) -> Path:
+    """The folder of a checkpoint: the embedded one (None), a local folder, or a download from the hub.
+
+    Raises:
+        CheckpointError: there is no such folder or hub id.
+    """
+    if name is None:
+        return EMBEDDED
+    folder = Path(name)
+    if folder.is_dir():
+        return folder
+    text = str(name)
+    if folder.exists() or text.count("/") != 1 or text.startswith((".", "/", "~")):
+        raise CheckpointError(f"{name}: no such folder (a hub id has the form owner/name)")
+    try:
+        return Path(snapshot_download(text, allow_patterns=_PATTERNS))
+    except Exception as error:
+        raise CheckpointError(f"{name}: no such folder, and the hub gave none ({type(error).__name__})") from None
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    """Config values of a checkpoint, migrated to this version.
+
+    Raises:
+        CheckpointError: missing, broken, or of a version that cannot be read.
+    """
+    path = folder / "config.json"
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise CheckpointError(f"{path}: missing; {folder} is not a checkpoint") from None
+    except (ValueError, OSError):
+        raise CheckpointError(f"{path}: not valid JSON") from None
+    found = values.get("format_version")
+    if values.get("model_type") != "visionllm" or not isinstance(found, int):
+        raise CheckpointError(f"{path}: not a VisionLLM checkpoint (model_type {values.get('model_type')!r})")
+    if found > FORMAT_VERSION:
+        raise CheckpointError(f"{path}: format_version {found} is newer than {FORMAT_VERSION}: upgrade visionllm")
+    while found < FORMAT_VERSION:
+        if found not in _MIGRATIONS:
+            raise CheckpointError(f"{path}: format_version {found} can no longer be read; convert it with an older release")
+        values = _MIGRATIONS[found](values)
+        found += 1
+    return values
+
+
+def save_weights(model: nn.Module, folder: Path, dtype: torch.dtype | None = None) -> None:
+    """Write parameters and persistent buffers as safetensors; tied tensors are written once."""
+    state = model.state_dict()
+    if dtype is not None:
+        # Casting makes copies: tied tensors must stay one tensor, or both would be written.
+        cast: dict[int, Tensor] = {}
+        state = {
+            name: cast.setdefault(value.data_ptr(), value.to(dtype)) if value.is_floating_point() else value
+            for name, value in state.items()
+        }
+    save_torch_state_dict(state, folder, safe_serialization=True)
+
+
+def load_weights(model: nn.Module, folder: Path) -> None:
+    """Fill a freshly built model; every key must be there and nothing may be left.
+
+    Raises:
+        CheckpointError: no weights, broken files, missing, unexpected, wrongly shaped or non-finite tensors.
+    """
+    files = sorted(folder.glob("*.safetensors"))
+    if not files:
+        raise CheckpointError(f"{folder}: holds no .safetensors file")
+    own = model.state_dict()
+    aliases = defaultdict(list)
+    for name, value in own.items():
+        aliases[(value.data_ptr(), value.shape) if value.numel() else name].append(name)
+    missing, unexpected, wrong = set(own), [], []
+    for path in files:
+        try:
+            with safe_open(path, framework="pt") as file:
+                for name in file.keys():  # noqa: SIM118 (not a mapping)
+                    if name not in own:
+                        unexpected.append(name)
+                        continue
+                    wrong += _copy(own[name], file.get_tensor(name), name)
+                    missing.discard(name)
+        except (SafetensorError, OSError) as error:
+            raise CheckpointError(f"{path}: broken or unreadable ({type(error).__name__})") from None
+    for names in aliases.values():
+        if not missing.issuperset(names):
+            missing.difference_update(names)
+    problems = [f"missing {_some(missing)}"] * bool(missing) + [f"unexpected {_some(unexpected)}"] * bool(unexpected)
+    problems += [f"wrong {_some(wrong)}"] * bool(wrong)
+    if problems:
+        raise CheckpointError(f"{folder}: weights do not fit the configuration: {'; '.join(problems)}")
+
+
+def provider_of(module: str) -> dict[str, str]:
+    """The installed distribution that provides a module, for the checkpoint's record."""
+    names = packages_distributions().get(module.partition(".")[0], [])
+    return {"distribution": names[0], "version": version(names[0])} if names else {}
+
+
+def _copy(target: Tensor, value: Tensor, name: str) -> list[str]:
+    if target.shape != value.shape:
+        return [f"{name} {tuple(value.shape)} instead of {tuple(target.shape)}"]
+    if value.is_floating_point() and not bool(torch.isfinite(value).all()):
+        return [f"{name} holds NaN or infinity"]
+    with torch.no_grad():
+        target.copy_(value)
+    return []
+
+
+def _some(names: Any) -> str:
+    names = sorted(names)
+    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")

@@ -1,0 +1,63 @@
+"""What a model is made of."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from transformers import PretrainedConfig
+
+from visionllm.core.config import validate
+from visionllm.core.errors import CheckpointError, ConfigError
+from visionllm.decoders import DECODERS
+from visionllm.mllm.internvl import internvl_config
+
+FORMAT_VERSION = 1
+
+
+class VisionLLMConfig(PretrainedConfig):
+    """Configuration of a ``VisionLLM``.
+
+    Args:
+        mllm: keys of an ``InternVLConfig``.
+        decoders: registered decoder name -> its ``Config`` as plain values.
+        max_tiles: tiles a picture may take, the thumbnail not counted.
+        max_new_tokens: default length limit of a reply.
+        format_version: version of the checkpoint layout (see ``checkpoint``).
+        providers: decoder name -> ``{"distribution", "version"}`` that provides it.
+    """
+
+    model_type = "visionllm"
+
+    mllm: dict[str, Any] | None = None
+    decoders: dict[str, Any] | None = None
+    max_tiles: int = 12
+    max_new_tokens: int = 512
+    format_version: int = FORMAT_VERSION
+    providers: dict[str, Any] | None = None
+
+    @property
+    def hidden_size(self) -> int:
+        """Width of the language model; DeepSpeed's "auto" values read it."""
+        return int(self.get_text_config().hidden_size)
+
+    def get_text_config(self, *args: Any, **kwargs: Any) -> Any:
+        return internvl_config(self.mllm).get_text_config() if self.mllm else self
+
+    def decoder_configs(self) -> dict[str, Any]:
+        """Validated configuration of every decoder.
+
+        Raises:
+            CheckpointError: a decoder is not installed; the message says what to install.
+            ConfigError: a key of a decoder's configuration is wrong.
+        """
+        found = {}
+        for name, values in (self.decoders or {}).items():
+            if name not in DECODERS:
+                provider = (self.providers or {}).get(name, {})
+                what = "==".join(filter(None, (provider.get("distribution"), provider.get("version"))))
+                hint = f"pip install {what}" if what else f"known: {', '.join(DECODERS)}"
+                raise CheckpointError(f"decoder {name!r} is not installed ({hint})")
+            found[name] = validate(DECODERS[name].Config, values, source=f"decoders.{name}")
+        if not isinstance(self.max_tiles, int) or self.max_tiles < 1:
+            raise ConfigError(f"max_tiles: expected a positive integer, got {self.max_tiles!r}")
+        return found

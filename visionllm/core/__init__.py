@@ -1,0 +1,1 @@
+"""The nouns every other package speaks in. Imports nothing of ours."""

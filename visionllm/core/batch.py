@@ -1,0 +1,83 @@
+"""A batch: what the model reads, and where in it the links are.
+
+B = rows, T = text positions (padded left), N = links.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from visionllm.core.pixels import Pixels
+from visionllm.core.sample import Sample
+from visionllm.core.superlink import LinkMeta
+
+
+@dataclass(kw_only=True, slots=True, frozen=True)
+class LinkLayout:
+    """Where the links of a batch hang: row and column of each routing token, in reading order."""
+
+    row: tuple[int, ...]
+    column: tuple[int, ...]
+    queries: tuple[int, ...]
+    meta: tuple[LinkMeta, ...]
+
+    def __len__(self) -> int:
+        return len(self.meta)
+
+    def select(self, indices: Sequence[int]) -> LinkLayout:
+        """The links at ``indices``; a parent outside the selection becomes -1."""
+        place = {old: new for new, old in enumerate(indices)}
+        return LinkLayout(
+            row=tuple(self.row[i] for i in indices),
+            column=tuple(self.column[i] for i in indices),
+            queries=tuple(self.queries[i] for i in indices),
+            meta=tuple(replace(self.meta[i], parent=place.get(self.meta[i].parent, -1)) for i in indices),
+        )
+
+
+@dataclass(kw_only=True, slots=True, frozen=True, eq=False)
+class Batch:
+    """Samples made ready for the model.
+
+    Args:
+        input_ids: (B, T) int64, padded left.
+        owner: (B, T) int64, index of the sample a position belongs to, -1 on padding.
+        branch: (B, T) int64, 0 on the trunk, k on the k-th branch of the tree layout.
+        position_ids: (B, T) int64; a branch continues from the end of its trunk.
+        labels: (B, T) int64, the token itself where it is supervised, else -100 (not shifted).
+        tiles: (number of tiles, 3, S, S) of all pictures in reading order, or None.
+        links: where the routing tokens stand.
+        pixels: prepared pictures by ``decoder/role``, in buckets of one padded size each: pictures of different sizes never
+            share padding, so a picture's result does not depend on its company.
+        samples: what the batch was made of; targets are read from its turns.
+    """
+
+    input_ids: Tensor
+    owner: Tensor
+    branch: Tensor
+    position_ids: Tensor
+    labels: Tensor
+    tiles: Tensor | None
+    links: LinkLayout
+    pixels: Mapping[str, tuple[Pixels, ...]]
+    samples: tuple[Sample, ...]
+
+    @property
+    def device(self) -> torch.device:
+        return self.input_ids.device
+
+    def to(self, device: torch.device | str) -> Batch:
+        return replace(
+            self,
+            input_ids=self.input_ids.to(device),
+            owner=self.owner.to(device),
+            branch=self.branch.to(device),
+            position_ids=self.position_ids.to(device),
+            labels=self.labels.to(device),
+            tiles=None if self.tiles is None else self.tiles.to(device),
+            pixels={name: tuple(p.to(device) for p in buckets) for name, buckets in self.pixels.items()},
+        )

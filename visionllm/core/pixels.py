@@ -1,0 +1,50 @@
+"""How a decoder wants its pictures, and the pictures so prepared."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+
+
+@dataclass(kw_only=True, slots=True, frozen=True)
+class PixelSpec:
+    """Size rule and normalisation of one role of a decoder's pictures.
+
+    Args:
+        longest: the longer side is resized to this many pixels, aspect kept.
+        multiple: both sides of the padded batch are multiples of this.
+        mean, std: per channel, on RGB in [0, 1].
+    """
+
+    longest: int
+    multiple: int = 32
+    mean: tuple[float, float, float] = IMAGENET_MEAN
+    std: tuple[float, float, float] = IMAGENET_STD
+
+
+@dataclass(kw_only=True, slots=True, frozen=True, eq=False)
+class Pixels:
+    """Pictures of a batch prepared by one spec, padded right and bottom.
+
+    Args:
+        values: (N, 3, H, W) normalised; padding is zero after normalisation.
+        mask: (N, H, W) bool, True on the picture.
+        geometry: one ``core.geometry.Geometry`` a picture, original pixels -> resized pixels.
+        owner: (sample, picture) of each row.
+    """
+
+    values: Tensor
+    mask: Tensor
+    geometry: tuple[Any, ...]
+    owner: tuple[tuple[int, int], ...]
+
+    def to(self, device: torch.device | str) -> Pixels:
+        return Pixels(
+            values=self.values.to(device), mask=self.mask.to(device), geometry=self.geometry, owner=self.owner
+        )

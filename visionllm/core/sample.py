@@ -1,0 +1,140 @@
+"""A sample: pictures, what is asked of them, and the truth, from a data set or from a user."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from typing import Any, Protocol
+
+import numpy as np
+
+from visionllm.core.errors import ShapeError
+
+
+@dataclass(kw_only=True, slots=True, frozen=True)
+class Source:
+    """Where a sample came from; every error about it starts with these words."""
+
+    dataset: str
+    index: int
+    file: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.dataset}[{self.index}]" + (f" ({self.file})" if self.file else "")
+
+
+@dataclass(kw_only=True, slots=True, frozen=True, eq=False)
+class Picture:
+    """An upright RGB picture.
+
+    Args:
+        pixels: (H, W, 3) uint8, RGB.
+        name: file name or description, for messages and exports.
+    """
+
+    pixels: np.ndarray
+    name: str = ""
+
+    def __post_init__(self) -> None:
+        if self.pixels.ndim != 3 or self.pixels.shape[2] != 3 or self.pixels.dtype != np.uint8:
+            raise ShapeError(
+                f"picture {self.name!r} must be (H, W, 3) uint8 RGB, got {self.pixels.shape} {self.pixels.dtype}"
+            )
+        if 0 in self.pixels.shape:
+            raise ShapeError(f"picture {self.name!r} is empty: {self.pixels.shape}")
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """(width, height) in pixels."""
+        return self.pixels.shape[1], self.pixels.shape[0]
+
+
+class Target(Protocol):
+    """The truth of one turn, in original pixels until a decoder stacks it."""
+
+    def transform(self, geometry: Any) -> Target: ...
+
+
+@dataclass(kw_only=True, slots=True, frozen=True, eq=False)
+class BoxTarget:
+    """Boxes of the phrases of one turn.
+
+    Args:
+        boxes_xyxy: (N, 4) float32, pixels of the sample's picture, edges (x2 is exclusive).
+        phrase: (N,) int64, index into the turn's phrases.
+        ignore: (N,) bool, crowd regions: no loss, no false alarm.
+    """
+
+    boxes_xyxy: np.ndarray
+    phrase: np.ndarray
+    ignore: np.ndarray | None = None
+
+    def __post_init__(self) -> None:
+        count = len(self.boxes_xyxy)
+        if self.boxes_xyxy.shape != (count, 4):
+            raise ShapeError(f"boxes_xyxy must have shape (N, 4), got {self.boxes_xyxy.shape}")
+        if self.phrase.shape != (count,):
+            raise ShapeError(f"phrase must have shape ({count},), got {self.phrase.shape}")
+
+    @property
+    def ignored(self) -> np.ndarray:
+        """(N,) bool, all False where no crowd is known."""
+        return self.ignore if self.ignore is not None else np.zeros(len(self.boxes_xyxy), bool)
+
+    def transform(self, geometry: Any) -> BoxTarget:
+        """Carry the boxes through a geometry (``datasets.transforms``), dropping those that leave the picture."""
+        boxes_xyxy, kept = geometry.boxes(self.boxes_xyxy)
+        return BoxTarget(boxes_xyxy=boxes_xyxy[kept], phrase=self.phrase[kept], ignore=self.ignored[kept])
+
+
+@dataclass(kw_only=True, slots=True, frozen=True, eq=False)
+class Turn:
+    """One question and its answer.
+
+    Args:
+        task: registered task name, or None for plain words.
+        phrases: what is asked for; each gets a routing token in the reply, in this order.
+        target: the truth, None in use.
+        question: the user's own words; None lets the renderer draw a wording from the task's templates.
+        reply: words of a plain text answer (training of text tasks), None otherwise.
+    """
+
+    task: str | None = None
+    phrases: tuple[str, ...] = ()
+    target: Any = None
+    question: str | None = None
+    reply: str | None = None
+
+
+@dataclass(kw_only=True, slots=True, frozen=True, eq=False)
+class Sample:
+    """Pictures, a conversation about them, and where they came from. Targets are in ORIGINAL pixels."""
+
+    pictures: tuple[Picture, ...] = ()
+    turns: tuple[Turn, ...] = ()
+    source: Source = field(default_factory=lambda: Source(dataset="user", index=0))
+
+    def with_turns(self, *turns: Turn) -> Sample:
+        return replace(self, turns=turns)
+
+
+@dataclass(kw_only=True, slots=True, frozen=True, eq=False)
+class Record:
+    """What a data set knows of one picture, before anything is asked: the catalogue's unit.
+
+    Args:
+        picture: the picture.
+        names: category names of the data set, the universe negatives are drawn from.
+        boxes_xyxy: (N, 4) float32, original pixels, edges.
+        labels: (N,) int64, index into ``names``.
+        crowd: (N,) bool.
+        source: where it came from.
+        extra: further annotations of the format by name (masks, keypoints, captions).
+    """
+
+    picture: Picture
+    names: tuple[str, ...]
+    boxes_xyxy: np.ndarray
+    labels: np.ndarray
+    crowd: np.ndarray
+    source: Source
+    extra: dict[str, Any] = field(default_factory=dict)

@@ -1,0 +1,56 @@
+"""A task: all that is true of one kind of answer, in one place."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from visionllm.core.registry import Registry
+
+
+@dataclass(kw_only=True, slots=True, frozen=True)
+class Token:
+    """A routing token and how many link queries are read out behind it.
+
+    Args:
+        text: the token as it stands in a reply, such as ``[DET]``.
+        queries: number of link queries.
+        parent: text of the token whose links own this token's links (pose: a keypoint belongs to an object).
+    """
+
+    text: str
+    queries: int
+    parent: str | None = None
+
+
+@dataclass(kw_only=True, slots=True, frozen=True)
+class Task:
+    """One kind of answer. Nobody outside compares its name; everything asks its fields.
+
+    Args:
+        name: registered name, also the name of its template resource.
+        tokens: routing tokens; the first is the root.
+        decoder: registered name of the decoder that serves it.
+        result: attribute of ``Answer`` its results are found under (``detections``).
+        verb: method of ``VisionLLM`` for the known-task path (``detect``), or None.
+        templates: package resource with the wordings, ``package:file``.
+        metric: registered name of the metric ``tools/eval.py`` reports.
+        loss_weights: default weight of each loss the decoder names.
+    """
+
+    name: str
+    tokens: tuple[Token, ...]
+    decoder: str
+    result: str
+    verb: str | None
+    templates: str
+    metric: str
+    loss_weights: dict[str, float]
+
+
+PLUGINS = "visionllm.decoders"  # entry point group of plugins, and the package of our own decoders
+TASKS: Registry[Task] = Registry("task", group=PLUGINS, builtin=PLUGINS)
+
+
+def register_task(task: Task) -> Task:
+    """Make a task known under its name."""
+    return TASKS.add(task.name, task)

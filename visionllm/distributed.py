@@ -1,0 +1,32 @@
+"""What ranks must agree on: the divisors of the losses, and which decoders run."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+
+
+def global_counts(accelerator: Any, model: Any, batches: Sequence[Any]) -> dict[str, float]:
+    """Divisors of every loss, summed over ranks and the accumulation window: any layout gives one gradient."""
+    total: dict[str, float] = {}
+    for batch in batches:
+        for name, value in model.counts(batch).items():
+            total[name] = total.get(name, 0.0) + value
+    if accelerator.num_processes == 1:
+        return total
+    # Every rank must bring the same names in the same order.
+    names = sorted(model.loss_weights())
+    values = torch.tensor([total.get(name, 0.0) for name in names], device=accelerator.device, dtype=torch.float64)
+    return dict(zip(names, accelerator.reduce(values, "sum").tolist(), strict=True))
+
+
+def agree_on_idle(accelerator: Any, model: Any, batch: Any) -> tuple[str, ...]:
+    """Decoders that another rank uses in this step and this rank does not: they run once on nothing."""
+    if accelerator.num_processes == 1:
+        return ()
+    names = list(model.decoders)
+    used = torch.tensor([float(name in model.used(batch)) for name in names], device=accelerator.device)
+    anyone = accelerator.reduce(used.clone(), "sum")
+    return tuple(name for name, own, all_ in zip(names, used, anyone, strict=True) if own == 0 and all_ > 0)

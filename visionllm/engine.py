@@ -1,0 +1,342 @@
+"""Training and evaluation: the loop on one screen, what it needs below it."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import time
+from collections.abc import Sequence
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from pydantic import Field, NonNegativeInt, PositiveInt
+from safetensors.torch import load_file, save_file
+from tokenizers import Tokenizer
+from torch import Tensor
+
+from visionllm.checkpoint import load_weights
+from visionllm.config import VisionLLMConfig
+from visionllm.core.config import Config, apply_overrides, read_yaml, validate
+from visionllm.core.errors import CheckpointError, ConfigError
+from visionllm.core.sample import Sample
+from visionllm.datasets.catalog import open_dataset
+from visionllm.datasets.loader import Loader
+from visionllm.datasets.plan import item_rng
+from visionllm.datasets.transforms import Augment
+from visionllm.distributed import agree_on_idle, global_counts
+from visionllm.logs import RunLog
+from visionllm.model import Losses, VisionLLM
+from visionllm.optim import Average, OptimConfig, make_optimizer, set_rate
+from visionllm.routing.render import Style
+from visionllm.routing.vocabulary import Vocabulary
+
+_STYLE = 7  # stream of random numbers of a position that words its questions
+
+
+class ModelConfig(Config):
+    """A model from scratch, or a checkpoint to go on from; keys of ``decoders`` override the checkpoint's."""
+
+    start: str | None = Field(None, description="checkpoint folder or hub id to start from; 'embedded' for the built-in one")
+    tokenizer: str | None = Field(None, description="tokenizer.json of a model from scratch, relative to the config")
+    mllm: dict[str, Any] = Field(default_factory=dict)
+    decoders: dict[str, dict[str, Any]] = Field(default_factory=dict)
+    max_tiles: PositiveInt = 12
+
+
+class Source(Config):
+    """One data set of the mixture."""
+
+    dataset: str
+    split: str = "train"
+    weight: float = Field(1.0, ge=0)
+
+
+class RunConfig(Config):
+    """How long, how much at a time, and where to."""
+
+    out: str
+    steps: PositiveInt
+    batch_size: PositiveInt = Field(8, description="samples of a step over all ranks and the accumulation window")
+    accumulate: PositiveInt = 1
+    seed: int = 0
+    precision: Literal["no", "bf16", "fp16"] = "no"
+    workers: NonNegativeInt = 0
+    tree: float = Field(0.3, ge=0, le=1, description="share of samples in the tree layout")
+    log_every: PositiveInt = 20
+    save_every: PositiveInt = 500
+    keep: PositiveInt = Field(2, description="checkpoints kept")
+    cache_bytes: NonNegativeInt = Field(1_000_000_000, description="memory for decoded pictures")
+    max_side: PositiveInt | None = None
+    channels_last: bool = False
+    data_root: str | None = None
+
+
+class TrainConfig(Config):
+    """A training run."""
+
+    model: ModelConfig
+    data: list[Source] = Field(min_length=1)
+    train: RunConfig
+    optim: OptimConfig = OptimConfig()
+    augment: Augment | None = None
+    loss_weights: dict[str, float] = Field(default_factory=dict, description="loss name -> weight, over the task's own")
+
+
+def load_config(path: str | Path, overrides: Sequence[str] = ()) -> TrainConfig:
+    """A training config from YAML and ``key=value`` words; a ``model`` that is a path is read from there."""
+    values = apply_overrides(read_yaml(path), [])
+    model = values.get("model")
+    if isinstance(model, str):
+        values = {**values, "model": _model_file(Path(path).parent / model)}
+    return validate(TrainConfig, apply_overrides(values, overrides), source=str(path))
+
+
+def train(config: TrainConfig, *, resume: bool = False) -> Path:
+    """Run a training and return the folder of the last checkpoint's model.
+
+    What a step trains on, and the noise it draws, are functions of the seed and the step: a resumed run goes on as if it
+    had never stopped.
+    """
+    from accelerate import Accelerator, DistributedDataParallelKwargs
+
+    run = config.train
+    accelerator = Accelerator(
+        mixed_precision=run.precision, kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=True)]
+    )
+    torch.manual_seed(run.seed)
+    model = build_model(config.model).train()
+    optimizer = make_optimizer(model, config.optim)
+    loader = make_loader(config, accelerator.process_index, accelerator.num_processes)
+    average = Average(model, config.optim.ema) if config.optim.ema else None
+    folder = Path(run.out)
+    start = _resume(folder, model, optimizer, average, loader) if resume else 0
+    wrapped, optimizer = accelerator.prepare(model, optimizer)
+    log = RunLog(folder, steps=run.steps, start=start, enabled=accelerator.is_main_process)
+    clock = Clock()
+    parameters = [p for p in model.parameters() if p.requires_grad]
+    batches = loader.steps(start, run.steps, workers=run.workers)
+    for step in range(start, run.steps):
+        with clock("data"):
+            samples = next(batches)
+            styles = [style_at(run, position) for position in loader.positions(step)]
+        rate = set_rate(optimizer, config.optim, step, run.steps)
+        torch.manual_seed(hash((run.seed, step, accelerator.process_index)))
+        logged: dict[str, float] = {}
+        parts = _split(samples, styles, run.accumulate)
+        with clock("encode"):
+            micro = [model.processor.encode(s, w).to(accelerator.device) for s, w in parts]
+        counts = global_counts(accelerator, model, micro)
+        for index, batch in enumerate(micro):
+            idle = agree_on_idle(accelerator, model, batch)
+            last = index == len(micro) - 1
+            with nullcontext() if last else accelerator.no_sync(wrapped):
+                with clock("forward"), accelerator.autocast():
+                    losses = wrapped(batch, idle=idle)
+                total = weigh(losses, counts, config.loss_weights, logged) * accelerator.num_processes
+                if not bool(torch.isfinite(total)):
+                    raise FloatingPointError(f"step {step}: the loss is not finite: {logged}")
+                with clock("backward"):
+                    accelerator.backward(total)
+        with clock("update"):
+            norm = accelerator.clip_grad_norm_(parameters, config.optim.clip)
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+            if average is not None:
+                average.update(model, step)
+        log.step(step + 1, logged["loss"])
+        if (step + 1) % run.log_every == 0 or step + 1 == run.steps:
+            norm_value = float(norm) if norm is not None else float("nan")
+            log.write(step + 1, {**logged, "lr": rate, "grad_norm": norm_value, **clock.report(run.batch_size)})
+        if (step + 1) % run.save_every == 0 or step + 1 == run.steps:
+            accelerator.wait_for_everyone()
+            if accelerator.is_main_process:
+                _save(folder, step + 1, model, optimizer, average, loader, run.keep)
+            accelerator.wait_for_everyone()
+    log.close()
+    if accelerator.is_main_process:
+        print(loader.report)
+    return folder / _name(run.steps) / "model"
+
+
+def weigh(losses: Losses, counts: dict[str, float], weights: dict[str, float], logged: dict[str, float]) -> Tensor:
+    """Sums over counts, weighted and added; ``logged`` gathers each part and the total."""
+    total: Any = 0.0
+    for name, value in losses.sums.items():
+        part = value / max(1.0, counts[name])
+        logged[name] = logged.get(name, 0.0) + float(part.detach())
+        total = total + weights.get(name, losses.weights[name]) * part
+    logged["loss"] = logged.get("loss", 0.0) + float(total.detach())
+    return total
+
+
+def style_at(run: RunConfig, position: int) -> Style:
+    """Wording and layout of the sample at a position of the plan."""
+    rng = item_rng(run.seed, position, _STYLE)
+    return Style(rng=rng, tree=bool(rng.random() < run.tree))
+
+
+def build_model(config: ModelConfig) -> VisionLLM:
+    """A model from scratch, or from a checkpoint with overrides of its decoders' settings.
+
+    Raises:
+        ConfigError: neither a checkpoint nor what a model from scratch needs is given.
+    """
+    if config.start is not None:
+        model = VisionLLM.from_pretrained(None if config.start == "embedded" else config.start)
+        if not config.decoders:
+            return model
+        merged = {name: {**values, **config.decoders.get(name, {})} for name, values in model.config.decoders.items()}
+        settings = VisionLLMConfig(**{**model.config.to_dict(), "decoders": merged})
+        changed = VisionLLM(settings, model.vocabulary)
+        changed.load_state_dict(model.state_dict())
+        return changed
+    if config.tokenizer is None or not config.mllm:
+        raise ConfigError("model: give start (a checkpoint), or mllm and tokenizer for a model from scratch")
+    try:
+        tokenizer = Tokenizer.from_file(config.tokenizer)
+    except Exception:  # the library raises bare Exception for a missing or broken file
+        raise ConfigError(f"model.tokenizer: {config.tokenizer}: no readable tokenizer.json") from None
+    settings = VisionLLMConfig(mllm=config.mllm, decoders=config.decoders, max_tiles=config.max_tiles)
+    return VisionLLM(settings, lambda tasks: Vocabulary(tokenizer, tasks))
+
+
+def make_loader(config: TrainConfig, rank: int = 0, world_size: int = 1) -> Loader:
+    """The plan of a run and what reads it."""
+    run = config.train
+    return Loader(
+        [open_dataset(source.dataset, source.split, run.data_root) for source in config.data],
+        [source.weight for source in config.data],
+        batch_size=run.batch_size, seed=run.seed, augment=config.augment, rank=rank, world_size=world_size,
+        max_side=run.max_side, cache_bytes=run.cache_bytes,
+    )  # fmt: skip
+
+
+def describe(config: TrainConfig) -> str:
+    """The plan of a run before it costs anything: shares, epochs, parameters."""
+    model, loader, run = build_model(config.model), make_loader(config), config.train
+    total = sum(source.weight for source in config.data)
+    seen = run.steps * run.batch_size
+    lines = [f"{run.steps:,} steps of {run.batch_size} samples = {seen:,} samples -> {run.out}", ""]
+    for source, dataset in zip(config.data, loader.datasets, strict=True):
+        share = source.weight / total
+        lines.append(f"{dataset.key:28} {len(dataset):>10,} samples  {share:6.1%}  {share * seen / len(dataset):8.2f} epochs")
+        lines.append(f"    {dataset.report()}")
+    lines.append("")
+    for name, part in [("mllm", model.mllm), ("link_queries", model.link_queries), *model.decoders.items()]:
+        count = sum(p.numel() for p in part.parameters())
+        lines.append(f"{name:28} {count / 1e6:10.2f} M parameters")
+    return "\n".join([*lines, f"plan digest {loader.plan.digest(min(seen, 10_000))}"])
+
+
+@dataclass
+class Clock:
+    """Seconds spent by stage since the last report."""
+
+    def __post_init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+        self.steps, self.began = 0, time.perf_counter()
+
+    @contextmanager
+    def __call__(self, stage: str) -> Any:
+        started = time.perf_counter()
+        yield
+        self.seconds[stage] = self.seconds.get(stage, 0.0) + time.perf_counter() - started
+        self.steps += stage == "update"
+
+    def report(self, batch_size: int) -> dict[str, float]:
+        """Samples a second, and milliseconds a step of each stage."""
+        steps, elapsed = max(1, self.steps), time.perf_counter() - self.began
+        values = {"samples/s": steps * batch_size / elapsed}
+        values |= {f"ms/{stage}": 1000 * seconds / steps for stage, seconds in self.seconds.items()}
+        self.__post_init__()
+        return values
+
+
+def _split(samples: Sequence[Sample], styles: Sequence[Style], parts: int) -> list[tuple[list[Sample], list[Style]]]:
+    """A step in ``parts`` of like length, so that short texts are not padded to the longest of the step."""
+    size = -(-len(samples) // parts)
+    order = sorted(range(len(samples)), key=lambda i: (len(samples[i].pictures), _letters(samples[i])))
+    chunks = [order[i : i + size] for i in range(0, len(order), size)]
+    return [([samples[i] for i in chunk], [styles[i] for i in chunk]) for chunk in chunks]
+
+
+def _letters(sample: Sample) -> int:
+    return sum(len(phrase) + 4 for turn in sample.turns for phrase in turn.phrases)
+
+
+def _model_file(path: Path) -> dict[str, Any]:
+    values = read_yaml(path)
+    if isinstance(values, dict) and values.get("tokenizer"):
+        values = {**values, "tokenizer": str(path.parent / values["tokenizer"])}
+    return values
+
+
+def _name(step: int) -> str:
+    return f"step-{step:07d}"
+
+
+def _save(folder: Path, step: int, model: VisionLLM, optimizer: Any, average: Average | None, loader: Loader, keep: int) -> None:
+    """Write a checkpoint aside and rename it: a folder of the final name is complete."""
+    final, aside = folder / _name(step), folder / f".{_name(step)}.tmp"
+    shutil.rmtree(aside, ignore_errors=True)
+    aside.mkdir(parents=True)
+    raw = {name: value for name, value in model.state_dict().items()}
+    if average is not None:
+        save_file({name: value.clone() for name, value in raw.items()}, aside / "raw.safetensors")
+        model.load_state_dict(average.state)
+        model.save_pretrained(aside / "model")
+        model.load_state_dict(load_file(aside / "raw.safetensors"))
+    else:
+        model.save_pretrained(aside / "model")
+    save_file(_optimizer_tensors(model, optimizer), aside / "optimizer.safetensors")
+    state = {"step": step, "plan": loader.plan.digest(256)}
+    (aside / "state.json").write_text(json.dumps(state), encoding="utf-8")
+    shutil.rmtree(final, ignore_errors=True)
+    os.replace(aside, final)
+    for old in sorted(folder.glob("step-*"))[:-keep]:
+        shutil.rmtree(old)
+
+
+def _resume(folder: Path, model: VisionLLM, optimizer: Any, average: Average | None, loader: Loader) -> int:
+    """Fill everything from the newest checkpoint and return its step; 0 where there is none.
+
+    Raises:
+        CheckpointError: the data or the mixture changed since.
+    """
+    found = sorted(folder.glob("step-*"))
+    if not found:
+        return 0
+    last = found[-1]
+    state = json.loads((last / "state.json").read_text(encoding="utf-8"))
+    if state["plan"] != loader.plan.digest(256):
+        raise CheckpointError(f"{last}: was trained on another mixture, seed or data; start anew or restore them")
+    if average is not None:
+        load_weights(model, last / "model")
+        average.load(model.state_dict())
+        model.load_state_dict(load_file(last / "raw.safetensors"))
+    else:
+        load_weights(model, last / "model")
+    _load_optimizer(model, optimizer, load_file(last / "optimizer.safetensors"))
+    return int(state["step"])
+
+
+def _optimizer_tensors(model: VisionLLM, optimizer: Any) -> dict[str, Tensor]:
+    states = optimizer.state
+    return {
+        f"{name}::{key}": value.detach().clone().contiguous()
+        for name, parameter in model.named_parameters() if parameter in states
+        for key, value in states[parameter].items()
+    }  # fmt: skip
+
+
+def _load_optimizer(model: VisionLLM, optimizer: Any, tensors: dict[str, Tensor]) -> None:
+    named = dict(model.named_parameters())
+    for name, value in tensors.items():
+        parameter, _, key = name.partition("::")
+        optimizer.state[named[parameter]][key] = value
+
+

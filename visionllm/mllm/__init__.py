@@ -1,0 +1,1 @@
+"""Multimodal language models. Only ``internvl`` knows what is inside transformers' classes."""

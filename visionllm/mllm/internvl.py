@@ -1,0 +1,121 @@
+"""transformers' ``InternVLForConditionalGeneration``, any size, behind the four calls the rest of the house needs.
+
+B = rows, T = positions, D = width of the language model.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import Cache, DynamicCache, InternVLConfig, InternVLForConditionalGeneration
+
+from visionllm.core.errors import ConfigError
+
+
+@dataclass(kw_only=True, slots=True, frozen=True, eq=False)
+class TextOutput:
+    """Last hidden states (B, T, D), after the final norm, and the cache that now holds these positions too."""
+
+    hidden_BTD: Tensor
+    cache: Cache | None
+
+
+class InternVL(nn.Module):
+    """A vision tower, a projector and a causal language model.
+
+    Args:
+        config: keys of an ``InternVLConfig`` (``vision_config``, ``text_config``, ...).
+    """
+
+    def __init__(self, config: dict[str, Any]) -> None:
+        super().__init__()
+        self.net = InternVLForConditionalGeneration(internvl_config(config))
+
+    @property
+    def config(self) -> InternVLConfig:
+        return self.net.config
+
+    @property
+    def hidden_size(self) -> int:
+        return int(self.config.text_config.hidden_size)
+
+    @property
+    def context_length(self) -> int:
+        return int(self.config.text_config.max_position_embeddings)
+
+    @property
+    def tile_size(self) -> int:
+        size = self.config.vision_config.image_size
+        return int(size[0] if isinstance(size, (list, tuple)) else size)
+
+    @property
+    def tokens_per_tile(self) -> int:
+        patch = self.config.vision_config.patch_size
+        side = self.tile_size // int(patch[0] if isinstance(patch, (list, tuple)) else patch)
+        return int((side * self.config.downsample_ratio) ** 2)
+
+    def resize_vocabulary(self, size: int) -> None:
+        """Make room for ``size`` ids; spare rows of a padded vocabulary are used before any is added."""
+        if size > self.net.get_input_embeddings().weight.shape[0]:
+            self.net.resize_token_embeddings(size)
+
+    def vision(self, tiles: Tensor) -> Tensor:
+        """Projected features (tiles, tokens per tile, D)."""
+        return self.net.model.get_image_features(pixel_values=tiles, return_dict=True).pooler_output
+
+    def embed(self, input_ids: Tensor, vision: Tensor | None) -> Tensor:
+        """(B, T, D) input embeddings, picture features in their places in reading order.
+
+        Raises:
+            ValueError: the ids hold another number of picture positions than there are features.
+        """
+        embeds = self.net.get_input_embeddings()(input_ids)
+        place = input_ids == self.config.image_token_id
+        count = 0 if vision is None else vision.shape[0] * vision.shape[1]
+        if int(place.sum()) != count:
+            raise ValueError(f"the text holds {int(place.sum())} picture positions, the tiles give {count}")
+        if vision is None:
+            return embeds
+        return embeds.masked_scatter(place[..., None], vision.to(embeds.dtype))
+
+    def text(self, embeds_BTD: Tensor, mask: Tensor | None, position_ids: Tensor, cache: Cache | None = None,
+             keep_cache: bool = True) -> TextOutput:  # fmt: skip
+        """Run the language model.
+
+        Args:
+            mask: (B, K) of 0 and 1, or additive float (B, 1, T, K), over cached and new positions; never a boolean 4-D
+                mask, which eager attention silently adds as 0 and 1.
+            cache: positions already run; extended in place.
+        """
+        assert mask is None or mask.dim() == 2 or mask.is_floating_point()
+        if cache is None and keep_cache:
+            cache = DynamicCache(config=self.config.text_config)
+        out = self.net.model.language_model(
+            inputs_embeds=embeds_BTD,
+            attention_mask=mask,
+            position_ids=position_ids,
+            past_key_values=cache,
+            use_cache=cache is not None,
+        )
+        return TextOutput(hidden_BTD=out.last_hidden_state, cache=cache)
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        return self.net.lm_head(hidden)
+
+    def no_split_modules(self) -> list[str]:
+        return sorted(set(self.net._no_split_modules or []))
+
+
+def internvl_config(values: dict[str, Any]) -> InternVLConfig:
+    """An ``InternVLConfig`` from plain keys.
+
+    Raises:
+        ConfigError: the keys do not make a configuration.
+    """
+    try:
+        return InternVLConfig(**values)
+    except (TypeError, ValueError, KeyError) as error:
+        raise ConfigError(f"mllm: not an InternVL configuration ({error})") from None

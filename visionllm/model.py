@@ -1,0 +1,462 @@
+"""The model: a multimodal LLM, link queries, and decoders under one roof.
+
+``forward(batch)`` gives losses, ``ask`` an answer; calling the model does whichever fits its arguments.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from visionllm.checkpoint import load_weights, locate, provider_of, read_config, save_weights
+from visionllm.config import FORMAT_VERSION, VisionLLMConfig
+from visionllm.core.answer import Answer, LinkResult, Trace
+from visionllm.core.batch import Batch
+from visionllm.core.config import validate
+from visionllm.core.errors import PromptError, VisionLLMError, unknown_name
+from visionllm.core.media import PictureSource, load_picture
+from visionllm.core.sample import Picture, Sample, Turn
+from visionllm.core.superlink import SuperLinks
+from visionllm.core.task import TASKS, Task
+from visionllm.decoders import DECODERS, Context, Decoder
+from visionllm.mllm.internvl import InternVL
+from visionllm.mllm.vision import count_tiles, make_tiles
+from visionllm.processor import Processor, Tiling
+from visionllm.routing.generate import Step, generate
+from visionllm.routing.queries import LinkQueries
+from visionllm.routing.readout import Text, find_links, read_out, run_text
+from visionllm.routing.render import Style
+from visionllm.routing.vocabulary import Vocabulary
+
+Pictures = PictureSource | Sequence[PictureSource] | None
+
+
+@dataclass(kw_only=True, slots=True, frozen=True, eq=False)
+class Losses:
+    """Un-weighted sums by name (``lm``, ``objects/class``, ...) and their default weights."""
+
+    sums: dict[str, Tensor]
+    weights: dict[str, float]
+
+
+@dataclass(kw_only=True, slots=True, frozen=True)
+class Progress:
+    """One event of a streamed answer: text just written, or the finished answer of one request.
+
+    Args:
+        request: index of the request in its batch.
+        text: characters written since the last event; empty on the last.
+        answer: set once, when the request is done.
+    """
+
+    request: int
+    text: str = ""
+    answer: Answer | None = None
+
+
+class VisionLLM(PreTrainedModel):
+    """A generalist vision model.
+
+    Example:
+        >>> model = VisionLLM.from_pretrained()
+        >>> answer = model("street.jpg", "detect all cars")
+        >>> answer.detections.boxes_xyxy  # pixels of the picture
+
+    Args:
+        config: what it is made of.
+        vocabulary: its tokenizer; the routing tokens of all its decoders' tasks are added where missing.
+    """
+
+    config_class = VisionLLMConfig
+    base_model_prefix = ""
+    supports_gradient_checkpointing = True
+    _supports_sdpa = True
+
+    def __init__(self, config: VisionLLMConfig, vocabulary: Vocabulary | Callable[[tuple[Task, ...]], Vocabulary]) -> None:
+        super().__init__(config)
+        self.mllm = InternVL(config.mllm)
+        settings = config.decoder_configs()
+        self.decoders = nn.ModuleDict(
+            {name: DECODERS[name].from_config(value, self.mllm.hidden_size) for name, value in settings.items()}
+        )
+        self.tasks: tuple[Task, ...] = tuple(task for name in settings for task in DECODERS[name].tasks)
+        self.link_queries = LinkQueries((t for task in self.tasks for t in task.tokens), self.mllm.hidden_size)
+        self.vocabulary = vocabulary if isinstance(vocabulary, Vocabulary) else vocabulary(self.tasks)
+        self.mllm.resize_vocabulary(len(self.vocabulary))
+        self.mllm.config.image_token_id = config.mllm["image_token_id"] = self.vocabulary.image
+        self._no_split_modules = self.mllm.no_split_modules()
+        self.processor = Processor(
+            self.vocabulary,
+            Tiling(
+                count=partial(count_tiles, tile=self.mllm.tile_size, max_tiles=config.max_tiles),
+                make=partial(make_tiles, tile=self.mllm.tile_size, max_tiles=config.max_tiles),
+                tokens_per_tile=self.mllm.tokens_per_tile,
+            ),
+            {f"{name}/{role}": spec for name, decoder in self._decoders() for role, spec in decoder.pixels.items()},
+            self.mllm.context_length,
+        )
+        self._fingerprint: str | None = None
+
+    # -- on disk ---------------------------------------------------------------------------------------------------
+
+    @classmethod
+    def from_pretrained(  # type: ignore[override]
+        cls, name: str | Path | None = None, *, device: str | torch.device = "cpu", dtype: torch.dtype = torch.float32
+    ) -> VisionLLM:
+        """Load a checkpoint: the embedded model (no name), a folder, or a hub id. Returned in evaluation mode.
+
+        Modules are built by their own constructors and then filled, so non-persistent buffers are right and nothing is
+        initialised behind a decoder's back; a missing or left-over weight is an error.
+
+        Raises:
+            CheckpointError: it is not there, broken, of a newer format, or needs a plugin that is not installed.
+        """
+        folder = locate(name)
+        values = read_config(folder)
+        config = VisionLLMConfig.from_dict(values)
+        model = cls(config, partial(Vocabulary.load, folder))
+        load_weights(model, folder)
+        return model.to(device=device, dtype=dtype).eval()
+
+    def save_pretrained(self, save_directory: str | Path, *, dtype: torch.dtype | None = None, **_: Any) -> None:  # type: ignore[override]
+        """Write config, weights (optionally in another ``dtype``) and vocabulary to a folder."""
+        folder = Path(save_directory)
+        folder.mkdir(parents=True, exist_ok=True)
+        self.config.format_version = FORMAT_VERSION
+        self.config.providers = {name: provider_of(DECODERS[name].__module__) for name in self.decoders}
+        self.config.architectures = [type(self).__name__]
+        (folder / "config.json").write_text(self.config.to_json_string(use_diff=False), encoding="utf-8")
+        save_weights(self, folder, dtype)
+        self.vocabulary.save(folder)
+
+    def _init_weights(self, module: nn.Module) -> None:
+        """Nothing: every module keeps the initialisation of its own constructor."""
+
+    # -- training --------------------------------------------------------------------------------------------------
+
+    def forward(self, batch: Batch, idle: Sequence[str] = ()) -> Losses:
+        """Losses of a batch that was encoded with its replies.
+
+        Args:
+            idle: decoders that run on nothing, because another rank uses them in this step.
+        """
+        vision = None if batch.tiles is None else self.mllm.vision(batch.tiles)
+        text = Text.of(batch)
+        layout = batch.links.select(_with_targets(batch))
+        out = run_text(self.mllm, text, vision, keep_cache=len(layout) > 0)
+        sums = {"lm": self._language_loss(out.hidden_BTD, batch)}
+        if len(layout):
+            links = read_out(self.mllm, self.link_queries, text, layout, out.cache)
+            ctx = Context(batch=batch, vision=vision)
+            for name, decoder in self._decoders():
+                part = links.of_tasks([task.name for task in decoder.tasks])
+                if len(part):
+                    sums |= {f"{name}/{key}": value for key, value in decoder.loss(part, ctx).items()}
+        for name in idle:
+            sums["lm"] = sums["lm"] + 0.0 * self.decoders[name].idle()
+        return Losses(sums=sums, weights=self.loss_weights())
+
+    def counts(self, batch: Batch) -> dict[str, float]:
+        """The divisor of every loss ``forward`` gives for this batch; from targets alone, before any pass."""
+        counts = {"lm": float((batch.labels[:, 1:] != -100).sum())}
+        layout = batch.links.select(_with_targets(batch))
+        links = SuperLinks(states=torch.zeros(sum(layout.queries), 1), queries=layout.queries, meta=layout.meta)
+        ctx = Context(batch=batch)
+        for name, decoder in self._decoders():
+            part = links.of_tasks([task.name for task in decoder.tasks])
+            if len(part):
+                counts |= {f"{name}/{key}": value for key, value in decoder.counts(part, ctx).items()}
+        return counts
+
+    def loss_weights(self) -> dict[str, float]:
+        """Default weight of every loss by name."""
+        return {"lm": 1.0} | {
+            f"{task.decoder}/{key}": value for task in self.tasks for key, value in task.loss_weights.items()
+        }
+
+    def used(self, batch: Batch) -> set[str]:
+        """Names of the decoders that learn from this batch."""
+        return {TASKS[batch.links.meta[i].task].decoder for i in _with_targets(batch)}
+
+    def links(self, batch: Batch) -> SuperLinks:
+        """Super links of an encoded batch, without decoding them."""
+        vision = None if batch.tiles is None else self.mllm.vision(batch.tiles)
+        text = Text.of(batch)
+        return read_out(self.mllm, self.link_queries, text, batch.links, run_text(self.mllm, text, vision).cache)
+
+    def _language_loss(self, hidden_BTD: Tensor, batch: Batch) -> Tensor:
+        """Cross entropy of every supervised token, from the position before it. Only those positions meet the head."""
+        wanted = batch.labels[:, 1:] != -100
+        logits = self.mllm.logits(hidden_BTD[:, :-1][wanted]).float()
+        return nn.functional.cross_entropy(logits, batch.labels[:, 1:][wanted], reduction="sum")
+
+    # -- use -------------------------------------------------------------------------------------------------------
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        if (args and isinstance(args[0], Batch)) or isinstance(kwargs.get("batch"), Batch):
+            return super().__call__(*args, **kwargs)
+        return self.ask(*args, **kwargs)
+
+    def ask(self, pictures: Pictures, prompt: str, *, stream: bool = False, **settings: Any) -> Any:
+        """Answer one prompt about a picture, several pictures, or none.
+
+        Args:
+            pictures: path, bytes, PIL picture, array, or a sequence of these.
+            prompt: the user's words; nothing in them can steer.
+            stream: return an iterator of ``Progress`` in place of the ``Answer``; stop iterating to cancel.
+            settings: see ``ask_many``.
+        """
+        events = self._answer([_request(pictures, prompt)], **settings)
+        return events if stream else _answers(events, 1)[0]
+
+    def ask_many(self, requests: Iterable[tuple[Pictures, str]], *, stream: bool = False, **settings: Any) -> Any:
+        """Answer many prompts about pictures of any sizes in one batch; each answer is what ``ask`` alone would give.
+
+        Args:
+            requests: (pictures, prompt) pairs.
+            stream: as in ``ask``.
+            allow: names of the tasks that may route in this call; None for all that are loaded.
+            options: decoder name -> its per-call options.
+            max_new_tokens: length limit of a reply.
+            progress: called with (tokens written, limit) after every token; returning False cancels the call.
+        """
+        samples = [_request(pictures, prompt) for pictures, prompt in requests]
+        events = self._answer(samples, **settings)
+        return events if stream else _answers(events, len(samples))
+
+    def known(self, task: str, pictures: Pictures, phrases: Sequence[str], *, verify: bool = False,
+              options: Mapping[str, Any] | None = None, chunk: int = 128) -> Answer:  # fmt: skip
+        """Answer a question whose task and phrases are known: the reply is rendered, no token is generated.
+
+        Every phrase branches off the shared prefix, so what else is asked does not change its link, and long lists go
+        through in chunks. The verbs (``model.detect``) call this.
+
+        Args:
+            verify: write the reply in one line instead and check that the model would have written each token itself; if
+                not, the model's own reply is generated. The answer is then exactly that of the canonical prompt.
+            chunk: phrases in one pass.
+        """
+        if isinstance(phrases, str):
+            raise PromptError(f"phrases: expected a list such as [{phrases!r}], got one string")
+        if not phrases or any(not phrase.strip() for phrase in phrases):
+            raise PromptError("phrases: expected at least one, and none of them empty")
+        if verify:
+            return self._verified(task, pictures, phrases, options)
+        sample = _sample(pictures)
+        parts = [tuple(phrases[i : i + chunk]) for i in range(0, len(phrases), chunk)]
+        started = time.perf_counter()
+        links: list[LinkResult] = []
+        for part in parts:
+            batch = self._encode([sample.with_turns(Turn(task=task, phrases=part))], [Style(tree=True)], reply=True)
+            with self._using():
+                links += self._decode(self.links(batch), batch, options)[0]
+        trace = Trace(seconds={"total": time.perf_counter() - started}, model=self.fingerprint)
+        text = ", ".join(f"<ref>{link.meta.phrase}</ref>{link.meta.token}" for link in links)
+        return Answer(text=text, links=tuple(links), pictures=sample.pictures, prompt="", trace=trace)
+
+    def __getattr__(self, name: str) -> Any:
+        for task in self.__dict__.get("tasks", ()):
+            if task.verb == name:
+                return partial(self.known, task.name)
+        return super().__getattr__(name)
+
+    @property
+    def fingerprint(self) -> str:
+        """Short hash of the weights, the same on every machine; computed once."""
+        if self._fingerprint is None:
+            digest = hashlib.sha256()
+            for name, value in sorted(self.state_dict().items()):
+                digest.update(name.encode())
+                digest.update(value.detach().float().sum().cpu().numpy().tobytes())
+            self._fingerprint = digest.hexdigest()[:12]
+        return self._fingerprint
+
+    # -- inside ----------------------------------------------------------------------------------------------------
+
+    def _decoders(self) -> list[tuple[str, Decoder]]:
+        return [(name, module) for name, module in self.decoders.items() if isinstance(module, Decoder)]
+
+    def _encode(self, samples: Sequence[Sample], styles: Sequence[Style] | None, *, reply: bool) -> Batch:
+        return self.processor.encode(samples, styles, reply=reply).to(self.mllm.net.device)
+
+    @contextmanager
+    def _using(self) -> Iterator[None]:
+        """Evaluation mode and no gradients, whatever the caller was doing."""
+        training = self.training
+        self.eval()
+        try:
+            with torch.no_grad():
+                yield
+        finally:
+            self.train(training)
+
+    def _allowed(self, allow: Sequence[str] | None) -> tuple[Task, ...]:
+        if allow is None:
+            return self.tasks
+        loaded = {task.name: task for task in self.tasks}
+        for name in allow:
+            if name not in loaded:
+                raise unknown_name("loaded task", name, loaded)
+        return tuple(loaded[name] for name in allow)
+
+    def _answer(self, samples: Sequence[Sample], *, allow: Sequence[str] | None = None,
+                options: Mapping[str, Any] | None = None, max_new_tokens: int | None = None,
+                progress: Callable[[int, int], bool | None] | None = None) -> Iterator[Progress]:  # fmt: skip
+        if not samples:
+            return
+        banned = self.vocabulary.banned(self._allowed(allow))
+        self._check_options(options)
+        times = {"encode": time.perf_counter()}
+        batch = self._encode(samples, None, reply=False)
+        start = batch.input_ids.shape[1]
+        limit = min(max_new_tokens or self.config.max_new_tokens, self.mllm.context_length - start)
+        if limit < 1:
+            raise PromptError(f"the prompt fills the context of {self.mllm.context_length} positions")
+        times["write"] = time.perf_counter()
+        with self._using():
+            vision = None if batch.tiles is None else self.mllm.vision(batch.tiles)
+            steps = generate(
+                self.mllm, Text.of(batch), vision, end=self.vocabulary.end, banned=banned, max_new_tokens=limit
+            )
+            shown = [""] * len(samples)
+            step: Step | None = None
+            for count, step in enumerate(steps, 1):
+                if progress is not None and progress(count, limit) is False:
+                    raise Cancelled(f"cancelled after {count} tokens")
+                for i in range(len(samples)):
+                    whole = self._reply(step.text, i, start)
+                    # A character of several byte tokens is shown when it is whole.
+                    if whole.startswith(shown[i]) and len(whole) > len(shown[i]) and not whole.endswith("\ufffd"):
+                        yield Progress(request=i, text=whole[len(shown[i]) :])
+                        shown[i] = whole
+            assert step is not None
+            times["read out"] = time.perf_counter()
+            layout = find_links(step.text, start, self.vocabulary)
+            found: list[list[LinkResult]] = [[] for _ in samples]
+            if len(layout):
+                links = read_out(self.mllm, self.link_queries, step.text, layout, step.cache)
+                times["decode"] = time.perf_counter()
+                found = self._decode(links, replace(batch, links=layout), options)
+            times["end"] = time.perf_counter()
+        seconds = _durations(times)
+        for i, sample in enumerate(samples):
+            own = [k for k, row in enumerate(layout.row) if row == i]
+            ids = tuple(t for t, o in zip(step.text.ids[i, start:].tolist(), step.text.owner[i, start:].tolist(), strict=True)
+                        if o >= 0 and t != self.vocabulary.end)  # fmt: skip
+            trace = Trace(token_ids=ids, positions=tuple(layout.column[k] - start for k in own), seconds=seconds,
+                          model=self.fingerprint)  # fmt: skip
+            yield Progress(request=i, answer=Answer(
+                text=self._reply(step.text, i, start), links=tuple(found[i]), pictures=sample.pictures,
+                prompt=sample.turns[-1].question or "", trace=trace,
+            ))  # fmt: skip
+
+    def _reply(self, text: Text, row: int, start: int) -> str:
+        ids = [t for t, o in zip(text.ids[row, start:].tolist(), text.owner[row, start:].tolist(), strict=True) if o >= 0]
+        return self.vocabulary.text([t for t in ids if t != self.vocabulary.end])
+
+    def _decode(self, links: SuperLinks, batch: Batch, options: Mapping[str, Any] | None) -> list[list[LinkResult]]:
+        """Every link to its decoder; the results of each sample in reading order. Links without a picture give none."""
+        found: dict[int, LinkResult] = {}
+        ctx = Context(batch=batch)
+        chosen = self._check_options(options)
+        for name, decoder in self._decoders():
+            tasks = {task.name for task in decoder.tasks}
+            index = [
+                i for i, meta in enumerate(links.meta)
+                if meta.task in tasks and meta.parent < 0 and batch.samples[meta.sample].pictures
+            ]  # fmt: skip
+            if index:
+                results = decoder.predict(links.select(index), ctx, chosen[name])
+                assert len(results) == len(index), f"decoder {name!r} gave {len(results)} results for {len(index)} links"
+                found |= {
+                    i: LinkResult(meta=links.meta[i], decoder=name, result=result)
+                    for i, result in zip(index, results, strict=True)
+                }
+        per_sample: list[list[LinkResult]] = [[] for _ in batch.samples]
+        for i in sorted(found):
+            per_sample[links.meta[i].sample].append(found[i])
+        return per_sample
+
+    def _check_options(self, options: Mapping[str, Any] | None) -> dict[str, Any]:
+        options = dict(options or {})
+        for name in options:
+            if name not in self.decoders:
+                raise unknown_name("decoder", name, list(self.decoders))
+        return {
+            name: validate(type(decoder).Options, options.get(name, {}), source=f"options.{name}")
+            for name, decoder in self._decoders()
+        }
+
+    def _verified(self, task: str, pictures: Pictures, phrases: Sequence[str], options: Mapping[str, Any] | None) -> Answer:
+        sample = _sample(pictures).with_turns(Turn(task=TASKS[task].name, phrases=tuple(phrases)))
+        started = time.perf_counter()
+        batch = self._encode([sample], None, reply=True)
+        with self._using():
+            vision = None if batch.tiles is None else self.mllm.vision(batch.tiles)
+            text = Text.of(batch)
+            out = run_text(self.mllm, text, vision)
+            logits = self.mllm.logits(out.hidden_BTD[:, :-1])
+            logits[..., self.vocabulary.banned()] = float("-inf")
+            wanted = batch.labels[:, 1:] != -100
+            agrees = bool((logits.argmax(-1) == batch.labels[:, 1:])[wanted].all())
+            if agrees:
+                links = read_out(self.mllm, self.link_queries, text, batch.links, out.cache)
+                found = self._decode(links, batch, options)[0]
+        question = self._canonical(task, phrases)
+        if not agrees:
+            return self.ask(list(sample.pictures), question, options=options)
+        reply = [t for t in batch.labels[0].tolist() if t not in (-100, self.vocabulary.end)]
+        trace = Trace(token_ids=tuple(reply), seconds={"total": time.perf_counter() - started}, model=self.fingerprint)
+        return Answer(text=self.vocabulary.text(reply), links=tuple(found), pictures=sample.pictures, prompt=question,
+                      trace=trace)  # fmt: skip
+
+    def _canonical(self, task: str, phrases: Sequence[str]) -> str:
+        from visionllm.routing.wording import load_templates
+
+        return load_templates(TASKS[task].templates).groups[0].questions[0].format(phrases=", ".join(phrases))
+
+
+class Cancelled(VisionLLMError):
+    """The caller's ``progress`` function ended the call."""
+
+
+def _with_targets(batch: Batch) -> list[int]:
+    """Indices of the links whose turn has a truth to learn from."""
+    turns = [batch.samples[meta.sample].turns[meta.turn] for meta in batch.links.meta]
+    return [i for i, turn in enumerate(turns) if turn.target is not None]
+
+
+def _sample(pictures: Pictures) -> Sample:
+    if pictures is None:
+        return Sample()
+    many = isinstance(pictures, (list, tuple))
+    sources = pictures if many else [pictures]
+    return Sample(pictures=tuple(p if isinstance(p, Picture) else load_picture(p) for p in sources))
+
+
+def _request(pictures: Pictures, prompt: str) -> Sample:
+    if not isinstance(prompt, str):
+        raise PromptError(f"prompt: expected text, got {type(prompt).__name__}")
+    if not prompt.strip():
+        raise PromptError("prompt: empty; say what to look for, such as 'detect all cars'")
+    return _sample(pictures).with_turns(Turn(question=prompt))
+
+
+def _answers(events: Iterator[Progress], count: int) -> list[Answer]:
+    found: dict[int, Answer] = {event.request: event.answer for event in events if event.answer is not None}
+    return [found[i] for i in range(count)]
+
+
+def _durations(times: dict[str, float]) -> dict[str, float]:
+    names = list(times)
+    return {a: times[b] - times[a] for a, b in zip(names, names[1:], strict=False)}

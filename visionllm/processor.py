@@ -1,0 +1,169 @@
+"""Samples to a batch: text, tiles, decoder pixels, links. One for training and use."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from visionllm.core.batch import Batch, LinkLayout
+from visionllm.core.errors import PromptError
+from visionllm.core.geometry import Geometry
+from visionllm.core.pixels import Pixels, PixelSpec
+from visionllm.core.sample import Picture, Sample
+from visionllm.core.superlink import LinkMeta
+from visionllm.routing.render import Piece, Style, render
+from visionllm.routing.vocabulary import Vocabulary
+
+
+@dataclass(kw_only=True, slots=True, frozen=True)
+class Tiling:
+    """How pictures reach the language model; plain functions, so that the processor knows no model.
+
+    Args:
+        count: (width, height) -> number of tiles.
+        make: (H, W, 3) uint8 -> (tiles, 3, S, S).
+        tokens_per_tile: positions of one tile in the text.
+    """
+
+    count: Callable[[tuple[int, int]], int]
+    make: Callable[[np.ndarray], Tensor]
+    tokens_per_tile: int
+
+
+@dataclass(kw_only=True, slots=True)
+class _Row:
+    """One encoded sample before padding."""
+
+    ids: list[int]
+    branch: list[int]
+    position: list[int]
+    labels: list[int]
+    links: list[tuple[int, LinkMeta]]
+
+
+class Processor:
+    """Encodes samples.
+
+    Args:
+        vocabulary: text to ids.
+        tiling: pictures to tiles.
+        pixels: ``decoder/role`` -> how that decoder wants its pictures.
+        context_length: longest text the language model takes.
+    """
+
+    def __init__(
+        self, vocabulary: Vocabulary, tiling: Tiling, pixels: Mapping[str, PixelSpec], context_length: int
+    ) -> None:
+        self.vocabulary = vocabulary
+        self.tiling = tiling
+        self.pixels = dict(pixels)
+        self.context_length = context_length
+
+    def encode(self, samples: Sequence[Sample], styles: Sequence[Style] | None = None, *, reply: bool = True) -> Batch:
+        """Render and encode.
+
+        Args:
+            styles: wording of each sample; canonical without.
+            reply: include the last reply (training, known task) or stop where the model goes on (generation).
+
+        Raises:
+            PromptError: a text is longer than the context.
+        """
+        styles = styles or [Style()] * len(samples)
+        rows = [self._row(sample, i, style, reply) for i, (sample, style) in enumerate(zip(samples, styles, strict=True))]
+        pictures = [(i, k, p) for i, sample in enumerate(samples) for k, p in enumerate(sample.pictures)]
+        tiles = [self.tiling.make(picture.pixels) for _, _, picture in pictures]
+        return self._pad(rows, torch.cat(tiles) if tiles else None, self._decoder_pixels(pictures), tuple(samples))
+
+    def _row(self, sample: Sample, index: int, style: Style, reply: bool) -> _Row:
+        counts = [self.tiling.count(picture.size) * self.tiling.tokens_per_tile for picture in sample.pictures]
+        pieces = render(sample, counts, index=index, style=style, reply=reply)
+        row = _Row(ids=[], branch=[], position=[], labels=[], links=[])
+        trunk, next_position = 0, 0
+        for piece in pieces:
+            ids = self._ids(piece)
+            if piece.branch and (not row.branch or piece.branch != row.branch[-1]):
+                next_position = trunk
+            row.ids += ids
+            row.branch += [piece.branch] * len(ids)
+            row.position += range(next_position, next_position + len(ids))
+            row.labels += ids if piece.supervised else [-100] * len(ids)
+            next_position += len(ids)
+            trunk = next_position if piece.branch == 0 else trunk
+            if piece.link is not None:
+                row.links.append((len(row.ids) - 1, piece.link))
+        longest = max(row.position, default=0) + 1
+        if longest > self.context_length:
+            raise PromptError(
+                f"the prompt takes {longest} positions, {sum(counts)} of them pictures; "
+                f"the model reads {self.context_length}: shorten it or ask for fewer things at once"
+            )
+        return row
+
+    def _ids(self, piece: Piece) -> list[int]:
+        if piece.control:
+            return [self.vocabulary.control(piece.text)] * piece.repeat
+        return self.vocabulary.plain(piece.text)
+
+    def _pad(self, rows: list[_Row], tiles: Tensor | None, pixels: dict[str, tuple[Pixels, ...]],
+             samples: tuple[Sample, ...]) -> Batch:  # fmt: skip
+        width = max(len(row.ids) for row in rows)
+        table = torch.zeros(5, len(rows), width, dtype=torch.long)
+        table[0], table[1], table[4] = self.vocabulary.pad, -1, -100
+        links: list[tuple[int, int, LinkMeta]] = []
+        for i, row in enumerate(rows):
+            start = width - len(row.ids)
+            table[0, i, start:] = torch.tensor(row.ids)
+            table[1, i, start:] = i
+            table[2, i, start:] = torch.tensor(row.branch)
+            table[3, i, start:] = torch.tensor(row.position)
+            table[4, i, start:] = torch.tensor(row.labels)
+            links += [(i, start + column, meta) for column, meta in row.links]
+        layout = LinkLayout(
+            row=tuple(i for i, _, _ in links),
+            column=tuple(column for _, column, _ in links),
+            queries=tuple(self.vocabulary.tokens[meta.token][1].queries for _, _, meta in links),
+            meta=tuple(meta for _, _, meta in links),
+        )
+        ids, owner, branch, position, labels = table
+        return Batch(
+            input_ids=ids, owner=owner, branch=branch, position_ids=position, labels=labels, tiles=tiles, links=layout,
+            pixels=pixels, samples=samples,
+        )  # fmt: skip
+
+    def _decoder_pixels(self, pictures: list[tuple[int, int, Picture]]) -> dict[str, tuple[Pixels, ...]]:
+        # Equal specs share one preparation.
+        made = {spec: _prepare(pictures, spec) for spec in set(self.pixels.values())}
+        return {name: made[spec] for name, spec in self.pixels.items()}
+
+
+def _prepare(pictures: list[tuple[int, int, Picture]], spec: PixelSpec) -> tuple[Pixels, ...]:
+    """Resize and normalise; pictures of one padded size share a bucket, so nobody's padding depends on company."""
+    buckets: dict[tuple[int, int], list[tuple[tuple[int, int], Geometry, np.ndarray]]] = defaultdict(list)
+    for sample, number, picture in pictures:
+        width, height = picture.size
+        scale = spec.longest / max(width, height)
+        size = (max(1, round(width * scale)), max(1, round(height * scale)))
+        geometry = Geometry.resize(picture.size, size)
+        padded = (-(-size[1] // spec.multiple) * spec.multiple, -(-size[0] // spec.multiple) * spec.multiple)
+        buckets[padded].append(((sample, number), geometry, geometry.picture(picture.pixels)))
+    mean, std = torch.tensor(spec.mean)[:, None, None], torch.tensor(spec.std)[:, None, None]
+    found = []
+    for (height, width), entries in buckets.items():
+        values = torch.zeros(len(entries), 3, height, width)
+        mask = torch.zeros(len(entries), height, width, dtype=torch.bool)
+        for i, (_, _, small) in enumerate(entries):
+            h, w = small.shape[:2]
+            values[i, :, :h, :w] = (torch.from_numpy(small).permute(2, 0, 1).float() / 255 - mean) / std
+            mask[i, :h, :w] = True
+        found.append(
+            Pixels(
+                values=values, mask=mask, geometry=tuple(g for _, g, _ in entries), owner=tuple(o for o, _, _ in entries)
+            )
+        )
+    return tuple(found)

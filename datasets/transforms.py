@@ -24,7 +24,9 @@ _SIDES = re.compile(r"\b(left|right|leftmost|rightmost|lefthand|righthand|clockw
 class Augment(Config):
     """How strongly training samples are changed; every strength at zero leaves them alone."""
 
-    size: tuple[PositiveInt, PositiveInt] | None = Field(None, description="of the output; None keeps the crop's")
+    sizes: tuple[tuple[PositiveInt, PositiveInt], ...] = Field(
+        (), description="(width, height) of the output; of several, the one of nearest shape; none keeps the crop's"
+    )
     flip: float = Field(0.5, ge=0, le=1, description="probability of swapping left and right")
     crop: float = Field(0.7, ge=0, le=1, description="probability of cutting out a part")
     scale: tuple[PositiveFloat, PositiveFloat] = Field((0.35, 1.0), description="area of the part, of the whole")
@@ -68,7 +70,12 @@ class Augment(Config):
         geometry = Geometry.crop(size, box_xyxy)
         if mirrored and flip:
             geometry = geometry.then(Geometry.hflip(geometry.output_size))
-        return geometry if self.size is None else geometry.then(Geometry.resize(geometry.output_size, self.size))
+        if not self.sizes:
+            return geometry
+        width, height = geometry.output_size
+        shape = math.log(width / height)
+        nearest = min(self.sizes, key=lambda size: abs(math.log(size[0] / size[1]) - shape))
+        return geometry.then(Geometry.resize(geometry.output_size, nearest))
 
     def relight(self, pixels: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         """(H, W, 3) uint8 -> the same: light, colour, blur, noise."""

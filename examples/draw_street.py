@@ -9,7 +9,7 @@ import cv2
 
 from visionllm.datasets.scenes import draw_scene
 
-SEED = 0  # a bright day: cars near and far, some half hidden, people, trees
+SEED = 1667  # a bright day: cars near and far, some half hidden, riders, a truck, trees
 
 
 def main() -> None:

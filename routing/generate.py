@@ -31,20 +31,20 @@ class Step:
 
 @torch.no_grad()
 def generate(model: LanguageModel, text: Text, vision: Tensor | None, *, end: int, banned: Sequence[int],
-             max_new_tokens: int) -> Iterator[Step]:  # fmt: skip
-    """Write replies until every row has written ``end`` or ``max_new_tokens`` are spent."""
+             limits: Sequence[int]) -> Iterator[Step]:  # fmt: skip
+    """Write replies until every row has written ``end`` or as many tokens as its own of the ``limits``."""
     out = run_text(model, text, vision)
     shut = torch.tensor(sorted(banned), dtype=torch.long, device=text.ids.device)
     alive = torch.ones(len(text.ids), dtype=torch.bool, device=text.ids.device)
-    for count in range(max_new_tokens):
+    room = torch.tensor(limits, device=text.ids.device)
+    for count in range(1, max(limits) + 1):
         logits = model.logits(out.hidden_BTD[:, -1]).float()
-        # Rows of a padded vocabulary have no text; an id beyond the tokenizer can never be a reply.
         logits[:, shut] = float("-inf")
         tokens = logits.argmax(-1)
         text = text.append(tokens, alive)
-        alive = alive & (tokens != end)
+        alive = alive & (tokens != end) & (room > count)
         yield Step(text=text, cache=out.cache, tokens=tokens, alive=alive)
-        if not bool(alive.any()) or count == max_new_tokens - 1:
+        if not bool(alive.any()):
             return
         mask = (text.owner >= 0).long()
         out = model.text(model.embed(text.ids[:, -1:], None), mask, text.position[:, -1:], out.cache)

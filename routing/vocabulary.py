@@ -52,7 +52,13 @@ class Vocabulary:
             text = path.read_text(encoding="utf-8")
         except FileNotFoundError:
             raise CheckpointError(f"{path}: missing; the vocabulary is part of every checkpoint") from None
-        return cls(Tokenizer.from_str(text), tasks)
+        except (OSError, UnicodeDecodeError) as error:
+            raise CheckpointError(f"{path}: cannot be read ({type(error).__name__})") from None
+        try:
+            tokenizer = Tokenizer.from_str(text)
+        except Exception as error:  # noqa: BLE001 (the library raises nothing narrower)
+            raise CheckpointError(f"{path}: not a tokenizer ({error})") from None
+        return cls(tokenizer, tasks)
 
     def save(self, folder: Path) -> None:
         (folder / FILE).write_text(self._full.to_str(pretty=False), encoding="utf-8")

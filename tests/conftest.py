@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import settings
@@ -37,3 +39,145 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             for item in items:
                 if item.get_closest_marker("gpu"):
                     item.add_marker(pytest.mark.skip(reason="needs a GPU"))
+
+
+# --- the real model, made small -------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="session")
+def tiny_network() -> Callable[..., dict[str, Any]]:
+    """Keys of the smallest (MM) Grounding DINO, some of them replaced."""
+
+    def make(kind: str = "mm-grounding-dino", **changes: Any) -> dict[str, Any]:
+        return {
+            "model_type": kind, "d_model": 32, "encoder_layers": 1, "decoder_layers": 2, "encoder_ffn_dim": 32,
+            "decoder_ffn_dim": 32, "encoder_attention_heads": 2, "decoder_attention_heads": 2, "encoder_n_points": 2,
+            "decoder_n_points": 2, "num_queries": 20, "num_feature_levels": 3, "dropout": 0.0, "fusion_droppath": 0.0,
+            "backbone_config": {
+                "model_type": "resnet", "embedding_size": 8, "hidden_sizes": [8, 8, 16, 16], "depths": [1, 1, 1, 1],
+                "layer_type": "basic", "out_features": ["stage2", "stage3", "stage4"],
+            },
+            **changes,
+        }  # fmt: skip
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def tiny_settings(root: Path, tiny_network: Callable[..., dict[str, Any]]) -> Callable[..., dict[str, Any]]:
+    """The model section of a training config at test size: 0.2 M parameters, tiles of 64 pixels, four tokens a tile."""
+
+    def make(kind: str = "mm-grounding-dino", context: int = 1024, **objects: Any) -> dict[str, Any]:
+        vision = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 48,
+                  "image_size": [64, 64], "patch_size": [16, 16], "attention_bias": True, "norm_type": "layer_norm",
+                  "layer_scale_init_value": 1.0}  # fmt: skip
+        text = {"model_type": "qwen2", "vocab_size": 2048, "hidden_size": 32, "num_hidden_layers": 2,
+                "num_attention_heads": 4, "num_key_value_heads": 2, "intermediate_size": 48,
+                "max_position_embeddings": context, "tie_word_embeddings": True}  # fmt: skip
+        return {
+            "tokenizer": str(root / "configs" / "models" / "nano" / "tokenizer.json"),
+            "max_tiles": 4,
+            "mllm": {"image_token_id": 0, "image_seq_length": 4, "downsample_ratio": 0.5, "tie_word_embeddings": True,
+                     "vision_config": vision, "text_config": text},
+            "decoders": {"objects": {"longest": 96, "group_norm": 4, "network": tiny_network(kind), **objects}},
+        }  # fmt: skip
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def make_model(tiny_settings: Callable[..., dict[str, Any]]) -> Callable[..., Any]:
+    """Build the tiny model, in evaluation mode. Weights are large, so that whoever is seen is felt."""
+
+    def make(seed: int = 0, **settings: Any) -> Any:
+        import torch
+
+        from visionllm.engine import ModelConfig, build_model
+
+        torch.manual_seed(seed)
+        model = build_model(ModelConfig(**tiny_settings(**settings)))
+        with torch.no_grad():
+            for parameter in model.parameters():
+                parameter.add_(torch.randn_like(parameter) * 0.15)
+        return model.eval()
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def model(make_model: Callable[..., Any]) -> Any:
+    """A tiny model that nobody may change; what needs its own builds one."""
+    return make_model()
+
+
+@pytest.fixture(scope="session")
+def picture() -> Callable[..., Any]:
+    """A picture of smooth noise, (width, height) pixels."""
+
+    def make(width: int = 80, height: int = 60, seed: int = 0) -> Any:
+        import cv2
+        import numpy as np
+
+        from visionllm.core.sample import Picture
+
+        coarse = np.random.default_rng(seed).integers(0, 256, (6, 8, 3), dtype=np.uint8)
+        return Picture(pixels=cv2.resize(coarse, (width, height), interpolation=cv2.INTER_LINEAR), name=f"noise {seed}")
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def boxed(picture: Callable[..., Any]) -> Callable[..., Any]:
+    """A training sample of the detection task; ``boxes`` are (phrase, x1, y1, x2, y2)."""
+
+    def make(
+        phrases: tuple[str, ...] = ("car", "dog"),
+        boxes: tuple[tuple[float, ...], ...] = ((0, 5, 5, 40, 30), (0, 30, 20, 70, 55), (1, 10, 30, 30, 50)),
+        size: tuple[int, int] = (80, 60),
+        seed: int = 0,
+        question: str | None = None,
+    ) -> Any:
+        import numpy as np
+
+        from visionllm.core.sample import BoxTarget, Sample, Turn
+
+        table = np.array(boxes, np.float32).reshape(-1, 5)
+        target = BoxTarget(boxes_xyxy=table[:, 1:], phrase=table[:, 0].astype(np.int64))
+        turn = Turn(task="detection", phrases=phrases, target=target, question=question)
+        return Sample(pictures=(picture(*size, seed=seed),), turns=(turn,))
+
+    return make
+
+
+@pytest.fixture
+def dictate(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """Make a model write given ids: one list for each row of the next batch, then the end of the reply."""
+
+    def patch(model: Any, *scripts: list[int]) -> None:
+        import torch
+
+        step = iter(range(10_000))
+
+        def logits(hidden: Any) -> Any:
+            now = next(step)
+            table = torch.zeros(len(hidden), model.mllm.vocabulary_size)
+            for row, script in enumerate(scripts):
+                table[row, script[now] if now < len(script) else model.vocabulary.end] = 50.0
+            return table
+
+        monkeypatch.setattr(model.mllm, "logits", logits)
+
+    return patch
+
+
+@pytest.fixture(scope="session")
+def reply_ids() -> Callable[..., list[int]]:
+    """Ids of the canonical routed reply to some phrases, the end mark included."""
+
+    def make(model: Any, phrases: tuple[str, ...]) -> list[int]:
+        from visionllm.core.sample import Sample, Turn
+
+        batch = model.processor.encode([Sample(turns=(Turn(task="detection", phrases=phrases),))])
+        return [token for token in batch.labels[0].tolist() if token != -100]
+
+    return make

@@ -61,6 +61,8 @@ def read_config(folder: Path) -> dict[str, Any]:
         raise CheckpointError(f"{path}: missing; {folder} is not a checkpoint") from None
     except (ValueError, OSError):
         raise CheckpointError(f"{path}: not valid JSON") from None
+    if not isinstance(values, dict):
+        raise CheckpointError(f"{path}: not a VisionLLM checkpoint (expected keys and values)")
     found = values.get("format_version")
     if values.get("model_type") != "visionllm" or not isinstance(found, int):
         raise CheckpointError(f"{path}: not a VisionLLM checkpoint (model_type {values.get('model_type')!r})")

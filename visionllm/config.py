@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
-from transformers import PretrainedConfig
+from transformers import InternVLConfig, PretrainedConfig
 
 from visionllm.core.config import validate
 from visionllm.core.errors import CheckpointError, ConfigError
 from visionllm.decoders import DECODERS
-from visionllm.mllm.internvl import internvl_config
 
 FORMAT_VERSION = 1
 
@@ -41,7 +40,7 @@ class VisionLLMConfig(PretrainedConfig):
         return int(self.get_text_config().hidden_size)
 
     def get_text_config(self, *args: Any, **kwargs: Any) -> Any:
-        return internvl_config(self.mllm).get_text_config() if self.mllm else self
+        return InternVLConfig(**self.mllm).get_text_config() if self.mllm else self
 
     def decoder_configs(self) -> dict[str, Any]:
         """Validated configuration of every decoder.
@@ -51,6 +50,8 @@ class VisionLLMConfig(PretrainedConfig):
             ConfigError: a key of a decoder's configuration is wrong.
         """
         found = {}
+        if not isinstance(self.decoders or {}, dict):
+            raise ConfigError(f"decoders: expected names and settings, got {type(self.decoders).__name__}")
         for name, values in (self.decoders or {}).items():
             if name not in DECODERS:
                 provider = (self.providers or {}).get(name, {})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import json
 import os
 import shutil
@@ -88,7 +89,9 @@ class TrainConfig(Config):
 
 def load_config(path: str | Path, overrides: Sequence[str] = ()) -> TrainConfig:
     """A training config from YAML and ``key=value`` words; a ``model`` that is a path is read from there."""
-    values = apply_overrides(read_yaml(path), [])
+    values = read_yaml(path)
+    if not isinstance(values, dict):
+        raise ConfigError(f"{path}: expected keys and values, got {type(values).__name__}")
     model = values.get("model")
     if isinstance(model, str):
         values = {**values, "model": _model_file(Path(path).parent / model)}
@@ -108,7 +111,9 @@ def train(config: TrainConfig, *, resume: bool = False) -> Path:
         mixed_precision=run.precision, kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=True)]
     )
     torch.manual_seed(run.seed)
-    model = build_model(config.model).train()
+    # Before anything copies it: the running average lives beside the weights.
+    model = build_model(config.model).train().to(accelerator.device)
+    check_weights(config, model)
     optimizer = make_optimizer(model, config.optim)
     loader = make_loader(config, accelerator.process_index, accelerator.num_processes)
     average = Average(model, config.optim.ema) if config.optim.ema else None
@@ -162,6 +167,16 @@ def train(config: TrainConfig, *, resume: bool = False) -> Path:
     return folder / _name(run.steps) / "model"
 
 
+def check_weights(config: TrainConfig, model: VisionLLM) -> None:
+    """A weight of a loss that does not exist would change nothing, unseen."""
+    known = model.loss_weights()
+    for name in config.loss_weights:
+        if name not in known:
+            close = difflib.get_close_matches(name, known, n=1)
+            hint = f"did you mean {close[0]}?" if close else f"known: {', '.join(known)}"
+            raise ConfigError(f"loss_weights.{name}: no such loss ({hint})")
+
+
 def weigh(losses: Losses, counts: dict[str, float], weights: dict[str, float], logged: dict[str, float]) -> Tensor:
     """Sums over counts, weighted and added; ``logged`` gathers each part and the total."""
     total: Any = 0.0
@@ -187,13 +202,9 @@ def build_model(config: ModelConfig) -> VisionLLM:
     """
     if config.start is not None:
         model = VisionLLM.from_pretrained(None if config.start == "embedded" else config.start)
-        if not config.decoders:
-            return model
-        merged = {name: {**values, **config.decoders.get(name, {})} for name, values in model.config.decoders.items()}
-        settings = VisionLLMConfig(**{**model.config.to_dict(), "decoders": merged})
-        changed = VisionLLM(settings, model.vocabulary)
-        changed.load_state_dict(model.state_dict())
-        return changed
+        for name, values in config.decoders.items():
+            model.configure(name, **values)
+        return model
     if config.tokenizer is None or not config.mllm:
         raise ConfigError("model: give start (a checkpoint), or mllm and tokenizer for a model from scratch")
     try:

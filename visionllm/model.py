@@ -139,6 +139,22 @@ class VisionLLM(PreTrainedModel):
         save_weights(self, folder, dtype)
         self.vocabulary.save(folder)
 
+    def configure(self, decoder: str, **values: Any) -> None:
+        """Change settings of a decoder that its weights do not depend on (a threshold, the size of its pictures).
+
+        Raises:
+            ConfigError: no such setting, or a value that does not fit.
+        """
+        if decoder not in self.decoders:
+            raise unknown_name("decoder", decoder, list(self.decoders))
+        merged = {**self.config.decoders[decoder], **values}
+        settings = validate(DECODERS[decoder].Config, merged, source=f"decoders.{decoder}")
+        fresh = DECODERS[decoder].from_config(settings, self.mllm.hidden_size)
+        fresh.load_state_dict(self.decoders[decoder].state_dict())
+        self.decoders[decoder] = fresh.to(self.mllm.net.device).train(self.training)
+        self.config.decoders = {**self.config.decoders, decoder: merged}
+        self.processor.pixels |= {f"{decoder}/{role}": spec for role, spec in fresh.pixels.items()}
+
     def _init_weights(self, module: nn.Module) -> None:
         """Nothing: every module keeps the initialisation of its own constructor."""
 
@@ -277,7 +293,9 @@ class VisionLLM(PreTrainedModel):
             digest = hashlib.sha256()
             for name, value in sorted(self.state_dict().items()):
                 digest.update(name.encode())
-                digest.update(value.detach().float().sum().cpu().numpy().tobytes())
+                # A sum of bytes is exact: no order of adding, device or number of threads can change it.
+                total = int(value.detach().contiguous().flatten().view(torch.uint8).sum())
+                digest.update(total.to_bytes(8, "little"))
             self._fingerprint = digest.hexdigest()[:12]
         return self._fingerprint
 
@@ -309,29 +327,39 @@ class VisionLLM(PreTrainedModel):
                 raise unknown_name("loaded task", name, loaded)
         return tuple(loaded[name] for name in allow)
 
+    def _banned(self, tasks: Sequence[Task]) -> list[int]:
+        """Ids a reply must not hold: those that steer, and the rows of a padded vocabulary, which have no text."""
+        return [*self.vocabulary.banned(tasks), *range(len(self.vocabulary), self.mllm.vocabulary_size)]
+
+    # As a decorator it lets go of the caller's thread at every yield; as a block it would not.
+    @torch.no_grad()
     def _answer(self, samples: Sequence[Sample], *, allow: Sequence[str] | None = None,
                 options: Mapping[str, Any] | None = None, max_new_tokens: int | None = None,
                 progress: Callable[[int, int], bool | None] | None = None) -> Iterator[Progress]:  # fmt: skip
         if not samples:
             return
-        banned = self.vocabulary.banned(self._allowed(allow))
+        banned = self._banned(self._allowed(allow))
         self._check_options(options)
         times = {"encode": time.perf_counter()}
         batch = self._encode(samples, None, reply=False)
         start = batch.input_ids.shape[1]
-        limit = min(max_new_tokens or self.config.max_new_tokens, self.mllm.context_length - start)
-        if limit < 1:
+        longest = self.config.max_new_tokens if max_new_tokens is None else max_new_tokens
+        free = self.mllm.context_length - (batch.owner >= 0).sum(1)
+        limits = free.clamp(max=longest).tolist()
+        if longest < 1:
+            raise PromptError(f"max_new_tokens: expected at least 1, got {longest}")
+        if min(limits) < 1:
             raise PromptError(f"the prompt fills the context of {self.mllm.context_length} positions")
         times["write"] = time.perf_counter()
         with self._using():
             vision = None if batch.tiles is None else self.mllm.vision(batch.tiles)
             steps = generate(
-                self.mllm, Text.of(batch), vision, end=self.vocabulary.end, banned=banned, max_new_tokens=limit
+                self.mllm, Text.of(batch), vision, end=self.vocabulary.end, banned=banned, limits=limits
             )
             shown = [""] * len(samples)
             step: Step | None = None
             for count, step in enumerate(steps, 1):
-                if progress is not None and progress(count, limit) is False:
+                if progress is not None and progress(count, max(limits)) is False:
                     raise Cancelled(f"cancelled after {count} tokens")
                 for i in range(len(samples)):
                     whole = self._reply(step.text, i, start)
@@ -353,10 +381,16 @@ class VisionLLM(PreTrainedModel):
             own = [k for k, row in enumerate(layout.row) if row == i]
             ids = tuple(t for t, o in zip(step.text.ids[i, start:].tolist(), step.text.owner[i, start:].tolist(), strict=True)
                         if o >= 0 and t != self.vocabulary.end)  # fmt: skip
-            trace = Trace(token_ids=ids, positions=tuple(layout.column[k] - start for k in own), seconds=seconds,
-                          model=self.fingerprint)  # fmt: skip
+            trace = Trace(
+                token_ids=ids, positions=tuple(layout.column[k] - start for k in own),
+                routed=tuple((layout.meta[k].token, layout.meta[k].phrase) for k in own), seconds=seconds,
+                model=self.fingerprint,
+            )  # fmt: skip
+            whole = self._reply(step.text, i, start)
+            if len(whole) > len(shown[i]):  # the limit fell inside a character
+                yield Progress(request=i, text=whole[len(shown[i]) :])
             yield Progress(request=i, answer=Answer(
-                text=self._reply(step.text, i, start), links=tuple(found[i]), pictures=sample.pictures,
+                text=whole, links=tuple(found[i]), pictures=sample.pictures,
                 prompt=sample.turns[-1].question or "", trace=trace,
             ))  # fmt: skip
 
@@ -406,7 +440,7 @@ class VisionLLM(PreTrainedModel):
             text = Text.of(batch)
             out = run_text(self.mllm, text, vision)
             logits = self.mllm.logits(out.hidden_BTD[:, :-1])
-            logits[..., self.vocabulary.banned()] = float("-inf")
+            logits[..., self._banned(self.tasks)] = float("-inf")
             wanted = batch.labels[:, 1:] != -100
             agrees = bool((logits.argmax(-1) == batch.labels[:, 1:])[wanted].all())
             if agrees:

@@ -113,7 +113,9 @@ def _wall(
             mid = patch(quad, 0.42, 1.08, 0.58, 1.26)
             sprite.fill(mid, (52, 62, 76))
     if brick:
-        sprite.fill_all([patch(quad, 0, v, 1, v + 0.008) for v in np.arange(0.06, 1.0, 0.08).tolist()], shade(colour, 0.82))
+        sprite.fill_all(
+            [patch(quad, 0, v, 1, v + 0.008) for v in np.arange(0.06, 1.0, 0.08).tolist()], shade(colour, 0.82)
+        )
     floors = 1 if eaves < 3.6 else 2
     columns = 2 if gable else 3
     door_at = rng.randrange(columns)

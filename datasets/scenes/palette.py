@@ -106,6 +106,3 @@ def texture(kind: str, width: int, height: int) -> np.ndarray:
         assert kind == "plain", kind
         field = 8 * _cloud(generator, wide, tall, (6, 30))
     return np.clip(128.0 + field, 0, 255).astype(np.uint8)
-
-
-TEXTURES = ("asphalt", "grass", "wood", "cloth", "tiles", "bricks", "stripes", "sky", "plain")

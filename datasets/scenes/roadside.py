@@ -256,17 +256,16 @@ def _flat_block(
 
 def _litter(drop: Backdrop, ground: Ground, road: Road, rng: random.Random) -> None:
     """Patches of tar, manholes, cracks and leaves: nothing that should be found."""
-    h, w = drop.stuff.shape
+    w = drop.stuff.shape[1]
     for _ in range(rng.randint(0, 5)):
         z = rng.uniform(road.near, road.far) if road.across else log_uniform(rng, 3.0, 25.0)
         x = rng.uniform(-5.0, 5.0) if road.across else road.middle(z) + rng.uniform(-0.8, 0.8) * road.half
-        tar = drop.image[min(h - 1, int(ground.horizon + 0.45 * (h - ground.horizon))), w // 2].tolist()
         sx, sz = rng.uniform(0.2, 1.2), rng.uniform(0.2, 0.8)
         corners = [
             (x + sx * math.cos(t) * rng.uniform(0.7, 1.2), 0.0, z + sz * math.sin(t))
             for t in np.linspace(0, 6.28, 9)[:-1]
         ]
-        drop.marks([ground.points(corners)], shade((tar[0], tar[1], tar[2]), rng.choice((0.78, 0.86, 1.1))))
+        drop.marks([ground.points(corners)], shade(drop.colours["road"], rng.choice((0.78, 0.86, 1.1))))
     leaves = []
     for _ in range(rng.randint(0, 14)):
         z = log_uniform(rng, 2.5, 12.0)

@@ -48,6 +48,7 @@ class Backdrop:
         self.rng, self.air = rng, air
         self.image = np.empty((height, width, 3), np.uint8)
         self.stuff = np.zeros((height, width), np.uint8)
+        self.colours: dict[str, RGB] = {}
         self._textures: dict[str, str] = {}
 
     def sky(self, top: RGB, low: RGB, horizon: float) -> None:
@@ -62,6 +63,7 @@ class Backdrop:
         shape = [fixed(np.asarray(points_px, float))]
         cv2.fillPoly(self.image, shape, mix(colour, self.air, haze), cv2.LINE_AA, SHIFT)
         cv2.fillPoly(self.stuff, shape, STUFF.index(stuff), cv2.LINE_8, SHIFT)
+        self.colours[stuff] = colour
         if kind:
             self._textures[stuff] = kind
 

@@ -44,7 +44,7 @@ def build(stage: Stage) -> None:
         slope=rng.uniform(-0.28, 0.28) if rng.random() < 0.6 else 0.0, near=near, far=near + lane * lanes,
     )  # fmt: skip
     sides = (rng.choice(roadside.SIDES), rng.choice(roadside.SIDES))
-    haze = rng.choice((0.0, 0.0, 0.01, 0.02, 0.045))
+    haze = rng.choice((0.0, 0.0, 0.0, 0.006, 0.012, 0.035))
     stage.fog = jitter(rng, (196, 202, 210), 14)
     if not across and rng.random() < 0.45:
         _rows(stage, ground, road, haze)

@@ -171,21 +171,19 @@ class ObjectsDecoder(Decoder):
             phrases,
             torch.zeros(1, 1, dtype=torch.bool, device=device),
         )
-        last = self.detector.decode(encoded, *self.detector.select(encoded), None)[-1]
+        layers = self.detector.decode(encoded, *self.detector.select(encoded), None)
         tokens = torch.where(encoded.valid_BS[..., None], encoded.logits_BSP, torch.zeros_like(encoded.logits_BSP))
-        return (
-            last.logits_BNP.sum() + last.boxes_BN4.sum() + tokens.sum() + encoded.box_logits_BS4.sum()
-            + self._presence(encoded, last).sum()
-        )  # fmt: skip
+        # Every layer: references are detached, so the last one does not reach the heads before it.
+        total = tokens.sum() + encoded.box_logits_BS4.sum() + self._presence(encoded, layers[-1]).sum()
+        return total + torch.stack([layer.logits_BNP.sum() + layer.boxes_BN4.sum() for layer in layers]).sum()
 
     def _phrases(self, links: SuperLinks) -> Tensor:
         """(L, C) phrase embedding of every link."""
         per_query = self.phrase_head(links.states.to(self.phrase_head[1].weight.dtype))
-        owner = torch.repeat_interleave(
-            torch.arange(len(links), device=per_query.device), torch.tensor(links.queries, device=per_query.device)
-        )
+        counts = torch.tensor(links.queries, dtype=torch.long, device=per_query.device)
+        owner = torch.repeat_interleave(torch.arange(len(links), device=per_query.device), counts)
         total = per_query.new_zeros(len(links), per_query.shape[-1]).index_add(0, owner, per_query)
-        return total / torch.tensor(links.queries, device=per_query.device, dtype=per_query.dtype)[:, None]
+        return total / counts.to(per_query.dtype)[:, None]
 
     def _bucket_loss(self, encoded: Encoded, truth: criterion.Truth) -> dict[str, Tensor]:
         content, reference = self.detector.select(encoded)

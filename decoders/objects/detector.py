@@ -18,8 +18,15 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from huggingface_hub.errors import StrictDataclassError
 from torch import Tensor, nn
-from transformers import AutoConfig, GroundingDinoForObjectDetection, MMGroundingDinoForObjectDetection
+from transformers import (
+    CONFIG_MAPPING,
+    AutoConfig,
+    GroundingDinoForObjectDetection,
+    MMGroundingDinoConfig,
+    MMGroundingDinoForObjectDetection,
+)
 from transformers.models.grounding_dino import modeling_grounding_dino as gdino
 from transformers.models.mm_grounding_dino import modeling_mm_grounding_dino as mm_gdino
 
@@ -95,6 +102,8 @@ class LinkDetector(nn.Module):
             nn.Parameter(torch.full((), -math.log(99.0))) for _ in range(1 if one_class_head else len(classes))
         )
         self.encoder_bias = nn.Parameter(torch.full((), -math.log(99.0)))
+        # MM-Grounding DINO divides its scores by the root of the width, Grounding DINO does not.
+        self.scale = self.width**-0.5 if self.config.model_type == MMGroundingDinoConfig.model_type else 1.0
         for name in ("bbox_embed", "class_embed"):
             setattr(self.net.decoder, name, None)
         del self.net.encoder_output_class_embed
@@ -204,7 +213,7 @@ class LinkDetector(nn.Module):
     def _score(self, tokens: Tensor, phrases: Tensor, phrase_padding_BP: Tensor, bias: Tensor) -> Tensor:
         # Scores are compared and ranked: bf16 has 3 digits, too few for either.
         with torch.autocast(tokens.device.type, enabled=False):
-            scores = tokens.float() @ phrases.float().transpose(1, 2) / math.sqrt(self.width) + bias
+            scores = tokens.float() @ phrases.float().transpose(1, 2) * self.scale + bias
         return scores.masked_fill(phrase_padding_BP[:, None, :], float("-inf"))
 
     def _levels(self, pixels: Tensor, mask: Tensor) -> tuple[list[Tensor], list[Tensor], list[Tensor]]:
@@ -232,17 +241,29 @@ def detector_config(network: dict[str, Any]) -> Any:
     kind = keys.pop("model_type", None)
     if kind not in _CLASSES:
         raise ConfigError(f"objects.network.model_type: expected one of {', '.join(_CLASSES)}, got {kind!r}")
+    for key in ("two_stage", "embedding_init_target"):
+        if not keys.setdefault(key, True):
+            raise ConfigError(f"objects.network.{key}: only true is supported")
     keys["text_config"] = dict(_NO_TEXT)
-    keys["two_stage"] = True
-    backbone = keys.get("backbone_config")
-    if isinstance(backbone, dict):
-        backbone = dict(backbone)
-        keys["backbone_config"] = AutoConfig.for_model(backbone.pop("model_type"), **backbone)
+    if keys.get("backbone_config") is not None:
+        keys["backbone_config"] = _known_config("objects.network.backbone_config", keys["backbone_config"])
+    return _known_config("objects.network", {"model_type": kind, **keys})
+
+
+def _known_config(path: str, values: Any) -> Any:
+    """A transformers configuration whose every key is one of its fields; transformers itself takes any key."""
+    keys = dict(values) if isinstance(values, dict) else {}
+    kind = keys.pop("model_type", None)
+    if kind not in CONFIG_MAPPING:
+        raise ConfigError(f"{path}.model_type: no such kind of model: {kind!r}")
     known = AutoConfig.for_model(kind)
     for key in keys:
         if not hasattr(known, key):
-            raise ConfigError(f"objects.network.{key}: not a field of {type(known).__name__}")
-    return AutoConfig.for_model(kind, **keys)
+            raise ConfigError(f"{path}.{key}: not a field of {type(known).__name__}")
+    try:
+        return AutoConfig.for_model(kind, **keys)
+    except (TypeError, ValueError, StrictDataclassError) as error:
+        raise ConfigError(f"{path}: {' '.join(str(error).split())}") from None
 
 
 def _use_group_norm(module: nn.Module, groups: int) -> None:

@@ -25,6 +25,7 @@ ALLOWED: dict[str, set[str]] = {
     "checkpoint": {"core", "routing", "config"},
     "model": {"core", "routing", "decoders", "mllm", "processor", "config", "checkpoint"},
     "engine": BELOW_ENGINE,
+    "evaluation": BELOW_ENGINE,
 }
 PUBLIC = set(visionllm.__all__)
 HOMES = {name: home.split(".")[1] for name, home in visionllm._HOMES.items()}

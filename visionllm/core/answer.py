@@ -77,6 +77,7 @@ class Trace:
     Args:
         token_ids: ids of the reply.
         positions: for each link, the index of its routing token in ``token_ids``.
+        routed: (token, phrase) of every routing token in the reply, decoded or not.
         seconds: wall time of each stage.
         model: fingerprint of the weights.
         seed: of the sampling.
@@ -84,6 +85,7 @@ class Trace:
 
     token_ids: tuple[int, ...] = ()
     positions: tuple[int, ...] = ()
+    routed: tuple[tuple[str, str], ...] = ()
     seconds: Mapping[str, float] = field(default_factory=dict)
     model: str | None = None
     seed: int | None = None
@@ -168,11 +170,12 @@ class Answer:
     def explain(self) -> str:
         """A table of links: which token of which phrase went to which decoder and what came out; then the times."""
         lines = [f"prompt  {self.prompt}", f"reply   {self.text}", ""]
-        rows = [("#", "at", "token", "phrase", "queries", "task", "decoder", "result")]
+        rows: list[tuple[str, ...]] = [("#", "at", "token", "phrase", "queries", "task", "decoder", "result")]
         rows += [self._row(i, link) for i, link in enumerate(self.links)]
         lines += _table(rows) if self.links else ["No routing token in the reply: the answer is its text."]
         if self.trace.seconds:
-            lines += ["", "time    " + ", ".join(f"{stage} {s * 1000:.0f} ms" for stage, s in self.trace.seconds.items())]
+            times = (f"{stage} {seconds * 1000:.0f} ms" for stage, seconds in self.trace.seconds.items())
+            lines += ["", f"time    {', '.join(times)}"]
         if self.trace.model:
             lines.append(f"model   {self.trace.model}")
         if self.trace.seed is not None:

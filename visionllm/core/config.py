@@ -93,7 +93,8 @@ def _fields(cls: Any, loc: tuple[Any, ...]) -> list[str]:
     for part in loc:
         if isinstance(cls, type) and issubclass(cls, BaseModel):
             field = cls.model_fields.get(str(part))
-            cls = _model_in(field.annotation) if field else None
+            # What is no field is an index or a key, and stands before the same model.
+            cls = _model_in(field.annotation) if field else cls
     return list(cls.model_fields) if isinstance(cls, type) and issubclass(cls, BaseModel) else []
 
 

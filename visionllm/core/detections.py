@@ -21,9 +21,12 @@ from visionllm.core.sample import Picture
 if TYPE_CHECKING:
     import supervision
 
-# Colours that differ in hue and lightness and carry white or black letters; phrase i takes colour i modulo their number.
-_PALETTE = ("#E6194B", "#1F77FF", "#2CA02C", "#FF8C00", "#9B30FF", "#00B8B8", "#FFD500", "#F032E6", "#8B5A2B", "#7FDB00")
-_LETTERS = ("#FFFFFF", "#FFFFFF", "#FFFFFF", "#000000", "#FFFFFF", "#000000", "#000000", "#FFFFFF", "#FFFFFF", "#000000")
+# (box, letters on it): hues that are told apart; phrase i takes colour i modulo their number.
+_COLOURS = (
+    ("#E6194B", "#FFFFFF"), ("#1F77FF", "#FFFFFF"), ("#2CA02C", "#FFFFFF"), ("#FF8C00", "#000000"),
+    ("#9B30FF", "#FFFFFF"), ("#00B8B8", "#000000"), ("#FFD500", "#000000"), ("#F032E6", "#FFFFFF"),
+    ("#8B5A2B", "#FFFFFF"), ("#7FDB00", "#000000"),
+)  # fmt: skip
 
 
 @RESULT_TYPES.register("detections")
@@ -235,15 +238,24 @@ class Detections:
             ShapeError: the picture given has another size.
         """
         import supervision
+        from matplotlib import get_data_path
 
         scene = self._scene(picture)
         boxes = self.to_supervision()
-        colours = supervision.ColorPalette.from_hex(list(_PALETTE))
-        letters = supervision.ColorPalette.from_hex(list(_LETTERS))
+        # Lines are drawn through pixels, our right and bottom edges lie behind the last one.
+        boxes.xyxy[:, 2:] = np.maximum(boxes.xyxy[:, 2:] - 1, boxes.xyxy[:, :2])
+        colours, letters = (supervision.ColorPalette.from_hex(list(column)) for column in zip(*_COLOURS, strict=True))
+        # supervision brings matplotlib, whose font knows far more letters than Pillow's own.
+        font = Path(get_data_path(), "fonts", "ttf", "DejaVuSans.ttf")
         unit = min(scene.size) / 400
         line = supervision.BoxAnnotator(color=colours, thickness=max(1, round(1.5 * unit)))
         label = supervision.RichLabelAnnotator(
-            color=colours, text_color=letters, font_size=max(10, round(11 * unit)), text_padding=max(2, round(3 * unit))
+            color=colours,
+            text_color=letters,
+            font_path=str(font),
+            font_size=max(10, round(11 * unit)),
+            text_padding=max(2, round(3 * unit)),
+            smart_position=True,
         )
         texts = [f"{self.phrases[label]} {score:.2f}" for label, score, _ in self._rows()]
         return label.annotate(line.annotate(scene, boxes), boxes, labels=texts)

@@ -1,6 +1,7 @@
 """The one transform object: it carries picture, boxes, points and masks through resize, pad, crop and flip, and back.
 
-Coordinates are pixel EDGES: pixel i covers [i, i + 1), a picture covers [0, width] x [0, height]. Sizes are (width, height).
+Coordinates are pixel EDGES: pixel i covers [i, i + 1), a picture covers [0, width] x [0, height].
+Sizes are (width, height).
 """
 
 from __future__ import annotations
@@ -156,7 +157,7 @@ class Geometry:
         return canvas
 
     def _source_window(self) -> tuple[int, int, int, int] | None:
-        """Input pixels (x1, y1, x2, y2) that reach the output, with a rim for interpolation where edges are fractional."""
+        """Input pixels (x1, y1, x2, y2) that reach the output; fractional edges get a rim for interpolation."""
         box = self.inverse()._boxes(np.array([0, 0, *self.output_size]))
         near = np.round(box)
         fractional = np.abs(box - near) > 1e-6
@@ -177,12 +178,12 @@ class Geometry:
         return (left, top, right, bottom) if right > left and bottom > top else None
 
     def _interpolate(self, pixels: np.ndarray, padding: tuple[int, int, int]) -> np.ndarray:
-        scale = np.linalg.norm(self.matrix[:, :2], axis=0)
-        smaller = tuple(max(1, min(side, int(np.ceil(side * s)))) for side, s in zip(self.input_size, scale, strict=True))
+        (width, height), scale = self.input_size, np.linalg.norm(self.matrix[:, :2], axis=0)
+        smaller = (min(width, int(np.ceil(width * scale[0]))), min(height, int(np.ceil(height * scale[1]))))
         rest = self
         if smaller != self.input_size:
             # Bilinear sampling alone skips pixels when it shrinks; averaging first leaves a scale of about one.
-            shrink = Geometry.resize(self.input_size, (smaller[0], smaller[1]))
+            shrink = Geometry.resize(self.input_size, smaller)
             pixels, rest = _resize(pixels, shrink.output_size), shrink.inverse().then(self)
         # OpenCV counts from pixel centres, we from edges: half a pixel in, half a pixel out.
         matrix = rest.matrix.copy()

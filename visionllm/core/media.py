@@ -1,9 +1,9 @@
 """Safe picture decoding: one door for users' pictures and for data sets.
 
-The rules: regular files only, formats by their first bytes from an allow-list, the pixel budget checked before anything
-is decoded, a truncated file is an error. What comes out is upright (EXIF orientation applied; boxes are in the upright
-picture), 8-bit RGB: 16-bit values are scaled by their range, transparency is composited on white, an animation gives its
-first frame, stored values are taken as sRGB and colour profiles are ignored.
+The rules: regular files only, formats by their first bytes from an allow-list, the pixel budget checked before
+anything is decoded, a truncated file is an error. What comes out is upright (EXIF orientation applied; boxes are in the
+upright picture), 8-bit RGB: 16-bit values are scaled by their range, transparency is composited on white, an animation
+gives its first frame, stored values are taken as sRGB and colour profiles are ignored.
 """
 
 from __future__ import annotations
@@ -19,8 +19,16 @@ from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
-from PIL import BmpImagePlugin, GifImagePlugin, Image, ImageFile, JpegImagePlugin, PngImagePlugin, TiffImagePlugin
-from PIL import WebPImagePlugin
+from PIL import (
+    BmpImagePlugin,
+    GifImagePlugin,
+    Image,
+    ImageFile,
+    JpegImagePlugin,
+    PngImagePlugin,
+    TiffImagePlugin,
+    WebPImagePlugin,
+)
 
 from visionllm.core.errors import PictureError
 from visionllm.core.sample import Picture
@@ -76,7 +84,7 @@ def load_picture(source: PictureSource, *, max_pixels: int = 50_000_000, name: s
     """Make an upright RGB picture out of a path, file bytes, a PIL image, an array or a picture.
 
     Args:
-        source: array: (H, W, 3) RGB or (H, W) grey, uint8. A PIL image gets its EXIF orientation applied, as a file does.
+        source: an array is (H, W, 3) RGB or (H, W) grey, uint8; a PIL image is turned upright, as a file is.
         max_pixels: larger pictures are refused before they are decoded.
         name: name for messages and exports; by default the file name.
 
@@ -111,12 +119,12 @@ def _open_regular(path: str | os.PathLike[str], label: str) -> Iterator[BinaryIO
         raise PictureError(f"{label}: not allowed to read it; check the file's permissions") from None
     except (OSError, ValueError):
         raise PictureError(f"{label}: cannot be opened; check the path") from None
+    mode = os.fstat(handle).st_mode
+    if not stat.S_ISREG(mode):
+        os.close(handle)
+        kind = "a folder" if stat.S_ISDIR(mode) else "a pipe or a device, not a regular file"
+        raise PictureError(f"{label}: is {kind}; give the path of one picture file")
     with os.fdopen(handle, "rb") as file:
-        mode = os.fstat(file.fileno()).st_mode
-        if stat.S_ISDIR(mode):
-            raise PictureError(f"{label}: is a folder; give the path of one picture")
-        if not stat.S_ISREG(mode):
-            raise PictureError(f"{label}: is not a regular file (pipe, socket or device); save the picture to a file")
         yield file
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-import torch
+from huggingface_hub.errors import StrictDataclassError
 from torch import Tensor, nn
 from transformers import Cache, DynamicCache, InternVLConfig, InternVLForConditionalGeneration
 
@@ -57,9 +57,14 @@ class InternVL(nn.Module):
         side = self.tile_size // int(patch[0] if isinstance(patch, (list, tuple)) else patch)
         return int((side * self.config.downsample_ratio) ** 2)
 
+    @property
+    def vocabulary_size(self) -> int:
+        """Number of ids with an embedding and a score, those of a padded vocabulary that have no text included."""
+        return int(self.net.get_input_embeddings().weight.shape[0])
+
     def resize_vocabulary(self, size: int) -> None:
         """Make room for ``size`` ids; spare rows of a padded vocabulary are used before any is added."""
-        if size > self.net.get_input_embeddings().weight.shape[0]:
+        if size > self.vocabulary_size:
             self.net.resize_token_embeddings(size)
 
     def vision(self, tiles: Tensor) -> Tensor:
@@ -117,5 +122,5 @@ def internvl_config(values: dict[str, Any]) -> InternVLConfig:
     """
     try:
         return InternVLConfig(**values)
-    except (TypeError, ValueError, KeyError) as error:
-        raise ConfigError(f"mllm: not an InternVL configuration ({error})") from None
+    except (TypeError, ValueError, KeyError, StrictDataclassError) as error:
+        raise ConfigError(f"mllm: not an InternVL configuration ({' '.join(str(error).split())})") from None

@@ -1,0 +1,271 @@
+"""Our forward pass of Grounding DINO, against the owner's."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from transformers import GroundingDinoForObjectDetection, MMGroundingDinoForObjectDetection
+from transformers.models.grounding_dino import modeling_grounding_dino as gdino
+from transformers.models.mm_grounding_dino import modeling_mm_grounding_dino as mm_gdino
+
+from visionllm.core.config import validate
+from visionllm.core.errors import ConfigError
+from visionllm.decoders.objects.attention import DeformableSampling
+from visionllm.decoders.objects.decoder import ObjectsConfig, ObjectsDecoder
+from visionllm.decoders.objects.detector import LinkDetector
+
+Make = Callable[..., Any]
+KINDS = {
+    "grounding-dino": (GroundingDinoForObjectDetection, gdino),
+    "mm-grounding-dino": (MMGroundingDinoForObjectDetection, mm_gdino),
+}
+
+
+def stirred(module: nn.Module, seed: int = 0, noise: float = 0.1) -> Any:
+    """No parameter stays at the zero or one it starts from."""
+    torch.manual_seed(seed)
+    with torch.no_grad():
+        for value in module.parameters():
+            value.add_(torch.randn_like(value) * noise)
+    return module.eval()
+
+
+# --- deformable attention -------------------------------------------------------------------------------------------
+
+SHAPES = [(7, 9), (4, 5), (2, 3)]
+
+
+def sampling_inputs(seed: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Values, locations (outside the map too, never on the edge of a cell, where the gradient jumps), weights."""
+    random = torch.Generator().manual_seed(seed)
+    value = torch.randn(2, sum(h * w for h, w in SHAPES), 3, 5, generator=random)
+    place = torch.rand(2, 11, 3, 3, 4, 2, generator=random) * 1.4 - 0.2
+    for level, (height, width) in enumerate(SHAPES):
+        pixels = place[:, :, :, level] * torch.tensor([width, height]) - 0.5
+        pixels = pixels.floor() + (pixels - pixels.floor()).clamp(1e-3, 1 - 1e-3)
+        place[:, :, :, level] = (pixels + 0.5) / torch.tensor([width, height])
+    weights = torch.rand(2, 11, 3, 3, 4, generator=random)
+    return value, place, weights / weights.sum((-1, -2), keepdim=True)
+
+
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("owner", [gdino.MultiScaleDeformableAttention, mm_gdino.MultiScaleDeformableAttention])
+def test_sampling_equals_transformers(owner: Any, seed: int) -> None:
+    outputs = []
+    upstream = torch.randn(2, 11, 15, generator=torch.Generator().manual_seed(seed))
+    for module in (owner(), DeformableSampling()):
+        inputs = [tensor.clone().requires_grad_() for tensor in sampling_inputs(seed)]
+        shapes = torch.tensor(SHAPES)
+        starts = torch.cat([shapes.new_zeros(1), shapes.prod(1).cumsum(0)[:-1]])
+        out = module(inputs[0], shapes, SHAPES, starts, inputs[1], inputs[2], 64)
+        out.backward(upstream)
+        outputs.append([out.detach(), *(tensor.grad for tensor in inputs)])
+    for theirs, ours in zip(*outputs, strict=True):
+        torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=1e-5)
+
+
+# --- the whole network ----------------------------------------------------------------------------------------------
+
+
+class GivenText(nn.Module):
+    """In the place of BERT: the phrase embeddings themselves."""
+
+    def __init__(self, features: Tensor) -> None:
+        super().__init__()
+        self.features = features
+
+    def forward(self, *_: Any, **__: Any) -> Any:
+        return SimpleNamespace(last_hidden_state=self.features)
+
+
+@pytest.fixture(params=[(kind, share) for kind in KINDS for share in (True, False)], ids=str)
+def pair(request: pytest.FixtureRequest, tiny_network: Make) -> tuple[Any, LinkDetector, Any]:
+    """(their model, ours with their weights, their module)."""
+    kind, share = request.param
+    changes = {"decoder_bbox_embed_share": share}
+    if kind.startswith("mm"):
+        changes["decoder_cls_embed_share"] = share
+    ours = LinkDetector(tiny_network(kind, num_queries=8, **changes)).eval()
+    cls, module = KINDS[kind]
+    theirs = cls(ours.config)
+    # Heads that are not shared must differ, or the test could not tell one from the next.
+    stirred(theirs)
+    if not share:
+        theirs.model.decoder.bbox_embed = theirs.bbox_embed
+    copy_weights(theirs, ours)
+    return theirs.eval(), ours, module
+
+
+def copy_weights(theirs: Any, ours: LinkDetector) -> None:
+    gone = (
+        "text_backbone.",
+        "text_projection.",
+        "decoder.bbox_embed.",
+        "decoder.class_embed.",
+        "encoder_output_class_embed.",
+    )
+    state = {n: v for n, v in theirs.model.state_dict().items() if not n.startswith(gone)}
+    ours.net.load_state_dict(state)
+    for own, other in zip(ours.box_heads, theirs.bbox_embed, strict=False):
+        own.load_state_dict(other.state_dict())
+    with torch.no_grad():
+        for own, other in zip(ours.class_biases, theirs.class_embed, strict=False):
+            own.copy_(getattr(other, "bias", torch.zeros(())))
+        ours.encoder_bias.copy_(getattr(theirs.model.encoder_output_class_embed, "bias", torch.zeros(())))
+
+
+def run_theirs(theirs: Any, module: Any, pixels: Tensor, mask: Tensor, phrases: Tensor, padding: Tensor,
+               monkeypatch: pytest.MonkeyPatch) -> Any:  # fmt: skip
+    """Their forward pass, phrases in the place of words: each sees itself only, all at position 0."""
+    count = phrases.shape[1]
+
+    def alone(input_ids: Tensor, **_: Any) -> tuple[Tensor, Tensor]:
+        eye = torch.eye(count, dtype=torch.bool).expand(len(input_ids), count, count)
+        return eye, torch.zeros(len(input_ids), count, dtype=torch.long)
+
+    monkeypatch.setattr(module, "generate_masks_with_special_tokens_and_transfer_map", alone)
+    theirs.model.text_backbone, theirs.model.text_projection = GivenText(phrases), nn.Identity()
+    return theirs(
+        pixel_values=pixels, input_ids=torch.zeros(len(phrases), count, dtype=torch.long),
+        attention_mask=(~padding).long(), pixel_mask=mask, return_dict=True,
+    )  # fmt: skip
+
+
+def inputs(padded: bool) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    random = torch.Generator().manual_seed(5)
+    pixels = torch.randn(2, 3, 96, 64, generator=random)
+    mask = torch.ones(2, 96, 64, dtype=torch.bool)
+    padding = torch.zeros(2, 3, dtype=torch.bool)
+    padding[1, 2] = True
+    if padded:
+        mask[0, 80:] = False
+        mask[1, :, 40:] = False
+    return pixels * mask[:, None], mask, torch.randn(2, 3, 32, generator=random), padding
+
+
+@torch.no_grad()
+def test_equals_the_owners_implementation(pair: tuple[Any, LinkDetector, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    theirs, ours, module = pair
+    pixels, mask, phrases, padding = inputs(padded=False)
+    expected = run_theirs(theirs, module, pixels, mask, phrases, padding, monkeypatch)
+    encoded = ours.encode(pixels, mask, phrases, padding)
+    assert bool(encoded.valid_BS.all())
+    torch.testing.assert_close(encoded.memory_BSC, expected.encoder_last_hidden_state_vision, atol=1e-5, rtol=1e-5)
+    seen = ~padding
+    torch.testing.assert_close(
+        encoded.phrases_BPC[seen], expected.encoder_last_hidden_state_text[seen], atol=1e-5, rtol=1e-5
+    )
+    torch.testing.assert_close(encoded.logits_BSP, expected.enc_outputs_class[..., :3], atol=1e-4, rtol=1e-5)
+    torch.testing.assert_close(encoded.box_logits_BS4, expected.enc_outputs_coord_logits, atol=1e-4, rtol=1e-5)
+    layers = ours.decode(encoded, *ours.select(encoded), None)
+    assert len(layers) == 2
+    torch.testing.assert_close(layers[-1].logits_BNP, expected.logits[..., :3], atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(layers[-1].boxes_BN4, expected.pred_boxes, atol=1e-5, rtol=1e-4)
+    assert layers[-1].boxes_BN4.std() > 0.01
+
+
+@torch.no_grad()
+def test_the_encoder_equals_the_owners_under_padding(
+    pair: tuple[Any, LinkDetector, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Their selection may take tokens of the padding, ours never does; up to there both are the same."""
+    theirs, ours, module = pair
+    pixels, mask, phrases, padding = inputs(padded=True)
+    expected = run_theirs(theirs, module, pixels, mask, phrases, padding, monkeypatch)
+    encoded = ours.encode(pixels, mask, phrases, padding)
+    valid = encoded.valid_BS
+    assert not bool(valid.all())
+    assert not bool((valid & encoded.padding_BS).any())
+    memory = expected.encoder_last_hidden_state_vision
+    torch.testing.assert_close(encoded.memory_BSC[valid], memory[valid], atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(
+        encoded.box_logits_BS4[valid], expected.enc_outputs_coord_logits[valid], atol=1e-4, rtol=1e-5
+    )
+    assert bool(torch.isfinite(encoded.box_logits_BS4).all())
+    assert bool((encoded.logits_BSP[~valid] == float("-inf")).all())
+
+
+@torch.no_grad()
+def test_padding_is_not_felt(tiny_network: Make) -> None:
+    """Neither pixels behind the mask nor embeddings of phrases that a picture does not have."""
+    ours = stirred(LinkDetector(tiny_network(), 4))
+    pixels, mask, phrases, padding = inputs(padded=True)
+
+    def run(phrases: Tensor) -> tuple[Tensor, Tensor]:
+        encoded = ours.encode(pixels, mask, phrases, padding)
+        last = ours.decode(encoded, *ours.select(encoded), None)[-1]
+        return last.logits_BNP, last.boxes_BN4
+
+    changed = phrases.clone()
+    changed[padding] = 50.0
+    for one, other in zip(run(phrases), run(changed), strict=True):
+        torch.testing.assert_close(one, other, atol=1e-5, rtol=1e-5)
+    assert bool((run(phrases)[0][1, :, 2] == float("-inf")).all())
+
+
+@torch.no_grad()
+def test_phrases_do_not_meet_before_the_picture(tiny_network: Make) -> None:
+    """Their order is theirs alone: permuted phrases give permuted scores."""
+    ours = stirred(LinkDetector(tiny_network(), 4))
+    pixels, mask, phrases, _ = inputs(padded=False)
+    padding = torch.zeros(2, 3, dtype=torch.bool)
+    order = torch.tensor([2, 0, 1])
+    outputs = []
+    for given in (phrases, phrases[:, order]):
+        encoded = ours.encode(pixels, mask, given, padding)
+        outputs.append(ours.decode(encoded, *ours.select(encoded), None)[-1])
+    torch.testing.assert_close(outputs[1].logits_BNP, outputs[0].logits_BNP[..., order], atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(outputs[1].boxes_BN4, outputs[0].boxes_BN4, atol=1e-5, rtol=1e-4)
+
+
+# --- learning and settings ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", list(KINDS))
+def test_every_parameter_learns(tiny_network: Make, boxed: Make, make_model: Make, kind: str) -> None:
+    """The proposal head too, which transformers' own loss leaves alone."""
+    model = make_model(kind=kind, denoising=12).train()
+    losses = model(model.processor.encode([boxed(), boxed(size=(60, 90), seed=1)]))
+    sum(value for name, value in losses.sums.items() if name != "lm").backward()
+    named = dict(model.decoders["objects"].named_parameters())
+    dead = {n for n, p in named.items() if p.grad is None or not bool(p.grad.abs().max() > 0)}
+    # A phrase that sees itself only has nothing to choose: who asks and who answers there is not felt.
+    free = {n for n in named if "text_enhancer_layer.self_attn" in n and (".query." in n or ".key." in n)}
+    # A bias of the keys moves all scores of a query alike.
+    free |= {n for n in named if n.endswith(("k_proj.bias", "key.bias"))}
+    assert dead <= free, sorted(dead - free)
+    assert any("encoder_output_bbox_embed" in n for n in named)
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"model_type": "detr"}, "model_type: expected one of grounding-dino, mm-grounding-dino, got 'detr'"),
+        ({"model_type": None}, "model_type"),
+        ({"num_querys": 3}, "num_querys"),
+        ({"two_stage": False}, "two_stage"),
+        ({"embedding_init_target": False}, "embedding_init_target"),
+        ({"num_queries": "many"}, "num_queries"),
+        ({"backbone_config": {"model_type": "no such"}}, "backbone_config"),
+        ({"backbone_config": {"depths": [1]}}, "backbone_config"),
+        ({"backbone_config": {"model_type": "resnet", "dephts": [1]}}, "dephts"),
+    ],
+)
+def test_a_wrong_network_is_one_line(tiny_network: Make, changes: dict[str, Any], words: str) -> None:
+    config = validate(ObjectsConfig, {"network": {**tiny_network(), **changes}}, source="x")
+    with pytest.raises(ConfigError, match=words) as caught:
+        ObjectsDecoder.from_config(config, 32)
+    assert "\n" not in str(caught.value)
+
+
+def test_group_norm_frees_the_backbone(tiny_network: Make) -> None:
+    frozen = LinkDetector(tiny_network()).net.backbone
+    assert any("running_mean" in name for name, _ in frozen.named_buffers())
+    free = LinkDetector(tiny_network(), 4).net.backbone
+    assert not [name for name, _ in free.named_buffers() if "running" in name]
+    assert all(parameter.requires_grad for parameter in free.parameters())

@@ -1,0 +1,266 @@
+"""Training at test size: what a run is made of, and that it goes on as if it had never stopped."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+from safetensors.torch import load_file
+
+from visionllm.core.errors import CheckpointError, ConfigError
+from visionllm.engine import TrainConfig, build_model, describe, load_config, train, weigh
+from visionllm.model import Losses, VisionLLM
+
+Make = Callable[..., Any]
+
+
+@pytest.fixture
+def write(tmp_path: Path, tiny_settings: Make) -> Callable[..., Path]:
+    """Write a training config over two tiny data sets; keys are ``section__key``."""
+
+    def make(name: str = "run", **changes: Any) -> Path:
+        cards = {
+            "scenes": {"splits": {"train": {"length": 50, "seed": 0, "size": [96, 72]}}},
+            "phrases": {"splits": {"train": {"length": 50, "seed": 0, "shortest": 1, "longest": 3}}},
+        }
+        for card, values in cards.items():
+            words = {"name": f"tiny_{card}", "task": "detection", "format": card, "license": "Apache-2.0", **values}
+            (tmp_path / f"{card}.yaml").write_text(yaml.safe_dump(words))
+        values: dict[str, Any] = {
+            "model": tiny_settings(denoising=12),
+            "data": [
+                {"dataset": str(tmp_path / "scenes.yaml"), "weight": 2.0},
+                {"dataset": str(tmp_path / "phrases.yaml")},
+            ],
+            "train": {
+                "out": str(tmp_path / name),
+                "steps": 6,
+                "batch_size": 4,
+                "save_every": 3,
+                "log_every": 2,
+                "seed": 3,
+            },
+            "optim": {"lr": 1e-3, "warmup": 2, "ema": 0.9},
+            "augment": {"flip": 0.5},
+        }
+        for key, value in changes.items():
+            section, _, rest = key.partition("__")
+            if rest:
+                values[section][rest] = value
+            else:
+                values[section] = value
+        path = tmp_path / f"{name}.yaml"
+        path.write_text(yaml.safe_dump(values))
+        return path
+
+    return make
+
+
+def tensors(folder: Path) -> dict[str, torch.Tensor]:
+    found = {}
+    for path in sorted(folder.rglob("*.safetensors")):
+        found |= {f"{path.name}/{name}": value for name, value in load_file(path).items()}
+    return found
+
+
+@pytest.mark.parametrize("changes", [{}, {"optim__ema": 0.0, "train__accumulate": 2, "train__workers": 0}])
+def test_a_resumed_run_is_the_run(write: Make, changes: dict[str, Any], tmp_path: Path) -> None:
+    """Weights, running average and the optimiser's memory, bit for bit."""
+    whole = train(load_config(write("whole", **changes)))
+    assert whole == tmp_path / "whole" / "step-0000006" / "model"
+    shutil.copytree(tmp_path / "whole" / "step-0000003", tmp_path / "halves" / "step-0000003")
+    halves = train(load_config(write("halves", **changes)), resume=True)
+    one, other = tensors(whole.parent), tensors(halves.parent)
+    assert one.keys() == other.keys()
+    assert any("optimizer" in name and "exp_avg_sq" in name for name in one)
+    assert any("raw" in name for name in one) == (changes == {})
+    assert not [name for name, value in one.items() if not torch.equal(value, other[name])]
+    early = tensors(tmp_path / "whole" / "step-0000003")
+    assert any(
+        not torch.equal(value, early[name]) for name, value in one.items() if "lm_head" in name or "embed" in name
+    )
+    VisionLLM.from_pretrained(halves)
+    log = [json.loads(line) for line in (tmp_path / "whole" / "log.jsonl").read_text().splitlines()]
+    assert [entry["step"] for entry in log] == [2, 4, 6]
+    assert {"loss", "lm", "objects/class", "lr", "grad_norm", "samples/s"} <= log[-1].keys()
+
+
+def test_the_average_is_what_is_shipped(write: Make) -> None:
+    folder = train(load_config(write(train__steps=2))).parent
+    raw, shipped = load_file(folder / "raw.safetensors"), load_file(folder / "model" / "model.safetensors")
+    assert any(not torch.equal(raw[name], value) for name, value in shipped.items())
+
+
+def test_only_the_newest_checkpoints_are_kept(write: Make, tmp_path: Path) -> None:
+    train(load_config(write(train__steps=3, train__save_every=1, train__keep=2, optim__ema=0.0)))
+    assert sorted(p.name for p in (tmp_path / "run").glob("step-*")) == ["step-0000002", "step-0000003"]
+    assert not list((tmp_path / "run").glob(".*"))
+
+
+@pytest.mark.parametrize("parts", [2, 3])
+def test_accumulation_gives_the_same_gradient(write: Make, tmp_path: Path, parts: int) -> None:
+    """Sums over global counts: how a step is cut does not matter. The first moment holds the gradient."""
+    same = {"train__steps": 1, "train__batch_size": 6, "optim__ema": 0.0, "optim__clip": 1e9, "train__tree": 0.5}
+    same["model"] = None
+    gradients = []
+    for accumulate in (1, parts):
+        path = write(
+            f"by {accumulate}", **{k: v for k, v in same.items() if v is not None}, train__accumulate=accumulate
+        )
+        # Denoising draws as many queries as the largest picture of a part has boxes; without it nothing is drawn.
+        config = load_config(path, ["model.decoders.objects.denoising=0", "optim.weight_decay=0"])
+        memory = load_file(train(config).parent / "optimizer.safetensors")
+        gradients.append({name: value / 0.1 for name, value in memory.items() if name.endswith("::exp_avg")})
+    assert gradients[0].keys() == gradients[1].keys()
+    largest = max(float(value.abs().max()) for value in gradients[0].values())
+    assert largest > 0.01
+    for name, value in gradients[0].items():
+        torch.testing.assert_close(gradients[1][name], value, atol=1e-5 * max(1, largest), rtol=1e-4, msg=name)
+
+
+def test_losses_are_sums_over_counts_times_weights() -> None:
+    sums = {"lm": torch.tensor(6.0), "objects/l1": torch.tensor(8.0), "objects/class": torch.tensor(2.0)}
+    losses = Losses(sums=sums, weights={"lm": 1.0, "objects/l1": 5.0, "objects/class": 1.0})
+    counts = {"lm": 3.0, "objects/l1": 4.0, "objects/class": 0.0}  # nothing to count: divided by one
+    logged: dict[str, float] = {}
+    total = weigh(losses, counts, {"lm": 0.5}, logged)
+    assert float(total) == pytest.approx(0.5 * 2 + 5 * 2 + 2)
+    weigh(losses, counts, {"lm": 0.5}, logged)  # the second part of a window
+    assert logged == pytest.approx({"lm": 4, "objects/l1": 4, "objects/class": 4, "loss": 26})
+
+
+def test_resuming_nothing_starts_anew(write: Make) -> None:
+    assert train(load_config(write(train__steps=1)), resume=True).is_dir()
+
+
+def test_resuming_on_other_data_is_refused(write: Make) -> None:
+    train(load_config(write(train__steps=1)))
+    with pytest.raises(CheckpointError, match="another mixture, seed or data") as caught:
+        train(load_config(write(train__steps=2, train__seed=4)), resume=True)
+    assert "\n" not in str(caught.value)
+
+
+def test_frozen_parts_stay(write: Make) -> None:
+    config = load_config(write(train__steps=2, optim__ema=0.0, optim__lr_scale={"mllm": 0, "link_queries": 0.5}))
+    torch.manual_seed(3)
+    before = build_model(config.model).state_dict()
+    after = VisionLLM.from_pretrained(train(config)).state_dict()
+    moved = {name for name, value in before.items() if not torch.equal(value, after[name])}
+    assert moved
+    assert not {name for name in moved if name.startswith("mllm")}
+    assert any(name.startswith("link_queries") for name in moved)
+
+
+def test_going_on_from_a_checkpoint(write: Make, tmp_path: Path) -> None:
+    first = train(load_config(write(train__steps=1)))
+    config = load_config(write("second"), [f"model={{start: {first}, decoders: {{objects: {{threshold: 0.7}}}}}}"])
+    model = build_model(config.model)
+    assert model.decoders["objects"].threshold == 0.7
+    assert model.config.decoders["objects"]["longest"] == 96
+    before = load_file(first / "model.safetensors")
+    assert all(torch.equal(model.state_dict()[name], value) for name, value in before.items())
+    with pytest.raises(ConfigError, match="objects"):
+        build_model(load_config(write("third"), [f"model={{start: {first}, decoders: {{object: {{}}}}}}"]).model)
+
+
+def test_the_plan_is_told(write: Make) -> None:
+    text = describe(load_config(write()))
+    assert "tiny_scenes/train" in text
+    assert "66.7%" in text
+    assert "plan digest" in text
+
+
+# --- configuration --------------------------------------------------------------------------------------------------
+
+WRONG: list[tuple[dict[str, Any], str]] = [
+    ({"train__step": 3}, r"run\.yaml: train\.step: unknown key \(did you mean steps\?\)"),
+    ({"optim__lr_scal": {}}, r"optim\.lr_scal: unknown key \(did you mean lr_scale\?\)"),
+    ({"train__steps": 0}, r"train\.steps: .*got 0"),
+    ({"train__precision": "fp8"}, r"train\.precision: .*got 'fp8'"),
+    ({"data": []}, "data: "),
+    ({"data": [{"dataset": "scenes", "wieght": 2}]}, r"data\.0\.wieght: unknown key \(did you mean weight\?\)"),
+    ({"train": {"steps": 3}}, r"train\.out: missing"),
+    ({"augment": {"flipp": 1}}, r"augment\.flipp: unknown key \(did you mean flip\?\)"),
+    ({"model": {"tokeniser": "x"}}, r"model\.tokeniser: unknown key \(did you mean tokenizer\?\)"),
+    ({"model": 3}, "model: "),
+    ({"model": "nowhere.yaml"}, r"nowhere\.yaml: no such file"),
+]
+
+
+@pytest.mark.parametrize(("changes", "words"), WRONG)
+def test_a_wrong_key_names_file_path_and_cure(write: Make, changes: dict[str, Any], words: str) -> None:
+    with pytest.raises(ConfigError, match=words) as caught:
+        load_config(write(**changes))
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("text", ["", "3", "- a", "a: [", "\t", "!!python/object:os.system {}"])
+def test_a_file_that_is_no_config(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "x.yaml"
+    path.write_text(text)
+    with pytest.raises(ConfigError, match=r"x\.yaml") as caught:
+        load_config(path)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("word", "words"),
+    [
+        ("train.steps", "expected key=value"),
+        ("=3", "expected key=value"),
+        ("train.steps=[", "not valid YAML"),
+        ("train.steps=many", r"train\.steps"),
+        ("train.steps.x=3", "holds a value"),
+        ("train.stepps=3", r"did you mean steps\?"),
+        ("nosection.x=3", "nosection: unknown key"),
+    ],
+)
+def test_a_wrong_override(write: Make, word: str, words: str) -> None:
+    with pytest.raises(ConfigError, match=words) as caught:
+        load_config(write(), [word])
+    assert "\n" not in str(caught.value)
+
+
+def test_overrides_are_yaml(write: Make) -> None:
+    config = load_config(write(), ["train.steps=20", "optim.lr=1e-5", "augment=null", "loss_weights={lm: 0.5}"])
+    assert (config.train.steps, config.optim.lr, config.augment) == (20, 1e-5, None)
+    assert config.loss_weights == {"lm": 0.5}
+    assert load_config(write(), ["train.seed=9"]).train.batch_size == 4
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        (
+            {"loss_weights": {"objects/clas": 2.0}},
+            r"loss_weights\.objects/clas: no such loss \(did you mean objects/class\?\)",
+        ),
+        ({"optim__lr_scale": {"vision_tower": 0.1}}, r"lr_scale\.vision_tower: no parameter starts so"),
+        ({"model": {}}, "start"),
+        ({"model": {"tokenizer": "nowhere.json", "mllm": {"a": 1}}}, r"tokenizer: nowhere\.json"),
+        ({"model": {"start": "nowhere"}}, "nowhere: no such folder"),
+    ],
+)
+def test_what_shows_when_the_model_is_built(write: Make, changes: dict[str, Any], words: str) -> None:
+    with pytest.raises((ConfigError, CheckpointError), match=words) as caught:
+        train(load_config(write(**changes)))
+    assert "\n" not in str(caught.value)
+
+
+def configs(root: Path) -> list[Path]:
+    return sorted((root / "configs" / "train").rglob("*.yaml"))
+
+
+@pytest.mark.parametrize("path", configs(Path(__file__).resolve().parents[2]), ids=lambda path: path.stem)
+def test_every_training_config_loads(path: Path) -> None:
+    config = load_config(path)
+    assert isinstance(config, TrainConfig)
+    if config.model.tokenizer is not None:
+        assert Path(config.model.tokenizer).is_file()
+    assert "/" not in config.train.out.removeprefix("outputs/")

@@ -1,0 +1,245 @@
+"""A checkpoint gives back what was saved, all of it, or says in one line why not."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from visionllm.checkpoint import load_weights, locate
+from visionllm.config import FORMAT_VERSION, VisionLLMConfig
+from visionllm.core.errors import CheckpointError, ConfigError, VisionLLMError
+from visionllm.model import VisionLLM
+
+Make = Callable[..., Any]
+WEIGHTS = "model.safetensors"
+PRESENCE = "decoders.objects.presence_weight"
+
+
+def everything(model: nn.Module) -> dict[str, Tensor]:
+    """Parameters and buffers, those that are not saved and those under a second name included."""
+    return {
+        **{f"parameter {n}": v for n, v in model.named_parameters(remove_duplicate=False)},
+        **{f"buffer {n}": v for n, v in model.named_buffers(remove_duplicate=False)},
+    }
+
+
+@pytest.fixture(scope="module")
+def saved(model: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A checkpoint that nobody may change."""
+    folder = tmp_path_factory.mktemp("saved")
+    model.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture
+def folder(saved: Path, tmp_path: Path) -> Path:
+    """A checkpoint to break."""
+    for path in saved.iterdir():
+        (tmp_path / path.name).write_bytes(path.read_bytes())
+    return tmp_path
+
+
+def change_config(folder: Path, **changes: Any) -> None:
+    path = folder / "config.json"
+    values = {**json.loads(path.read_text()), **changes}
+    path.write_text(json.dumps({k: v for k, v in values.items() if v != "gone"}))
+
+
+def change_weights(folder: Path, change: Callable[[dict[str, Tensor]], object]) -> None:
+    tensors = load_file(folder / WEIGHTS)
+    change(tensors)
+    save_file(tensors, folder / WEIGHTS)
+
+
+@pytest.mark.parametrize("kind", ["mm-grounding-dino", "grounding-dino"])
+@pytest.mark.parametrize("share", [True, False])
+def test_round_trip_is_equal_in_everything(
+    make_model: Make, tiny_network: Make, tmp_path: Path, kind: str, share: bool
+) -> None:
+    changes = {"network": tiny_network(kind, decoder_bbox_embed_share=share)}
+    model = make_model(seed=1, kind=kind, **changes)
+    # A buffer that is not saved and not a constant of the constructor would come back as something else.
+    model.save_pretrained(tmp_path)
+    torch.manual_seed(99)
+    again = VisionLLM.from_pretrained(tmp_path)
+    before, after = everything(model), everything(again)
+    assert before.keys() == after.keys()
+    assert any("inv_freq" in name for name in before), "buffers that are not saved must be among them"
+    wrong = [name for name in before if not torch.equal(before[name], after[name])]
+    assert not wrong
+    assert not again.training
+    assert again.vocabulary.added == model.vocabulary.added
+    assert again.fingerprint == model.fingerprint
+    assert again.config.decoders == model.config.decoders
+
+
+def test_the_answers_are_the_same(model: Any, saved: Path, picture: Make) -> None:
+    again = VisionLLM.from_pretrained(saved)
+    one, other = (m.detect(picture(), ["car"], options={"objects": {"threshold": 0.0}}) for m in (model, again))
+    assert (one.detections.boxes_xyxy == other.detections.boxes_xyxy).all()
+
+
+def test_half_precision_on_disk(model: Any, tmp_path: Path) -> None:
+    model.save_pretrained(tmp_path, dtype=torch.bfloat16)
+    again = VisionLLM.from_pretrained(tmp_path)
+    for name, value in everything(again).items():
+        expected = everything(model)[name]
+        if value.is_floating_point() and name.startswith("parameter"):
+            expected = expected.bfloat16().float()
+        assert torch.equal(value, expected), name
+
+
+@pytest.mark.parametrize("dtype", [None, torch.bfloat16])
+def test_tied_weights_are_written_once(model: Any, tmp_path: Path, dtype: torch.dtype | None) -> None:
+    model.save_pretrained(tmp_path, dtype=dtype)
+    tensors = load_file(tmp_path / WEIGHTS)
+    tied = {"mllm.net.lm_head.weight", "mllm.net.model.language_model.embed_tokens.weight"}
+    assert len(tied & tensors.keys()) == 1
+    distinct = {id(p) for p in model.parameters()}
+    persistent = len(model.state_dict()) - len(dict(model.named_parameters(remove_duplicate=False)))
+    assert len(tensors) == len(distinct) + persistent
+    again = VisionLLM.from_pretrained(tmp_path)
+    assert again.mllm.net.lm_head.weight is again.mllm.net.get_input_embeddings().weight
+
+
+def test_nothing_on_disk_is_code(saved: Path) -> None:
+    assert {path.name for path in saved.iterdir()} == {"config.json", WEIGHTS, "tokenizer.json"}
+    values = json.loads((saved / "config.json").read_text())
+    assert values["format_version"] == FORMAT_VERSION
+    assert values["providers"].keys() == {"objects"}
+
+
+def test_loading_does_not_touch_the_callers_settings(tiny_settings: Make) -> None:
+    settings = tiny_settings()
+    before = json.dumps(settings)
+    from visionllm.engine import ModelConfig, build_model
+
+    build_model(ModelConfig(**settings))
+    assert json.dumps(settings) == before
+
+
+def without_the_tied(tensors: dict[str, Tensor]) -> None:
+    for name in [name for name in tensors if "embed_tokens" in name or "lm_head" in name]:
+        del tensors[name]
+
+
+BROKEN: list[tuple[str, Callable[[Path], object], str]] = [
+    ("no config", lambda f: (f / "config.json").unlink(), "config.json: missing"),
+    ("config is no JSON", lambda f: (f / "config.json").write_text("{"), "not valid JSON"),
+    ("config is a list", lambda f: (f / "config.json").write_text("[]"), "not a VisionLLM checkpoint"),
+    ("config of bytes", lambda f: (f / "config.json").write_bytes(b"\xff\xfe\x00"), "not valid JSON"),
+    ("another model's", lambda f: change_config(f, model_type="llama"), "llama"),
+    ("no version", lambda f: change_config(f, format_version="gone"), "not a VisionLLM checkpoint"),
+    ("newer", lambda f: change_config(f, format_version=FORMAT_VERSION + 1), "upgrade"),
+    ("too old", lambda f: change_config(f, format_version=-3), "older release"),
+    ("no mllm", lambda f: change_config(f, mllm=None), "mllm"),
+    ("mllm is a list", lambda f: change_config(f, mllm=[1]), "mllm"),
+    ("decoders are a list", lambda f: change_config(f, decoders=[1]), "decoders"),
+    ("unknown decoder", lambda f: change_config(f, decoders={"nosuch": {}}), "'nosuch' is not installed"),
+    ("tiles", lambda f: change_config(f, max_tiles=0), "max_tiles"),
+    ("no tokenizer", lambda f: (f / "tokenizer.json").unlink(), "tokenizer.json: missing"),
+    ("no weights", lambda f: (f / WEIGHTS).unlink(), "no .safetensors"),
+    ("pickle only", lambda f: (f / WEIGHTS).rename(f / "pytorch_model.bin"), "no .safetensors"),
+    ("cut weights", lambda f: (f / WEIGHTS).write_bytes((f / WEIGHTS).read_bytes()[:-100]), "broken"),
+    ("empty weights", lambda f: (f / WEIGHTS).write_bytes(b""), "broken"),
+    ("missing key", lambda f: change_weights(f, lambda t: t.pop(PRESENCE)),
+     "missing decoders.objects.presence_weight"),
+    ("missing tied key", lambda f: change_weights(f, without_the_tied),
+     "missing mllm.net.lm_head.weight"),
+    ("left-over key", lambda f: change_weights(f, lambda t: t.update(extra=torch.zeros(1))), "unexpected extra"),
+    ("wrong shape", lambda f: change_weights(f, lambda t: t.update({PRESENCE: torch.zeros(3)})),
+     r"presence_weight \(3,\) instead of \(2,\)"),
+    ("NaN", lambda f: change_weights(f, lambda t: t[PRESENCE].fill_(float("nan"))), "NaN"),
+    ("infinity", lambda f: change_weights(f, lambda t: t[PRESENCE].fill_(float("inf"))), "NaN"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("change", "words"), [case[1:] for case in BROKEN], ids=[case[0] for case in BROKEN])
+def test_a_broken_checkpoint_is_one_line(folder: Path, change: Callable[[Path], object], words: str) -> None:
+    change(folder)
+    with pytest.raises(VisionLLMError, match=words) as caught:
+        VisionLLM.from_pretrained(folder)
+    assert isinstance(caught.value, (CheckpointError, ConfigError))
+    assert "\n" not in str(caught.value)
+
+
+def test_a_wrong_key_of_a_decoder_names_its_path(folder: Path) -> None:
+    values = json.loads((folder / "config.json").read_text())["decoders"]
+    values["objects"]["treshold"] = 0.5
+    change_config(folder, decoders=values)
+    with pytest.raises(ConfigError, match=r"decoders\.objects: treshold: unknown key \(did you mean threshold\?\)"):
+        VisionLLM.from_pretrained(folder)
+
+
+def test_a_missing_plugin_says_what_to_install(folder: Path) -> None:
+    provider = {"distribution": "depth-anyone", "version": "2.0"}
+    change_config(folder, decoders={"depth": {}}, providers={"depth": provider})
+    with pytest.raises(CheckpointError, match=r"pip install depth-anyone==2\.0"):
+        VisionLLM.from_pretrained(folder)
+
+
+@pytest.mark.parametrize("name", ["nowhere", "a/b/c", "./x", "/nowhere/at/all", "owner/name"])
+def test_no_such_checkpoint(name: str) -> None:
+    with pytest.raises(CheckpointError, match=name.split("/")[-1]):
+        locate(name)
+
+
+def test_a_file_is_no_checkpoint(tmp_path: Path) -> None:
+    (tmp_path / "x.txt").write_text("")
+    with pytest.raises(CheckpointError, match="no such folder"):
+        locate(tmp_path / "x.txt")
+
+
+def test_shards_are_read_together(model: Any, folder: Path) -> None:
+    tensors = load_file(folder / WEIGHTS)
+    (folder / WEIGHTS).unlink()
+    names = sorted(tensors)
+    for i in range(2):
+        save_file({name: tensors[name] for name in names[i::2]}, folder / f"model-{i + 1:05d}-of-00002.safetensors")
+    again = VisionLLM.from_pretrained(folder)
+    assert all(torch.equal(v, everything(again)[n]) for n, v in everything(model).items())
+
+
+def test_saving_over_shards_leaves_none(model: Any, folder: Path) -> None:
+    (folder / WEIGHTS).rename(folder / "model-00001-of-00002.safetensors")
+    model.save_pretrained(folder)
+    assert [path.name for path in folder.glob("*.safetensors")] == [WEIGHTS]
+
+
+def test_the_fingerprint_tells_weights_apart(make_model: Make) -> None:
+    one, same, other = make_model(seed=3), make_model(seed=3), make_model(seed=4)
+    assert one.fingerprint == same.fingerprint != other.fingerprint
+
+
+def test_load_weights_fills_ties_from_either_name() -> None:
+    """Other writers keep the other name of a tied pair."""
+
+    class Tied(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a = nn.Linear(2, 2, bias=False)
+            self.b = nn.Linear(2, 2, bias=False)
+            self.b.weight = self.a.weight
+
+    import tempfile
+
+    for name in ("a.weight", "b.weight"):
+        with tempfile.TemporaryDirectory() as place:
+            save_file({name: torch.full((2, 2), 7.0)}, Path(place) / WEIGHTS)
+            module = Tied()
+            load_weights(module, Path(place))
+            assert bool((module.a.weight == 7).all())
+            assert module.a.weight is module.b.weight
+
+
+def test_config_shows_the_width_of_the_language_model(model: Any) -> None:
+    assert model.config.hidden_size == 32
+    assert model.config.get_text_config().num_hidden_layers == 2
+    assert VisionLLMConfig().get_text_config() is not None

@@ -1,0 +1,147 @@
+"""The command line: train, eval, ask, data. Options are few; everything else is a key of a config."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from visionllm import VisionLLMError
+
+if TYPE_CHECKING:
+    from visionllm import Answer
+
+app = typer.Typer(
+    add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode=None,
+    help="One multimodal LLM that answers in text and routes what text cannot carry to task decoders.",
+)  # fmt: skip
+
+Model = Annotated[str | None, typer.Option(help="Checkpoint folder or hub id; the embedded model by default.")]
+Device = Annotated[str, typer.Option(help="Where to run, such as cpu or cuda.")]
+Root = Annotated[Path | None, typer.Option(help="Folder of the data sets; $VISIONLLM_DATA by default.")]
+
+
+@app.command()
+def ask(
+    prompt: Annotated[str, typer.Argument(help="What to look for, such as 'detect all cars'.")],
+    images: Annotated[list[Path], typer.Argument(help="Pictures; each is asked about on its own.")],
+    model: Model = None,
+    out: Annotated[Path | None, typer.Option(help="Drawn picture (one image) or folder (several).")] = None,
+    json_out: Annotated[bool, typer.Option("--json", help="Print JSON only.")] = False,
+    device: Device = "cpu",
+) -> None:
+    """Ask a prompt about pictures: the reply, a table of what was found, and a drawing."""
+    from visionllm import VisionLLM
+
+    vision = VisionLLM.from_pretrained(model, device=device)
+    answers = vision.ask_many([(image, prompt) for image in images])
+    if json_out:
+        values = [answer.to_dict() for answer in answers]
+        typer.echo(json.dumps(values[0] if len(values) == 1 else values, indent=2))
+    for image, answer in zip(images, answers, strict=True):
+        if not json_out:
+            _show(answer)
+        target = _target(out, image, len(images) > 1)
+        if target is not None:
+            target.parent.mkdir(parents=True, exist_ok=True)
+            answer.save(target)
+            typer.echo(f"drawn: {target}", err=json_out)
+
+
+@app.command()
+def train(
+    config: Annotated[Path, typer.Argument(help="A training config, such as configs/train/nano.yaml.")],
+    overrides: Annotated[list[str] | None, typer.Argument(help="key=value words, such as train.steps=2000.")] = None,
+    plan: Annotated[bool, typer.Option("--plan", help="Print what the run would do, and stop.")] = False,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on from the newest checkpoint of the run.")] = False,
+) -> None:
+    """Train a model."""
+    from visionllm import describe, load_config
+    from visionllm import train as run
+
+    settings = load_config(config, overrides or [])
+    if plan:
+        typer.echo(describe(settings))
+    else:
+        typer.echo(f"model: {run(settings, resume=resume)}")
+
+
+@app.command()
+def eval(  # noqa: A001 (the verb of the command line)
+    dataset: Annotated[str, typer.Option(help="A name of the catalogue, or the path of a card.")],
+    model: Model = None,
+    split: Annotated[str, typer.Option(help="Split of the card.")] = "val",
+    known: Annotated[bool, typer.Option("--known", help="Measure the known-task path.")] = False,
+    json_path: Annotated[Path | None, typer.Option("--json", help="Write the report here.")] = None,
+    limit: Annotated[int | None, typer.Option(help="First so many samples.")] = None,
+    chunk: Annotated[int | None, typer.Option(help="Phrases in one question; all by default.")] = None,
+    batch_size: Annotated[int, typer.Option(help="Questions at a time.")] = 8,
+    data_root: Root = None,
+    device: Device = "cpu",
+) -> None:
+    """Score a model on a split, free-running unless --known."""
+    from visionllm import VisionLLM, evaluate
+
+    vision = VisionLLM.from_pretrained(model, device=device)
+    report = evaluate(
+        vision, dataset, split, data_root=data_root, known=known, limit=limit, chunk=chunk, batch_size=batch_size,
+        progress=_progress,
+    )  # fmt: skip
+    text = json.dumps(report, indent=2)
+    typer.echo(text)
+    if json_path is not None:
+        json_path.parent.mkdir(parents=True, exist_ok=True)
+        json_path.write_text(text + "\n", encoding="utf-8")
+
+
+@app.command()
+def data() -> None:
+    """List the data sets of the catalogue."""
+    from visionllm import catalogue
+
+    for name in catalogue():
+        typer.echo(name)
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run the command line. A mistake of the caller's is one line on standard error and status 2."""
+    try:
+        app(args=arguments, prog_name="visionllm")
+    except VisionLLMError as error:
+        print(f"error: {error}", file=sys.stderr)
+        raise SystemExit(2) from None
+
+
+def _show(answer: Answer) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    console = Console(highlight=False)
+    console.print(f"prompt: {answer.prompt}", markup=False)
+    console.print(f"reply:  {answer.text}", markup=False)
+    table = Table("phrase", "score", "x1", "y1", "x2", "y2", title=answer.pictures[0].name if answer.pictures else None)
+    rows: list[tuple[Any, ...]] = []
+    for link in answer.links:
+        found = link.result
+        rows += [(link.meta.phrase, f"{s:.2f}", *(f"{v:.0f}" for v in b)) for s, b in
+                 zip(found.scores, getattr(found, "boxes_xyxy", ()), strict=False)]  # fmt: skip
+    for row in rows:
+        table.add_row(*row)
+    if rows:
+        console.print(table)
+    for line in answer.statements():
+        console.print(line, markup=False)
+
+
+def _target(out: Path | None, image: Path, several: bool) -> Path | None:
+    if out is None:
+        return None
+    return out / f"{image.stem}.png" if several else out
+
+
+def _progress(done: int, total: int) -> None:
+    if sys.stderr.isatty():
+        print(f"\r{done}/{total}", end="\n" if done == total else "", file=sys.stderr)

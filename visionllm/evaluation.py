@@ -1,0 +1,132 @@
+"""Scores on data the model has not seen, free-running: the question is worded, the reply is the model's own.
+
+``known=True`` measures the known-task path instead, where the phrases are given and nothing is generated.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from visionllm.core.answer import Answer
+from visionllm.core.errors import ConfigError
+from visionllm.core.sample import Sample
+from visionllm.core.task import TASKS
+from visionllm.datasets.catalog import Dataset, open_dataset
+from visionllm.datasets.plan import item_rng
+from visionllm.metrics import METRICS
+from visionllm.metrics.routing import RoutingCounter
+from visionllm.model import VisionLLM
+from visionllm.routing.render import render_question
+
+_WORDING = 11  # stream of random numbers that words the questions
+
+
+@dataclass(kw_only=True)
+class Setting:
+    """How an evaluation asks.
+
+    Args:
+        known: use the known-task path.
+        batch_size: questions at a time.
+        limit: first so many samples; None for all.
+        seed: of the wordings.
+        chunk: phrases in one question; None asks for all names of the data set at once.
+        canonical: ask in the canonical wording instead of drawn ones.
+        options: per-call options of the decoders, such as ``{"objects": {"longest": 448}}``.
+    """
+
+    known: bool = False
+    batch_size: int = 8
+    limit: int | None = None
+    seed: int = 0
+    chunk: int | None = None
+    canonical: bool = False
+    options: dict[str, Any] = field(default_factory=dict)
+
+
+def evaluate(
+    model: VisionLLM,
+    dataset: str | Path | Dataset,
+    split: str = "val",
+    *,
+    data_root: str | Path | None = None,
+    progress: Callable[[int, int], None] | None = None,
+    **settings: Any,
+) -> dict[str, Any]:
+    """Ask about every sample of a split and score the answers.
+
+    Args:
+        dataset: an open data set, a name of the catalogue, or the path of a card.
+        progress: called with (questions done, all).
+        settings: see ``Setting``.
+
+    Returns:
+        ``routing`` (share of replies with the right tokens, phrases and order; kinds of failure), the task's metric, the
+        numbers of pictures and questions, seconds, and what was asked how.
+    """
+    how = Setting(**settings)
+    data = dataset if isinstance(dataset, Dataset) else open_dataset(dataset, split, data_root)
+    task = TASKS[data.card.task]
+    if task not in model.tasks:
+        raise ConfigError(f"{data.name}: task {task.name!r} is not loaded in this model")
+    total = len(data) if how.limit is None else min(how.limit, len(data))
+    # The operating point a user meets is reported beside the usual ones.
+    threshold = getattr(model.decoders[task.decoder], "threshold", None)
+    metric = METRICS[task.metric](data.names, threshold=threshold)
+    routing = RoutingCounter()
+    started, done, asked, pictures = time.perf_counter(), 0, 0, 0
+    for samples in _batches(data, total, how):
+        for sample, answer in zip(samples, _ask(model, samples, how), strict=True):
+            turn = sample.turns[0]
+            expected = [(task.tokens[0].text, phrase) for phrase in turn.phrases]
+            if not how.known:
+                routing.add(expected, answer.trace.routed)
+            if sample.pictures and turn.target is not None:
+                metric.add(turn.phrases, answer, turn.target, key=sample.source.index)
+                pictures += 1
+        asked += len(samples)
+        done = samples[-1].source.index + 1
+        if progress is not None:
+            progress(min(done, total), total)
+    report = {
+        "dataset": data.key, "task": task.name, "path": "known task" if how.known else "free-running",
+        "samples": total, "questions": asked, "model": model.fingerprint,
+        "seconds": round(time.perf_counter() - started, 1), "seed": how.seed,
+    }  # fmt: skip
+    if not how.known:
+        report["routing"] = routing.compute()
+    if pictures:
+        report[task.metric] = metric.compute()
+    return report
+
+
+def _batches(data: Dataset, total: int, how: Setting) -> Iterator[list[Sample]]:
+    waiting: list[Sample] = []
+    for index in range(total):
+        waiting += data.ask_all(index, chunk=how.chunk)
+        while len(waiting) >= how.batch_size:
+            yield waiting[: how.batch_size]
+            waiting = waiting[how.batch_size :]
+    if waiting:
+        yield waiting
+
+
+def _ask(model: VisionLLM, samples: Sequence[Sample], how: Setting) -> list[Answer]:
+    options = {name: {"threshold": 0.0, **how.options.get(name, {})} for name in model.decoders}
+    if how.known:
+        return [
+            model.known(sample.turns[0].task or "", list(sample.pictures), sample.turns[0].phrases, options=options)
+            for sample in samples
+        ]
+    words = [
+        render_question(sample.turns[0], None if how.canonical else item_rng(how.seed, sample.source.index, _WORDING))
+        for sample in samples
+    ]
+    requests = [(list(sample.pictures), question) for sample, question in zip(samples, words, strict=True)]
+    return model.ask_many(requests, options=options)

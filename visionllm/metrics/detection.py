@@ -1,0 +1,351 @@
+"""Boxes against truth: COCO average precision, and what a user meets at one threshold.
+
+Precision by faster-coco-eval (COCO protocol: 100 boxes a category and picture, crowds ignored). The matching at IoU 0.5
+is also done here, once a picture: from it come the operating point, and an interval for AP50 by resampling pictures,
+which would take minutes with a run of the protocol for each resample.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from faster_coco_eval import COCO, COCOeval_faster
+
+from visionllm.core.answer import Answer
+from visionllm.core.boxes import box_area, box_iou, intersection_area, xywh_to_xyxy, xyxy_to_xywh
+from visionllm.core.sample import BoxTarget
+from visionllm.metrics import METRICS
+
+_MAX_BOXES = 100  # a category and picture, as the COCO protocol counts
+_RECALLS = np.linspace(0, 1, 101)
+_THRESHOLDS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
+_HIT, _FALSE, _IGNORED = 1, 0, -1
+
+
+@dataclass(kw_only=True, slots=True)
+class _Asked:
+    """One category asked of one picture.
+
+    Args:
+        boxes_xyxy: (N, 4), best score first.
+        scores: (N,) descending.
+        presence: score of the category being there.
+        truth_xyxy: (M, 4).
+        crowd: (M,) bool.
+        match: (N,) at IoU 0.5: hit, false or ignored (in a crowd).
+    """
+
+    boxes_xyxy: np.ndarray
+    scores: np.ndarray
+    presence: float
+    truth_xyxy: np.ndarray
+    crowd: np.ndarray
+    match: np.ndarray = field(init=False)
+
+    def __post_init__(self) -> None:
+        order = np.argsort(-self.scores, kind="stable")[:_MAX_BOXES]
+        self.boxes_xyxy, self.scores = self.boxes_xyxy[order], self.scores[order]
+        self.match = match_boxes(self.boxes_xyxy, self.truth_xyxy, self.crowd)
+
+    @property
+    def objects(self) -> int:
+        return int((~self.crowd).sum())
+
+    @property
+    def absent(self) -> bool:
+        """Nothing of it is there, no crowd either: any box is a false alarm."""
+        return len(self.truth_xyxy) == 0
+
+
+@METRICS.register("detection")
+class DetectionMetric:
+    """Scores detections against boxes, over all pictures and categories that were asked.
+
+    Give it detections down to score 0: precision is measured over the whole curve.
+
+    Args:
+        names: category names of the data set; others that are asked join behind them.
+        threshold: operating point to report besides the usual ones.
+        resamples: for the interval of AP50; 0 leaves it out.
+    """
+
+    def __init__(self, names: Sequence[str] = (), *, threshold: float | None = None, resamples: int = 300) -> None:
+        self._labels = {name: i for i, name in enumerate(names)}
+        self._threshold, self._resamples = threshold, resamples
+        self._pictures: dict[Hashable, dict[int, _Asked]] = {}
+
+    def add(self, phrases: Sequence[str], answer: Answer, target: BoxTarget, *, key: Hashable) -> None:
+        """Take an answer; a phrase that the reply did not route counts as nothing found."""
+        found = answer.detections
+        # Of equal phrases in one reply the first counts; a phrase nobody asked for is the routing measure's business.
+        place = {phrase: i for i, phrase in reversed(list(enumerate(found.phrases)))}
+        asked = {place[phrase]: i for i, phrase in enumerate(phrases) if phrase in place}
+        labels = np.array([asked.get(label, -1) for label in found.labels.tolist()], np.int64)
+        presence = np.zeros(len(phrases), np.float32)
+        presence[list(asked.values())] = found.presence[list(asked)]
+        self.update(phrases, found.boxes_xyxy, found.scores, labels, presence, target, key=key)
+
+    def update(
+        self,
+        phrases: Sequence[str],
+        boxes_xyxy: np.ndarray,
+        scores: np.ndarray,
+        labels: np.ndarray,
+        presence: np.ndarray,
+        target: BoxTarget,
+        *,
+        key: Hashable,
+    ) -> None:
+        """Take plain arrays; ``labels`` and ``target.phrase`` are indices into ``phrases``.
+
+        Args:
+            phrases: asked of the picture in this question.
+            boxes_xyxy: (N, 4).
+            scores: (N,).
+            labels: (N,); -1 for boxes of nothing asked.
+            presence: (P,).
+            target: boxes of the same picture in the same pixels.
+            key: of the picture; further questions about it bring further phrases.
+        """
+        picture = self._pictures.setdefault(key, {})
+        for i, phrase in enumerate(phrases):
+            label = self._labels.setdefault(phrase, len(self._labels))
+            assert label not in picture, f"{phrase!r} is asked twice of picture {key!r}"
+            own, true = labels == i, target.phrase == i
+            picture[label] = _Asked(
+                boxes_xyxy=np.asarray(boxes_xyxy[own], np.float64),
+                scores=np.asarray(scores[own], np.float64),
+                presence=float(presence[i]),
+                truth_xyxy=np.asarray(target.boxes_xyxy[true], np.float64),
+                crowd=target.ignored[true],
+            )
+
+    def compute(self) -> dict[str, Any]:
+        """All figures; None where nothing defines one.
+
+        ``AP``, ``AP50``, ``AP75`` (means over categories that have an object), ``AP50_interval`` (95 %), ``categories``
+        (each one's ``AP``, ``AP50``, number of objects), ``presence`` (``accuracy`` at 0.5, ``auroc``), ``best`` (the
+        threshold with a false box in at most 5 % of the pictures, and what it gives), ``operating`` (other thresholds).
+        """
+        thresholds = sorted({*_THRESHOLDS, *([] if self._threshold is None else [self._threshold])})
+        return {
+            **self.average_precision(),
+            "AP50_interval": self.ap50_interval() if self._resamples else None,
+            "presence": self.presence(),
+            "best": self.at(self.best_threshold()),
+            "operating": [self.at(threshold) for threshold in thresholds],
+            "pictures": len(self._pictures),
+        }
+
+    def average_precision(self) -> dict[str, Any]:
+        """COCO's figures, by faster-coco-eval."""
+        boxes = sum(len(asked.scores) for _, _, asked in self._all())
+        objects = sum(asked.objects for _, _, asked in self._all())
+        table = np.zeros((10, len(self._labels))) if not boxes else self._coco_precision()
+        counts = np.zeros(len(self._labels), int)
+        for _, label, asked in self._all():
+            counts[label] += asked.objects
+        known = counts > 0
+        each = {
+            name: {
+                "AP": _number(table[:, label].mean() if known[label] else np.nan),
+                "AP50": _number(table[0, label] if known[label] else np.nan),
+                "objects": int(counts[label]),
+            }
+            for name, label in self._labels.items()
+        }
+        means = table[:, known].mean(1) if objects else np.full(10, np.nan)
+        return {
+            "AP": _number(means.mean()),
+            "AP50": _number(means[0]),
+            "AP75": _number(means[5]),
+            "categories": each,
+        }
+
+    def ap50(self) -> float | None:
+        """AP50 from the matches made here: the same number as COCO's."""
+        return _number(self._resampled(np.ones((1, len(self._pictures))))[0])
+
+    def ap50_interval(self, seed: int = 0) -> tuple[float, float] | None:
+        """95 % interval of AP50: pictures drawn with replacement (Efron 1979)."""
+        count = len(self._pictures)
+        if not count:
+            return None
+        weights = np.random.default_rng(seed).multinomial(count, np.full(count, 1 / count), self._resamples)
+        values = self._resampled(weights)
+        values = values[~np.isnan(values)]
+        return (float(np.quantile(values, 0.025)), float(np.quantile(values, 0.975))) if len(values) else None
+
+    def at(self, threshold: float) -> dict[str, float | None]:
+        """What a user meets at one threshold.
+
+        ``recall``: objects hit by a box of IoU 0.5 or more; ``phrase_recall``: phrases with an object that have a hit;
+        ``precision``: boxes that hit, those in crowds aside; ``false_alarm_phrases``: absent phrases with a box;
+        ``false_alarm_pictures``: pictures with a box for any phrase absent from them.
+        """
+        entries = [(asked, asked.match[asked.scores >= threshold]) for _, _, asked in self._all()]
+        hits = sum(int((match == _HIT).sum()) for _, match in entries)
+        counted = sum(int((match != _IGNORED).sum()) for _, match in entries)
+        present = [bool((match == _HIT).any()) for asked, match in entries if asked.objects]
+        alarms = self._alarms()
+        return {
+            "threshold": float(threshold),
+            "recall": _share(hits, sum(asked.objects for asked, _ in entries)),
+            "phrase_recall": _share(sum(present), len(present)),
+            "precision": _share(hits, counted),
+            "false_alarm_phrases": _share(
+                sum(bool(len(match)) for asked, match in entries if asked.absent), sum(a.absent for a, _ in entries)
+            ),
+            "false_alarm_pictures": _share(int((alarms >= threshold).sum()), len(alarms)),
+        }
+
+    def best_threshold(self, false_alarms: float = 0.05) -> float:
+        """The lowest threshold with a false box in at most this share of the pictures that lack an asked phrase."""
+        alarms = np.sort(self._alarms())[::-1]
+        allowed = int(np.floor(false_alarms * len(alarms) + 1e-9))
+        # Pictures beyond the allowed number must fall below; scores are compared with >=.
+        if allowed >= len(alarms) or alarms[allowed] < 0:
+            return 0.0
+        # The next float32, because decoders compare in float32.
+        return float(np.nextafter(np.float32(alarms[allowed]), np.float32(np.inf)))
+
+    def presence(self) -> dict[str, float | None]:
+        """``accuracy`` at 0.5 and area under the ROC curve of the presence score; all-crowd phrases are left out."""
+        entries = [asked for _, _, asked in self._all() if asked.objects or asked.absent]
+        scores = np.array([asked.presence for asked in entries])
+        truth = np.array([asked.objects > 0 for asked in entries], bool)
+        return {
+            "accuracy": _share(int(((scores >= 0.5) == truth).sum()), len(entries)),
+            "auroc": auroc(scores, truth),
+        }
+
+    def _all(self) -> list[tuple[int, int, _Asked]]:
+        return [(p, label, a) for p, asked in enumerate(self._pictures.values()) for label, a in asked.items()]
+
+    def _alarms(self) -> np.ndarray:
+        """Best score on an absent phrase, of each picture that lacks an asked phrase; -1 where no box came."""
+        best = [
+            [a.scores[0] if len(a.scores) else -1.0 for a in asked.values() if a.absent]
+            for asked in self._pictures.values()
+        ]
+        return np.array([max(scores) for scores in best if scores])
+
+    def _resampled(self, weights: np.ndarray) -> np.ndarray:
+        """AP50 for each row of (R, pictures) weights, NaN where a row holds no object."""
+        per_label: dict[int, list[tuple[int, _Asked]]] = {}
+        for picture, label, asked in self._all():
+            per_label.setdefault(label, []).append((picture, asked))
+        rows = [_weighted_ap(entries, weights) for entries in per_label.values()]
+        table = np.array(rows) if rows else np.full((1, len(weights)), np.nan)
+        defined = ~np.isnan(table)
+        total = np.where(defined, table, 0).sum(0)
+        return np.divide(total, defined.sum(0), out=np.full(len(weights), np.nan), where=defined.any(0))
+
+    def _coco_precision(self) -> np.ndarray:
+        """(10 IoU thresholds, categories) average precision; -1 where a category has no object."""
+        entries = self._all()
+        truth = [
+            {"image_id": p, "category_id": label, "bbox": box, "area": box[2] * box[3], "iscrowd": int(crowd)}
+            for p, label, asked in entries
+            for box, crowd in zip(xyxy_to_xywh(asked.truth_xyxy).tolist(), asked.crowd.tolist(), strict=True)
+        ]
+        found = [
+            {"image_id": p, "category_id": label, "bbox": box, "score": score}
+            for p, label, asked in entries
+            for box, score in zip(xyxy_to_xywh(asked.boxes_xyxy).tolist(), asked.scores.tolist(), strict=True)
+        ]
+        coco = COCO(
+            {
+                "images": [{"id": p} for p in range(len(self._pictures))],
+                "categories": [{"id": label, "name": name} for name, label in self._labels.items()],
+                "annotations": [{"id": i + 1, **entry} for i, entry in enumerate(truth)],
+            },
+            print_function=_quiet,
+        )
+        protocol = COCOeval_faster(coco, coco.loadRes(found), iouType="bbox", print_function=_quiet)
+        protocol.evaluate()
+        protocol.accumulate()
+        # (IoU, recall, category, area, boxes): all areas, the largest number of boxes.
+        precision = np.asarray(protocol.eval["precision"])[:, :, :, 0, -1]
+        return precision.mean(1)
+
+
+def match_boxes(boxes_xyxy: np.ndarray, truth_xyxy: np.ndarray, crowd: np.ndarray, iou: float = 0.5) -> np.ndarray:
+    """Greedy matching as COCO does it: boxes in order take the free object they fit best, or vanish in a crowd.
+
+    Args:
+        boxes_xyxy: (N, 4), best score first.
+        truth_xyxy: (M, 4).
+        crowd: (M,) bool; a crowd takes any number of boxes, measured by the part of the box inside it.
+
+    Returns:
+        (N,) 1 hit, 0 false, -1 ignored.
+    """
+    # Through xywh and back, so that rounding falls as in COCO's own figures.
+    boxes, truth = (xywh_to_xyxy(xyxy_to_xywh(b)) for b in (boxes_xyxy, truth_xyxy))
+    overlap = box_iou(boxes, truth)
+    inside = intersection_area(boxes, truth) / np.maximum(box_area(boxes), 1e-12)[:, None]
+    free = ~crowd
+    match = np.full(len(boxes), _FALSE)
+    for i in range(len(boxes)):
+        fits = np.where(free, overlap[i], -1.0)
+        # The last of equally good ones, as in COCO's loop.
+        best = len(fits) - 1 - int(np.argmax(fits[::-1])) if len(fits) else -1
+        if best >= 0 and fits[best] >= iou:
+            free[best] = False
+            match[i] = _HIT
+        elif (inside[i, crowd] >= iou).any():
+            match[i] = _IGNORED
+    return match
+
+
+def auroc(scores: np.ndarray, truth: np.ndarray) -> float | None:
+    """Chance that a true one scores above a false one, ties counting half; None without both kinds."""
+    positives, negatives = int(truth.sum()), int((~truth).sum())
+    if not positives or not negatives:
+        return None
+    _, place, count = np.unique(scores, return_inverse=True, return_counts=True)
+    rank = (np.cumsum(count) - (count - 1) / 2)[place]
+    return float((rank[truth].sum() - positives * (positives + 1) / 2) / (positives * negatives))
+
+
+def _weighted_ap(entries: Sequence[tuple[int, _Asked]], weights: np.ndarray) -> np.ndarray:
+    """(R,) average precision of one category where picture p counts ``weights[r, p]`` times; NaN without objects."""
+    pictures = np.concatenate([np.full(len(a.scores), p) for p, a in entries]).astype(int)
+    scores = np.concatenate([a.scores for _, a in entries])
+    match = np.concatenate([a.match for _, a in entries])
+    objects = weights[:, [p for p, _ in entries]] @ np.array([a.objects for _, a in entries])
+    order = np.argsort(-scores, kind="stable")
+    order = order[match[order] != _IGNORED]
+    hit = match[order] == _HIT
+    # Behind the last hit recall grows no more, so what follows changes nothing.
+    order = order[: int(np.flatnonzero(hit)[-1]) + 1] if hit.any() else order[:0]
+    hit, pictures = match[order] == _HIT, pictures[order]
+    values = [_ap(row[pictures] * hit, row[pictures], total) for row, total in zip(weights, objects, strict=True)]
+    return np.array(values)
+
+
+def _ap(hits: np.ndarray, boxes: np.ndarray, objects: float) -> float:
+    """Mean of the interpolated precision at 101 recalls; arrays are in order of falling score."""
+    if not objects:
+        return float("nan")
+    true, all_boxes = np.cumsum(hits), np.cumsum(boxes)
+    precision = true / np.maximum(all_boxes, np.spacing(1))
+    envelope = np.maximum.accumulate(precision[::-1])[::-1]
+    place = np.searchsorted(true / objects, _RECALLS, side="left")
+    return float(np.append(envelope, 0.0)[place].sum() / len(_RECALLS))
+
+
+def _quiet(*_: object) -> None:
+    """faster-coco-eval reports its progress through this."""
+
+
+def _share(part: float, whole: float) -> float | None:
+    return part / whole if whole else None
+
+
+def _number(value: float) -> float | None:
+    return None if np.isnan(value) else float(value)

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import difflib
 import json
+import math
 import os
 import shutil
 import time
 from collections.abc import Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal
 
@@ -133,7 +135,7 @@ def train(config: TrainConfig, *, resume: bool = False) -> Path:
         logged: dict[str, float] = {}
         parts = _split(samples, styles, run.accumulate)
         with clock("encode"):
-            micro = [model.processor.encode(s, w).to(accelerator.device) for s, w in parts]
+            micro = [model.processor.encode(s, w, multiple=32).to(accelerator.device) for s, w in parts]
         counts = global_counts(accelerator, model, micro)
         for index, batch in enumerate(micro):
             idle = agree_on_idle(accelerator, model, batch)
@@ -268,15 +270,28 @@ class Clock:
 
 
 def _split(samples: Sequence[Sample], styles: Sequence[Style], parts: int) -> list[tuple[list[Sample], list[Style]]]:
-    """A step in ``parts`` of like length, so that short texts are not padded to the longest of the step."""
-    size = -(-len(samples) // parts)
-    order = sorted(range(len(samples)), key=lambda i: (len(samples[i].pictures), _letters(samples[i])))
-    chunks = [order[i : i + size] for i in range(0, len(order), size)]
+    """A step in ``parts`` pieces of like length, cut where the least padding follows."""
+    order = sorted(range(len(samples)), key=lambda i: _length(samples[i]))
+    lengths = [_length(samples[i]) for i in order]
+    count = len(order)
+    # best[k][n]: padded size of the first n in k pieces, and where the last piece starts.
+    best: list[list[tuple[float, int]]] = [[(0.0, 0)] + [(math.inf, 0)] * count]
+    for _ in range(min(parts, count)):
+        row = [(math.inf, 0)]
+        for end in range(1, count + 1):
+            row.append(min((best[-1][start][0] + (end - start) * lengths[end - 1], start) for start in range(end)))
+        best.append(row)
+    cuts = [count]
+    for row in reversed(best[1:]):
+        cuts.insert(0, row[cuts[0]][1])
+    chunks = [order[a:b] for a, b in pairwise(cuts)]
     return [([samples[i] for i in chunk], [styles[i] for i in chunk]) for chunk in chunks]
 
 
-def _letters(sample: Sample) -> int:
-    return sum(len(phrase) + 4 for turn in sample.turns for phrase in turn.phrases)
+def _length(sample: Sample) -> int:
+    """About how long the text of a sample is: each phrase stands in the question and in the reply."""
+    letters = sum(len(phrase) + 4 for turn in sample.turns for phrase in turn.phrases)
+    return letters + 60 * len(sample.pictures)
 
 
 def _model_file(path: Path) -> dict[str, Any]:

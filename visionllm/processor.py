@@ -64,12 +64,15 @@ class Processor:
         self.pixels = dict(pixels)
         self.context_length = context_length
 
-    def encode(self, samples: Sequence[Sample], styles: Sequence[Style] | None = None, *, reply: bool = True) -> Batch:
+    def encode(
+        self, samples: Sequence[Sample], styles: Sequence[Style] | None = None, *, reply: bool = True, multiple: int = 1
+    ) -> Batch:
         """Render and encode.
 
         Args:
             styles: wording of each sample; canonical without.
             reply: include the last reply (training, known task) or stop where the model goes on (generation).
+            multiple: pad the texts to a multiple of this; kernels that are compiled per shape then see few shapes.
 
         Raises:
             PromptError: a text is longer than the context.
@@ -78,7 +81,7 @@ class Processor:
         rows = [self._row(sample, i, style, reply) for i, (sample, style) in enumerate(zip(samples, styles, strict=True))]
         pictures = [(i, k, p) for i, sample in enumerate(samples) for k, p in enumerate(sample.pictures)]
         tiles = [self.tiling.make(picture.pixels) for _, _, picture in pictures]
-        return self._pad(rows, torch.cat(tiles) if tiles else None, self._decoder_pixels(pictures), tuple(samples))
+        return self._pad(rows, torch.cat(tiles) if tiles else None, self._decoder_pixels(pictures), tuple(samples), multiple)
 
     def _row(self, sample: Sample, index: int, style: Style, reply: bool) -> _Row:
         counts = [self.tiling.count(picture.size) * self.tiling.tokens_per_tile for picture in sample.pictures]
@@ -111,8 +114,8 @@ class Processor:
         return self.vocabulary.plain(piece.text)
 
     def _pad(self, rows: list[_Row], tiles: Tensor | None, pixels: dict[str, tuple[Pixels, ...]],
-             samples: tuple[Sample, ...]) -> Batch:  # fmt: skip
-        width = max(len(row.ids) for row in rows)
+             samples: tuple[Sample, ...], multiple: int) -> Batch:  # fmt: skip
+        width = -(-max(len(row.ids) for row in rows) // multiple) * multiple
         table = torch.zeros(5, len(rows), width, dtype=torch.long)
         table[0], table[1], table[4] = self.vocabulary.pad, -1, -100
         links: list[tuple[int, int, LinkMeta]] = []

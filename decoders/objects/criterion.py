@@ -29,6 +29,7 @@ from torchvision.ops import box_convert, generalized_box_iou
 from visionllm.decoders.objects.detector import Encoded, LayerOutput
 
 GAMMA = 1.5
+QUERY_MULTIPLE = 20
 MATCH_CLASS, MATCH_L1, MATCH_GIOU = 2.0, 5.0, 2.0
 
 
@@ -132,7 +133,8 @@ def denoise(encoded: Encoded, truth: Truth, *, groups_of: int, label_noise: floa
     if longest == 0:
         return None
     groups = max(1, groups_of // (2 * longest))
-    count = 2 * longest * groups
+    # Rounded up, unused rows left: few distinct shapes.
+    count = -(-2 * longest * groups // QUERY_MULTIPLE) * QUERY_MULTIPLE
     device = encoded.memory_BSC.device
     batch = len(truth.boxes)
     content = encoded.phrases_BPC.new_zeros(batch, count, encoded.phrases_BPC.shape[-1])
@@ -242,6 +244,7 @@ def _denoising_mask(count: int, group: int, queries: int, device: torch.device) 
     total = count + queries
     closed = torch.ones(total, total, dtype=torch.bool, device=device)
     closed[count:, count:] = False
-    for start in range(0, count, group):
-        closed[start : start + group, start : start + group] = False
+    for start in range(0, count, group):  # the rows left over form a group of their own
+        end = min(start + group, count)
+        closed[start:end, start:end] = False
     return closed

@@ -25,6 +25,7 @@ from visionllm.decoders.base import Context, Decoder, register_decoder
 from visionllm.decoders.objects import criterion
 from visionllm.decoders.objects.detector import Encoded, LayerOutput, LinkDetector
 
+PHRASE_MULTIPLE = 8
 DETECTION = register_task(
     Task(
         name="detection",
@@ -238,7 +239,8 @@ def _buckets(links: SuperLinks, ctx: Context) -> list[tuple[Pixels, Tensor, list
 
 def _stack(phrases_LC: Tensor, groups: list[_Group]) -> tuple[Tensor, Tensor]:
     """(B, P, C) phrase embeddings, padded with zeros, and (B, P) padding."""
-    longest = max(len(group.links) for group in groups)
+    # Few distinct shapes: kernels compiled per shape (oneDNN in bf16, CUDA autotuning) cost more than the padding.
+    longest = -(-max(len(group.links) for group in groups) // PHRASE_MULTIPLE) * PHRASE_MULTIPLE
     index = torch.full((len(groups), longest), len(phrases_LC), device=phrases_LC.device)
     for b, group in enumerate(groups):
         index[b, : len(group.links)] = torch.tensor(group.links, device=phrases_LC.device)

@@ -194,7 +194,7 @@ class Loader:
     def _read(self, part: int, index: int, made: _Made) -> Record | Sample | None:
         """What the data set holds at ``index``, shrunk; None and a fault in ``made`` if that is bad."""
         cache, dataset = self._caches[part], self.datasets[part]
-        item = cache.get(index) if cache else None
+        item: Record | Sample | None = cache.get(index) if cache else None
         if item is not None:
             return item
         # Only what reading says is remembered: it is the same at every position, so no layout can tell the difference.

@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 from torch import Tensor, nn
 
 from visionllm.core.batch import Batch
-from visionllm.core.config import Config
+from visionllm.core.config import Config as Settings
 from visionllm.core.pixels import PixelSpec
 from visionllm.core.registry import Registry
 from visionllm.core.superlink import SuperLinks
@@ -23,7 +23,7 @@ class Context:
     Args:
         batch: the batch; a decoder finds its pictures under ``batch.pixels[f"{decoder}/{role}"]``.
         vision: (tiles, tokens, D) features of the language model's vision tower after the projector, or None.
-        training_step: fraction of the run done, in [0, 1].
+        extra: whatever else a caller hands over, by name.
     """
 
     batch: Batch
@@ -40,8 +40,8 @@ class Decoder(nn.Module):
 
     name: ClassVar[str]
     tasks: ClassVar[tuple[Task, ...]]
-    Config: ClassVar[type[Config]]
-    Options: ClassVar[type[Config]]
+    Config: ClassVar[type[Settings]]
+    Options: ClassVar[type[Settings]]
 
     @classmethod
     def from_config(cls, config: Any, link_width: int) -> Decoder:

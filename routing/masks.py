@@ -1,8 +1,8 @@
 """The one mask builder: who sees whom, for training, read-out and the tree layout.
 
-A text position sees the positions at or before it in its own sample that lie on the trunk or on its own branch; it never
-sees a query. A query sees what its routing token sees, the token included, and its own group up to itself. B = rows,
-T = text positions, G = query positions of a row (padded).
+A text position sees the positions at or before it in its own sample that lie on the trunk or on its own branch; it
+never sees a query. A query sees what its routing token sees, the token included, and its own group up to itself.
+B = rows, T = text positions, G = query positions of a row (padded).
 """
 
 from __future__ import annotations
@@ -49,7 +49,9 @@ class QueryLayout:
 
 def needs_mask(owner: Tensor, branch: Tensor) -> bool:
     """Whether the text needs more than causal attention over unpadded positions: branches or packed samples."""
-    return bool((branch > 0).any()) or bool((owner.max(1).values > owner.masked_fill(owner < 0, 1 << 30).min(1).values).any())
+    return bool((branch > 0).any()) or bool(
+        (owner.max(1).values > owner.masked_fill(owner < 0, 1 << 30).min(1).values).any()
+    )
 
 
 def additive_mask(owner: Tensor, branch: Tensor, queries: QueryLayout | None, *, text_rows: slice, query_rows: bool,

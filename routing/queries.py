@@ -11,10 +11,11 @@ from visionllm.core.batch import LinkLayout
 from visionllm.core.superlink import SuperLinks
 from visionllm.core.task import Token
 from visionllm.routing.masks import QueryLayout
+from visionllm.routing.vocabulary import REF_END, Vocabulary
 
 
 class LinkQueries(nn.Module):
-    """One table of input embeddings for each routing token (VisionLLM v2, section 3.2: separate tables beat shared ones)."""
+    """A table of input embeddings a routing token (VisionLLM v2, section 3.2: separate tables beat shared ones)."""
 
     def __init__(self, tokens: Iterable[Token], width: int) -> None:
         super().__init__()
@@ -27,7 +28,9 @@ class LinkQueries(nn.Module):
         flat = torch.cat([self.tables[_key(meta.token)] for meta in links.meta])
         starts = torch.tensor([0, *links.queries], device=flat.device).cumsum(0)
         row = starts[layout.link_BG.clamp(min=0)] + layout.step_BG.clamp(min=0)
-        return torch.where((layout.link_BG >= 0)[..., None], flat[row], torch.zeros((), dtype=flat.dtype, device=flat.device))
+        return torch.where(
+            (layout.link_BG >= 0)[..., None], flat[row], torch.zeros((), dtype=flat.dtype, device=flat.device)
+        )
 
 
 def gather(hidden_BGD: Tensor, links: LinkLayout, layout: QueryLayout) -> SuperLinks:
@@ -37,6 +40,20 @@ def gather(hidden_BGD: Tensor, links: LinkLayout, layout: QueryLayout) -> SuperL
     # Rows are filled link by link, but links of one batch need not be sorted by row.
     order = (layout.link_BG[real] * (1 + max(links.queries, default=0)) + layout.step_BG[real]).argsort()
     return SuperLinks(states=states[order], queries=links.queries, meta=links.meta)
+
+
+def spelling(links: LinkLayout, vocabulary: Vocabulary) -> Tensor:
+    """(sum of queries,) token ids that the queries of each link should name: those of its phrase, in order.
+
+    Where the phrase is shorter, one query names the mark that ends it and the rest are left out (-100). A link that can
+    name its phrase tells it from every other. Without this, all links of an untrained model are nearly one vector, and
+    the decoder's gradient alone takes thousands of steps to part them.
+    """
+    labels: list[int] = []
+    for meta, count in zip(links.meta, links.queries, strict=True):
+        ids = [*vocabulary.plain(meta.phrase), vocabulary.control(REF_END)][:count]
+        labels += ids + [-100] * (count - len(ids))
+    return torch.tensor(labels, dtype=torch.long)
 
 
 def _key(token: str) -> str:

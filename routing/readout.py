@@ -44,7 +44,12 @@ class Text:
     def append(self, ids_B: Tensor, alive_B: Tensor) -> Text:
         """One more column; rows that are not alive get padding."""
         last_owner = self.owner.max(1).values
-        column = (ids_B, last_owner.masked_fill(~alive_B, -1), torch.zeros_like(ids_B), self.position[:, -1] + alive_B.long())
+        column = (
+            ids_B,
+            last_owner.masked_fill(~alive_B, -1),
+            torch.zeros_like(ids_B),
+            self.position[:, -1] + alive_B.long(),
+        )
         parts = (self.ids, self.owner, self.branch, self.position)
         return Text(**{
             name: torch.cat([part, new[:, None]], 1)
@@ -94,7 +99,9 @@ def find_links(text: Text, start: int, vocabulary: Vocabulary) -> LinkLayout:
                 continue
             task = vocabulary.tokens[token.text][0]
             phrase = _phrase_before(ids[start:column], vocabulary)
-            metas.append(LinkMeta(sample=owner[column], turn=0, task=task.name, token=token.text, phrase=phrase, group=group))
+            metas.append(
+                LinkMeta(sample=owner[column], turn=0, task=task.name, token=token.text, phrase=phrase, group=group)
+            )
             rows.append(row)
             columns.append(column)
             counts.append(token.queries)

@@ -10,8 +10,8 @@ import numpy as np
 from visionllm.core.sample import Sample, Turn
 from visionllm.core.superlink import LinkMeta
 from visionllm.core.task import TASKS, Task
-from visionllm.routing.wording import Templates, load_templates
 from visionllm.routing.vocabulary import END, IMAGE, IMAGE_END, IMAGE_START, REF, REF_END, START
+from visionllm.routing.wording import Templates, load_templates
 
 
 @dataclass(kw_only=True, slots=True, frozen=True)

@@ -1,8 +1,8 @@
 """Which ids steer, and how a user's words are kept from steering.
 
-Control ids (chat marks, picture marks, ``<ref>``, routing tokens) come from the renderer only. Everything a user or a data
-set wrote is encoded by a second tokenizer that has no added tokens at all, so that a typed ``[DET]`` is four harmless
-pieces of text, whatever its spelling.
+Control ids (chat marks, picture marks, ``<ref>``, routing tokens) come from the renderer only. Everything a user or a
+data set wrote is encoded by a second tokenizer that has no added tokens at all, so that a typed ``[DET]`` is four
+harmless pieces of text, whatever its spelling.
 """
 
 from __future__ import annotations
@@ -89,7 +89,8 @@ class Vocabulary:
 
     def _single_id(self, text: str) -> int:
         ids = self._full.encode(text, add_special_tokens=False).ids
-        assert len(ids) == 1 and ids[0] in self.added, f"{text} is not one added token: {ids}"
+        assert len(ids) == 1, f"{text} is not one token: {ids}"
+        assert ids[0] in self.added, f"{text} is not an added token: {ids}"
         return ids[0]
 
 

@@ -1,8 +1,9 @@
 """Wordings of questions and replies, read from YAML.
 
-A file holds ``groups``; each pairs question wordings with the one reply that answers them, so that the reply follows from
-the question and a trained model's greedy reply is predictable word for word. The first group is canonical: the known-task
-path renders it. ``{phrases}`` in a question is the list of what is asked, ``{links}`` in a reply the routed list.
+A file holds ``groups``; each pairs question wordings with the one reply that answers them, so that the reply follows
+from the question and a trained model's greedy reply is predictable word for word. The first group is canonical: the
+known-task path renders it. ``{phrases}`` in a question is the list of what is asked, ``{links}`` in a reply the routed
+list.
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ class Templates(Config):
 
     groups: tuple[Group, ...] = Field(min_length=1)
     branches: tuple[str, ...] = ()
-    quantifiers: dict[str, tuple[str, ...]] = {"plural": ("",), "singular": ("",)}
+    quantifiers: dict[str, tuple[str, ...]] = Field(default={"plural": ("",), "singular": ("",)})
     joins: tuple[tuple[str, str], ...] = ((", ", ", "),)
     join: str = ", "
     prefixes: tuple[str, ...] = ("",)

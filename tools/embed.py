@@ -3,8 +3,8 @@
     python tools/embed.py outputs/nano/step-0002300/model --longest 448 --data-root data
 
 Measures every data set of its mixture on its TRAINING split with the known-task path, takes the lowest threshold that
-keeps false boxes out of 95 % of the pictures lacking an asked phrase (averaged over the data sets), and saves the weights
-as bf16 to visionllm/assets/nano.
+keeps false boxes out of 95 % of the pictures lacking an asked phrase (averaged over the data sets), and saves the
+weights as bf16 to visionllm/assets/nano.
 """
 
 from pathlib import Path
@@ -32,7 +32,10 @@ def main(
                  for name in MIXTURE}  # fmt: skip
         score = sum(values["AP50"] for values in found.values()) / len(found)
         threshold = sum(values["best"]["threshold"] for values in found.values()) / len(found)
-        print(f"longest {side}: " + ", ".join(f"{n} AP50 {v['AP50']:.3f} at {v['best']['threshold']:.2f}" for n, v in found.items()))
+        print(
+            f"longest {side}: "
+            + ", ".join(f"{n} AP50 {v['AP50']:.3f} at {v['best']['threshold']:.2f}" for n, v in found.items())
+        )
         best = max(best, (score, side, threshold))
     _, side, threshold = best
     model.configure("objects", longest=side, threshold=round(threshold, 3))

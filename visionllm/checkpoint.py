@@ -1,8 +1,8 @@
 """A model on disk: ``config.json``, ``model*.safetensors``, ``tokenizer.json``. Nothing in it is code.
 
-Migration policy: ``format_version`` counts changes of this layout. A reader loads its own version and every older one for
-which ``_MIGRATIONS`` holds a step; a newer version is refused with the advice to upgrade. Weights that are missing or
-left over are an error, never a warning.
+Migration policy: ``format_version`` counts changes of this layout. A reader loads its own version and every older one
+for which ``_MIGRATIONS`` holds a step; a newer version is refused with the advice to upgrade. Weights that are missing
+or left over are an error, never a warning.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ def locate(name: str | Path | None) -> Path:
         raise CheckpointError(f"{name}: no such folder (a hub id has the form owner/name)")
     try:
         return Path(snapshot_download(text, allow_patterns=_PATTERNS))
-    except Exception as error:
+    except Exception as error:  # noqa: BLE001 (whatever the network did, the cure is the caller's)
         raise CheckpointError(f"{name}: no such folder, and the hub gave none ({type(error).__name__})") from None
 
 
@@ -70,7 +70,9 @@ def read_config(folder: Path) -> dict[str, Any]:
         raise CheckpointError(f"{path}: format_version {found} is newer than {FORMAT_VERSION}: upgrade visionllm")
     while found < FORMAT_VERSION:
         if found not in _MIGRATIONS:
-            raise CheckpointError(f"{path}: format_version {found} can no longer be read; convert it with an older release")
+            raise CheckpointError(
+                f"{path}: format_version {found} can no longer be read; convert it with an older release"
+            )
         values = _MIGRATIONS[found](values)
         found += 1
     return values

@@ -41,10 +41,10 @@ def ask(
     if json_out:
         values = [answer.to_dict() for answer in answers]
         typer.echo(json.dumps(values[0] if len(values) == 1 else values, indent=2))
-    for image, answer in zip(images, answers, strict=True):
+    for number, (image, answer) in enumerate(zip(images, answers, strict=True)):
         if not json_out:
             _show(answer)
-        target = _target(out, image, len(images) > 1)
+        target = _target(out, images, number)
         if target is not None:
             target.parent.mkdir(parents=True, exist_ok=True)
             answer.save(target)
@@ -70,7 +70,7 @@ def train(
 
 
 @app.command()
-def eval(  # noqa: A001 (the verb of the command line)
+def eval(
     dataset: Annotated[str, typer.Option(help="A name of the catalogue, or the path of a card.")],
     model: Model = None,
     split: Annotated[str, typer.Option(help="Split of the card.")] = "val",
@@ -136,10 +136,13 @@ def _show(answer: Answer) -> None:
         console.print(line, markup=False)
 
 
-def _target(out: Path | None, image: Path, several: bool) -> Path | None:
-    if out is None:
-        return None
-    return out / f"{image.stem}.png" if several else out
+def _target(out: Path | None, images: list[Path], number: int) -> Path | None:
+    """Where the drawing goes: the path itself, or a file in the folder; pictures of one name are told apart."""
+    if out is None or len(images) == 1:
+        return out
+    stem = images[number].stem
+    alike = [path.stem for path in images].count(stem) > 1
+    return out / (f"{stem}_{number + 1}.png" if alike else f"{stem}.png")
 
 
 def _progress(done: int, total: int) -> None:

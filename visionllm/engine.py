@@ -43,8 +43,11 @@ _STYLE = 7  # stream of random numbers of a position that words its questions
 class ModelConfig(Config):
     """A model from scratch, or a checkpoint to go on from; keys of ``decoders`` override the checkpoint's."""
 
-    start: str | None = Field(None, description="checkpoint folder or hub id to start from; 'embedded' for the built-in one")
+    start: str | None = Field(
+        None, description="checkpoint folder or hub id to start from; 'embedded' for the built-in one"
+    )
     tokenizer: str | None = Field(None, description="tokenizer.json of a model from scratch, relative to the config")
+    fresh: list[str] = Field(default_factory=list, description="decoders of the checkpoint to initialise anew")
     mllm: dict[str, Any] = Field(default_factory=dict)
     decoders: dict[str, dict[str, Any]] = Field(default_factory=dict)
     max_tiles: PositiveInt = 12
@@ -103,8 +106,8 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> TrainConfig:
 def train(config: TrainConfig, *, resume: bool = False) -> Path:
     """Run a training and return the folder of the last checkpoint's model.
 
-    What a step trains on, and the noise it draws, are functions of the seed and the step: a resumed run goes on as if it
-    had never stopped.
+    What a step trains on, and the noise it draws, are functions of the seed and the step: a resumed run goes on as if
+    it had never stopped.
     """
     from accelerate import Accelerator, DistributedDataParallelKwargs
 
@@ -154,10 +157,10 @@ def train(config: TrainConfig, *, resume: bool = False) -> Path:
             optimizer.zero_grad(set_to_none=True)
             if average is not None:
                 average.update(model, step)
-        log.step(step + 1, logged["loss"])
+        log.step(step + 1, logged)
         if (step + 1) % run.log_every == 0 or step + 1 == run.steps:
             norm_value = float(norm) if norm is not None else float("nan")
-            log.write(step + 1, {**logged, "lr": rate, "grad_norm": norm_value, **clock.report(run.batch_size)})
+            log.write(step + 1, {"lr": rate, "grad_norm": norm_value, **clock.report(run.batch_size)})
         if (step + 1) % run.save_every == 0 or step + 1 == run.steps:
             accelerator.wait_for_everyone()
             if accelerator.is_main_process:
@@ -203,15 +206,19 @@ def build_model(config: ModelConfig) -> VisionLLM:
         ConfigError: neither a checkpoint nor what a model from scratch needs is given.
     """
     if config.start is not None:
+        if config.tokenizer is not None or config.mllm:
+            raise ConfigError("model: start brings its own mllm and tokenizer; leave these keys out")
         model = VisionLLM.from_pretrained(None if config.start == "embedded" else config.start)
         for name, values in config.decoders.items():
             model.configure(name, **values)
+        for name in config.fresh:
+            model.renew(name)
         return model
     if config.tokenizer is None or not config.mllm:
         raise ConfigError("model: give start (a checkpoint), or mllm and tokenizer for a model from scratch")
     try:
         tokenizer = Tokenizer.from_file(config.tokenizer)
-    except Exception:  # the library raises bare Exception for a missing or broken file
+    except Exception:  # noqa: BLE001 (the library raises bare Exception for a missing or broken file)
         raise ConfigError(f"model.tokenizer: {config.tokenizer}: no readable tokenizer.json") from None
     settings = VisionLLMConfig(mllm=config.mllm, decoders=config.decoders, max_tiles=config.max_tiles)
     return VisionLLM(settings, lambda tasks: Vocabulary(tokenizer, tasks))
@@ -236,7 +243,9 @@ def describe(config: TrainConfig) -> str:
     lines = [f"{run.steps:,} steps of {run.batch_size} samples = {seen:,} samples -> {run.out}", ""]
     for source, dataset in zip(config.data, loader.datasets, strict=True):
         share = source.weight / total
-        lines.append(f"{dataset.key:28} {len(dataset):>10,} samples  {share:6.1%}  {share * seen / len(dataset):8.2f} epochs")
+        lines.append(
+            f"{dataset.key:28} {len(dataset):>10,} samples  {share:6.1%}  {share * seen / len(dataset):8.2f} epochs"
+        )
         lines.append(f"    {dataset.report()}")
     lines.append("")
     for name, part in [("mllm", model.mllm), ("link_queries", model.link_queries), *model.decoders.items()]:
@@ -305,12 +314,14 @@ def _name(step: int) -> str:
     return f"step-{step:07d}"
 
 
-def _save(folder: Path, step: int, model: VisionLLM, optimizer: Any, average: Average | None, loader: Loader, keep: int) -> None:
+def _save(
+    folder: Path, step: int, model: VisionLLM, optimizer: Any, average: Average | None, loader: Loader, keep: int
+) -> None:
     """Write a checkpoint aside and rename it: a folder of the final name is complete."""
     final, aside = folder / _name(step), folder / f".{_name(step)}.tmp"
     shutil.rmtree(aside, ignore_errors=True)
     aside.mkdir(parents=True)
-    raw = {name: value for name, value in model.state_dict().items()}
+    raw = model.state_dict()
     if average is not None:
         save_file({name: value.clone() for name, value in raw.items()}, aside / "raw.safetensors")
         model.load_state_dict(average.state)
@@ -364,5 +375,3 @@ def _load_optimizer(model: VisionLLM, optimizer: Any, tensors: dict[str, Tensor]
     for name, value in tensors.items():
         parameter, _, key = name.partition("::")
         optimizer.state[named[parameter]][key] = value
-
-

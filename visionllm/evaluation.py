@@ -11,8 +11,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from visionllm.core.answer import Answer
 from visionllm.core.errors import ConfigError
 from visionllm.core.sample import Sample
@@ -67,8 +65,8 @@ def evaluate(
         settings: see ``Setting``.
 
     Returns:
-        ``routing`` (share of replies with the right tokens, phrases and order; kinds of failure), the task's metric, the
-        numbers of pictures and questions, seconds, and what was asked how.
+        ``routing`` (share of replies with the right tokens, phrases and order; kinds of failure), the task's metric,
+        the numbers of pictures and questions, seconds, and what was asked how.
     """
     how = Setting(**settings)
     data = dataset if isinstance(dataset, Dataset) else open_dataset(dataset, split, data_root)
@@ -94,7 +92,7 @@ def evaluate(
         done = samples[-1].source.index + 1
         if progress is not None:
             progress(min(done, total), total)
-    report = {
+    report: dict[str, Any] = {
         "dataset": data.key, "task": task.name, "path": "known task" if how.known else "free-running",
         "samples": total, "questions": asked, "model": model.fingerprint,
         "seconds": round(time.perf_counter() - started, 1), "seed": how.seed,
@@ -118,7 +116,14 @@ def _batches(data: Dataset, total: int, how: Setting) -> Iterator[list[Sample]]:
 
 
 def _ask(model: VisionLLM, samples: Sequence[Sample], how: Setting) -> list[Answer]:
-    options = {name: {"threshold": 0.0, **how.options.get(name, {})} for name in model.decoders}
+    # The whole curve is measured: a decoder that drops results below a threshold is asked not to.
+    options = {
+        name: {
+            **({"threshold": 0.0} if "threshold" in type(decoder).Options.model_fields else {}),
+            **how.options.get(name, {}),
+        }
+        for name, decoder in model.decoders.items()
+    }
     if how.known:
         return [
             model.known(sample.turns[0].task or "", list(sample.pictures), sample.turns[0].phrases, options=options)

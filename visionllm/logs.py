@@ -22,6 +22,7 @@ class RunLog:
 
     def __init__(self, folder: Path, *, steps: int, start: int = 0, enabled: bool = True) -> None:
         self._enabled = enabled
+        self._sums: dict[str, tuple[float, int]] = {}
         self._board: Any = None
         if not enabled:
             return
@@ -32,22 +33,32 @@ class RunLog:
 
             self._board = SummaryWriter(str(folder))
         except ImportError:
-            print("TensorBoard is not installed (pip install visionllm[train]); log.jsonl holds everything", file=sys.stderr)
+            print(
+                "TensorBoard is not installed (pip install visionllm[train]); log.jsonl holds everything",
+                file=sys.stderr,
+            )
         self._bar = Progress(
-            TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn(),
+            TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(),
+            TimeElapsedColumn(), TimeRemainingColumn(),
             disable=not sys.stderr.isatty(),
         )  # fmt: skip
         self._bar.start()
         self._task = self._bar.add_task("training", total=steps, completed=start)
 
-    def step(self, step: int, loss: float) -> None:
+    def step(self, step: int, losses: Mapping[str, float]) -> None:
+        """Take the losses of a step; the next record holds their means."""
+        for name, value in losses.items():
+            total, count = self._sums.get(name, (0.0, 0))
+            self._sums[name] = (total + value, count + 1)
         if self._enabled:
-            self._bar.update(self._task, completed=step, description=f"loss {loss:.3f}")
+            self._bar.update(self._task, completed=step, description=f"loss {losses['loss']:.3f}")
 
     def write(self, step: int, values: Mapping[str, float]) -> None:
-        """One record; numbers are rounded to six digits."""
+        """One record: the mean losses since the last one, and ``values``; numbers are rounded to six digits."""
         if not self._enabled:
             return
+        values = {name: total / count for name, (total, count) in self._sums.items()} | dict(values)
+        self._sums.clear()
         record = {"step": step, **{name: float(f"{value:.6g}") for name, value in values.items()}}
         self._file.write(json.dumps(record) + "\n")
         self._file.flush()

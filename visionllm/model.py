@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -23,9 +24,9 @@ from visionllm.config import FORMAT_VERSION, VisionLLMConfig
 from visionllm.core.answer import Answer, LinkResult, Trace
 from visionllm.core.batch import Batch
 from visionllm.core.config import validate
-from visionllm.core.errors import PromptError, VisionLLMError, unknown_name
+from visionllm.core.errors import ConfigError, PromptError, VisionLLMError, unknown_name
 from visionllm.core.media import PictureSource, load_picture
-from visionllm.core.sample import Picture, Sample, Turn
+from visionllm.core.sample import Sample, Turn
 from visionllm.core.superlink import SuperLinks
 from visionllm.core.task import TASKS, Task
 from visionllm.decoders import DECODERS, Context, Decoder
@@ -33,7 +34,7 @@ from visionllm.mllm.internvl import InternVL
 from visionllm.mllm.vision import count_tiles, make_tiles
 from visionllm.processor import Processor, Tiling
 from visionllm.routing.generate import Step, generate
-from visionllm.routing.queries import LinkQueries
+from visionllm.routing.queries import LinkQueries, spelling
 from visionllm.routing.readout import Text, find_links, read_out, run_text
 from visionllm.routing.render import Style
 from visionllm.routing.vocabulary import Vocabulary
@@ -82,9 +83,14 @@ class VisionLLM(PreTrainedModel):
     supports_gradient_checkpointing = True
     _supports_sdpa = True
 
-    def __init__(self, config: VisionLLMConfig, vocabulary: Vocabulary | Callable[[tuple[Task, ...]], Vocabulary]) -> None:
+    def __init__(
+        self, config: VisionLLMConfig, vocabulary: Vocabulary | Callable[[tuple[Task, ...]], Vocabulary]
+    ) -> None:
         super().__init__(config)
-        self.mllm = InternVL(config.mllm)
+        mllm = config.mllm
+        if mllm is None:
+            raise ConfigError("mllm: missing; give the keys of an InternVL configuration")
+        self.mllm = InternVL(mllm)
         settings = config.decoder_configs()
         self.decoders = nn.ModuleDict(
             {name: DECODERS[name].from_config(value, self.mllm.hidden_size) for name, value in settings.items()}
@@ -93,7 +99,7 @@ class VisionLLM(PreTrainedModel):
         self.link_queries = LinkQueries((t for task in self.tasks for t in task.tokens), self.mllm.hidden_size)
         self.vocabulary = vocabulary if isinstance(vocabulary, Vocabulary) else vocabulary(self.tasks)
         self.mllm.resize_vocabulary(len(self.vocabulary))
-        self.mllm.config.image_token_id = config.mllm["image_token_id"] = self.vocabulary.image
+        self.mllm.config.image_token_id = mllm["image_token_id"] = self.vocabulary.image
         self._no_split_modules = self.mllm.no_split_modules()
         self.processor = Processor(
             self.vocabulary,
@@ -121,6 +127,7 @@ class VisionLLM(PreTrainedModel):
         Raises:
             CheckpointError: it is not there, broken, of a newer format, or needs a plugin that is not installed.
         """
+        device = _usable(device)
         folder = locate(name)
         values = read_config(folder)
         config = VisionLLMConfig.from_dict(values)
@@ -139,21 +146,39 @@ class VisionLLM(PreTrainedModel):
         save_weights(self, folder, dtype)
         self.vocabulary.save(folder)
 
+    def train(self, mode: bool = True) -> VisionLLM:
+        if mode:
+            self._fingerprint = None
+        return super().train(mode)
+
     def configure(self, decoder: str, **values: Any) -> None:
         """Change settings of a decoder that its weights do not depend on (a threshold, the size of its pictures).
 
         Raises:
             ConfigError: no such setting, or a value that does not fit.
         """
-        if decoder not in self.decoders:
-            raise unknown_name("decoder", decoder, list(self.decoders))
+        weights = self._decoder(decoder).state_dict()
+        self.renew(decoder, **values)
+        self.decoders[decoder].load_state_dict(weights)
+
+    def renew(self, decoder: str, **values: Any) -> None:
+        """Build a decoder anew, with the initial weights of its constructor, changing settings on the way.
+
+        Raises:
+            ConfigError: no such setting, or a value that does not fit.
+        """
+        old = self._decoder(decoder)
         merged = {**self.config.decoders[decoder], **values}
         settings = validate(DECODERS[decoder].Config, merged, source=f"decoders.{decoder}")
         fresh = DECODERS[decoder].from_config(settings, self.mllm.hidden_size)
-        fresh.load_state_dict(self.decoders[decoder].state_dict())
-        self.decoders[decoder] = fresh.to(self.mllm.net.device).train(self.training)
+        self.decoders[decoder] = fresh.to(self.mllm.net.device).train(old.training)
         self.config.decoders = {**self.config.decoders, decoder: merged}
         self.processor.pixels |= {f"{decoder}/{role}": spec for role, spec in fresh.pixels.items()}
+
+    def _decoder(self, name: str) -> Decoder:
+        if name not in self.decoders:
+            raise unknown_name("decoder", name, list(self.decoders))
+        return dict(self._decoders())[name]
 
     def _init_weights(self, module: nn.Module) -> None:
         """Nothing: every module keeps the initialisation of its own constructor."""
@@ -168,14 +193,15 @@ class VisionLLM(PreTrainedModel):
         """
         vision = None if batch.tiles is None else self.mllm.vision(batch.tiles)
         text = Text.of(batch)
-        layout = batch.links.select(_with_targets(batch))
-        out = run_text(self.mllm, text, vision, keep_cache=len(layout) > 0)
+        out = run_text(self.mllm, text, vision, keep_cache=len(batch.links) > 0)
         sums = {"lm": self._language_loss(out.hidden_BTD, batch)}
-        if len(layout):
-            links = read_out(self.mllm, self.link_queries, text, layout, out.cache)
+        if len(batch.links):
+            links = read_out(self.mllm, self.link_queries, text, batch.links, out.cache)
+            sums["link"] = self._spelling_loss(links, batch)
+            taught = links.select(_with_targets(batch))
             ctx = Context(batch=batch, vision=vision)
             for name, decoder in self._decoders():
-                part = links.of_tasks([task.name for task in decoder.tasks])
+                part = taught.of_tasks([task.name for task in decoder.tasks])
                 if len(part):
                     sums |= {f"{name}/{key}": value for key, value in decoder.loss(part, ctx).items()}
         for name in idle:
@@ -185,6 +211,8 @@ class VisionLLM(PreTrainedModel):
     def counts(self, batch: Batch) -> dict[str, float]:
         """The divisor of every loss ``forward`` gives for this batch; from targets alone, before any pass."""
         counts = {"lm": float((batch.labels[:, 1:] != -100).sum())}
+        if len(batch.links):
+            counts["link"] = float((spelling(batch.links, self.vocabulary) != -100).sum())
         layout = batch.links.select(_with_targets(batch))
         links = SuperLinks(states=torch.zeros(sum(layout.queries), 1), queries=layout.queries, meta=layout.meta)
         ctx = Context(batch=batch)
@@ -196,7 +224,7 @@ class VisionLLM(PreTrainedModel):
 
     def loss_weights(self) -> dict[str, float]:
         """Default weight of every loss by name."""
-        return {"lm": 1.0} | {
+        return {"lm": 1.0, "link": 0.5} | {
             f"{task.decoder}/{key}": value for task in self.tasks for key, value in task.loss_weights.items()
         }
 
@@ -215,6 +243,13 @@ class VisionLLM(PreTrainedModel):
         wanted = batch.labels[:, 1:] != -100
         logits = self.mllm.logits(hidden_BTD[:, :-1][wanted]).float()
         return nn.functional.cross_entropy(logits, batch.labels[:, 1:][wanted], reduction="sum")
+
+    def _spelling_loss(self, links: SuperLinks, batch: Batch) -> Tensor:
+        """Cross entropy of naming each link's phrase from its queries, through the language model's own head."""
+        labels = spelling(batch.links, self.vocabulary).to(batch.device)
+        wanted = labels != -100
+        logits = self.mllm.logits(links.states[wanted]).float()
+        return nn.functional.cross_entropy(logits, labels[wanted], reduction="sum")
 
     # -- use -------------------------------------------------------------------------------------------------------
 
@@ -258,14 +293,16 @@ class VisionLLM(PreTrainedModel):
         through in chunks. The verbs (``model.detect``) call this.
 
         Args:
-            verify: write the reply in one line instead and check that the model would have written each token itself; if
-                not, the model's own reply is generated. The answer is then exactly that of the canonical prompt.
+            verify: write the reply in one line instead and check that the model would have written each token itself;
+                if not, the model's own reply is generated. The answer is then exactly that of the canonical prompt.
             chunk: phrases in one pass.
         """
         if isinstance(phrases, str):
             raise PromptError(f"phrases: expected a list such as [{phrases!r}], got one string")
         if not phrases or any(not phrase.strip() for phrase in phrases):
             raise PromptError("phrases: expected at least one, and none of them empty")
+        if pictures is None or (isinstance(pictures, (list, tuple)) and not pictures):
+            raise PromptError("pictures: expected at least one to look at")
         if verify:
             return self._verified(task, pictures, phrases, options)
         sample = _sample(pictures)
@@ -288,7 +325,7 @@ class VisionLLM(PreTrainedModel):
 
     @property
     def fingerprint(self) -> str:
-        """Short hash of the weights, the same on every machine; computed once."""
+        """Short hash of the weights, the same on every machine; computed once after each training."""
         if self._fingerprint is None:
             digest = hashlib.sha256()
             for name, value in sorted(self.state_dict().items()):
@@ -353,9 +390,7 @@ class VisionLLM(PreTrainedModel):
         times["write"] = time.perf_counter()
         with self._using():
             vision = None if batch.tiles is None else self.mllm.vision(batch.tiles)
-            steps = generate(
-                self.mllm, Text.of(batch), vision, end=self.vocabulary.end, banned=banned, limits=limits
-            )
+            steps = generate(self.mllm, Text.of(batch), vision, end=self.vocabulary.end, banned=banned, limits=limits)
             shown = [""] * len(samples)
             step: Step | None = None
             for count, step in enumerate(steps, 1):
@@ -379,8 +414,8 @@ class VisionLLM(PreTrainedModel):
         seconds = _durations(times)
         for i, sample in enumerate(samples):
             own = [k for k, row in enumerate(layout.row) if row == i]
-            ids = tuple(t for t, o in zip(step.text.ids[i, start:].tolist(), step.text.owner[i, start:].tolist(), strict=True)
-                        if o >= 0 and t != self.vocabulary.end)  # fmt: skip
+            written = zip(step.text.ids[i, start:].tolist(), step.text.owner[i, start:].tolist(), strict=True)
+            ids = tuple(token for token, owner in written if owner >= 0 and token != self.vocabulary.end)
             trace = Trace(
                 token_ids=ids, positions=tuple(layout.column[k] - start for k in own),
                 routed=tuple((layout.meta[k].token, layout.meta[k].phrase) for k in own), seconds=seconds,
@@ -395,7 +430,9 @@ class VisionLLM(PreTrainedModel):
             ))  # fmt: skip
 
     def _reply(self, text: Text, row: int, start: int) -> str:
-        ids = [t for t, o in zip(text.ids[row, start:].tolist(), text.owner[row, start:].tolist(), strict=True) if o >= 0]
+        ids = [
+            t for t, o in zip(text.ids[row, start:].tolist(), text.owner[row, start:].tolist(), strict=True) if o >= 0
+        ]
         return self.vocabulary.text([t for t in ids if t != self.vocabulary.end])
 
     def _decode(self, links: SuperLinks, batch: Batch, options: Mapping[str, Any] | None) -> list[list[LinkResult]]:
@@ -411,7 +448,9 @@ class VisionLLM(PreTrainedModel):
             ]  # fmt: skip
             if index:
                 results = decoder.predict(links.select(index), ctx, chosen[name])
-                assert len(results) == len(index), f"decoder {name!r} gave {len(results)} results for {len(index)} links"
+                assert len(results) == len(index), (
+                    f"decoder {name!r} gave {len(results)} results for {len(index)} links"
+                )
                 found |= {
                     i: LinkResult(meta=links.meta[i], decoder=name, result=result)
                     for i, result in zip(index, results, strict=True)
@@ -431,7 +470,9 @@ class VisionLLM(PreTrainedModel):
             for name, decoder in self._decoders()
         }
 
-    def _verified(self, task: str, pictures: Pictures, phrases: Sequence[str], options: Mapping[str, Any] | None) -> Answer:
+    def _verified(
+        self, task: str, pictures: Pictures, phrases: Sequence[str], options: Mapping[str, Any] | None
+    ) -> Answer:
         sample = _sample(pictures).with_turns(Turn(task=TASKS[task].name, phrases=tuple(phrases)))
         started = time.perf_counter()
         batch = self._encode([sample], None, reply=True)
@@ -464,6 +505,20 @@ class Cancelled(VisionLLMError):
     """The caller's ``progress`` function ended the call."""
 
 
+def _usable(device: str | torch.device) -> torch.device:
+    """The device, if this machine has it.
+
+    Raises:
+        ConfigError: there is no such device here.
+    """
+    try:
+        found = torch.device(device)
+        torch.empty(0, device=found)
+    except (RuntimeError, AssertionError):
+        raise ConfigError(f"device: {str(device)!r} is not on this machine; use cpu") from None
+    return found
+
+
 def _with_targets(batch: Batch) -> list[int]:
     """Indices of the links whose turn has a truth to learn from."""
     turns = [batch.samples[meta.sample].turns[meta.turn] for meta in batch.links.meta]
@@ -473,9 +528,8 @@ def _with_targets(batch: Batch) -> list[int]:
 def _sample(pictures: Pictures) -> Sample:
     if pictures is None:
         return Sample()
-    many = isinstance(pictures, (list, tuple))
-    sources = pictures if many else [pictures]
-    return Sample(pictures=tuple(p if isinstance(p, Picture) else load_picture(p) for p in sources))
+    sources: Any = pictures if isinstance(pictures, (list, tuple)) else [pictures]
+    return Sample(pictures=tuple(load_picture(source) for source in sources))
 
 
 def _request(pictures: Pictures, prompt: str) -> Sample:
@@ -492,5 +546,4 @@ def _answers(events: Iterator[Progress], count: int) -> list[Answer]:
 
 
 def _durations(times: dict[str, float]) -> dict[str, float]:
-    names = list(times)
-    return {a: times[b] - times[a] for a, b in zip(names, names[1:], strict=False)}
+    return {a: times[b] - times[a] for a, b in pairwise(times)}

@@ -18,13 +18,13 @@ class OptimConfig(Config):
     lr: PositiveFloat = 4e-4
     weight_decay: NonNegativeFloat = 0.05
     betas: tuple[float, float] = (0.9, 0.98)
-    clip: PositiveFloat = Field(1.0, description="largest norm of the gradient")
-    warmup: NonNegativeInt = Field(100, description="steps")
-    cooldown: float = Field(0.3, ge=0, le=1, description="share of the steps in which the rate falls to zero")
+    clip: PositiveFloat = Field(default=1.0, description="largest norm of the gradient")
+    warmup: NonNegativeInt = Field(default=100, description="steps")
+    cooldown: float = Field(default=0.3, ge=0, le=1, description="share of the steps in which the rate falls to 0")
     lr_scale: dict[str, NonNegativeFloat] = Field(
         default_factory=dict, description="prefix of parameter names -> factor; 0 freezes; the longest prefix counts"
     )
-    ema: float = Field(0.0, ge=0, lt=1, description="decay of the running average of weights; 0 turns it off")
+    ema: float = Field(default=0.0, ge=0, lt=1, description="decay of the running average of weights; 0 turns it off")
 
 
 def make_optimizer(model: nn.Module, config: OptimConfig) -> torch.optim.AdamW:
@@ -48,7 +48,7 @@ def make_optimizer(model: nn.Module, config: OptimConfig) -> torch.optim.AdamW:
             decay = config.weight_decay if parameter.ndim > 1 else 0.0
             groups.setdefault((factor, decay), []).append(parameter)
     return torch.optim.AdamW(
-        [{"params": params, "factor": f, "weight_decay": decay} for (f, decay), params in sorted(groups.items(), key=lambda i: i[0])],
+        [{"params": groups[key], "factor": key[0], "weight_decay": key[1]} for key in sorted(groups)],
         lr=config.lr, betas=config.betas,
     )  # fmt: skip
 

@@ -78,10 +78,14 @@ class Processor:
             PromptError: a text is longer than the context.
         """
         styles = styles or [Style()] * len(samples)
-        rows = [self._row(sample, i, style, reply) for i, (sample, style) in enumerate(zip(samples, styles, strict=True))]
+        rows = [
+            self._row(sample, i, style, reply) for i, (sample, style) in enumerate(zip(samples, styles, strict=True))
+        ]
         pictures = [(i, k, p) for i, sample in enumerate(samples) for k, p in enumerate(sample.pictures)]
         tiles = [self.tiling.make(picture.pixels) for _, _, picture in pictures]
-        return self._pad(rows, torch.cat(tiles) if tiles else None, self._decoder_pixels(pictures), tuple(samples), multiple)
+        return self._pad(
+            rows, torch.cat(tiles) if tiles else None, self._decoder_pixels(pictures), tuple(samples), multiple
+        )
 
     def _row(self, sample: Sample, index: int, style: Style, reply: bool) -> _Row:
         counts = [self.tiling.count(picture.size) * self.tiling.tokens_per_tile for picture in sample.pictures]
@@ -166,7 +170,10 @@ def _prepare(pictures: list[tuple[int, int, Picture]], spec: PixelSpec) -> tuple
             mask[i, :h, :w] = True
         found.append(
             Pixels(
-                values=values, mask=mask, geometry=tuple(g for _, g, _ in entries), owner=tuple(o for o, _, _ in entries)
+                values=values,
+                mask=mask,
+                geometry=tuple(g for _, g, _ in entries),
+                owner=tuple(o for o, _, _ in entries),
             )
         )
     return tuple(found)

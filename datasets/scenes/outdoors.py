@@ -110,8 +110,7 @@ def _wall(
         peak[1] = ridge
         sprite.fill(np.array([quad[3], quad[2], peak]), colour)
         if rng.random() < 0.6:
-            mid = patch(quad, 0.42, 1.08, 0.58, 1.26)
-            sprite.fill(mid, (52, 62, 76))
+            sprite.fill(patch(quad, 0.42, 1.08, 0.58, 1.26), (52, 62, 76))
     if brick:
         sprite.fill_all(
             [patch(quad, 0, v, 1, v + 0.008) for v in np.arange(0.06, 1.0, 0.08).tolist()], shade(colour, 0.82)

@@ -1,4 +1,4 @@
-"""Multi-scale deformable attention in plain torch (Zhu et al. 2020, "Deformable DETR", section 4.1), arranged for speed.
+"""Multi-scale deformable attention in plain torch (Zhu et al. 2020, "Deformable DETR", section 4.1), sped up.
 
 The same arithmetic as transformers' module, with the queries innermost: the weighting of the sampled values is then one
 contiguous multiply-add instead of a sum over an innermost axis of a few elements (``tools/bench/attention.py``).
@@ -35,6 +35,9 @@ class DeformableSampling(nn.Module):
         total: Any = 0
         for index, (height, width_) in enumerate(value_spatial_shapes_list):
             level = levels[index].permute(0, 2, 3, 1).reshape(batch * heads, width, height, width_)
-            sampled = F.grid_sample(level, grid[:, index].to(level.dtype), padding_mode="zeros", align_corners=False)
+            # Never in half precision: bf16 places a point on a grid of 1/256 of the picture.
+            sampled = F.grid_sample(
+                level.float(), grid[:, index].float(), mode="bilinear", padding_mode="zeros", align_corners=False
+            )
             total = total + (sampled * weights[:, index].unsqueeze(1)).sum(2)
-        return total.view(batch, heads * width, queries).transpose(1, 2)
+        return total.view(batch, heads * width, queries).transpose(1, 2).to(value.dtype)

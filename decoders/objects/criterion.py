@@ -2,15 +2,15 @@
 
 Every part names its source:
 
-- set loss on each decoder layer, bipartite matching (Carion et al. 2020, "End-to-End Object Detection with Transformers",
-  section 3.1; auxiliary layers section 3.2), L1 5 and GIoU 2 as there;
-- classification by the matchability-aware loss (Huang et al. 2024, "DEIM", section 3.3): the target of a positive is its
-  IoU raised to gamma, so that scores rank boxes, and low-IoU positives still get a gradient, which a model from scratch
-  needs and varifocal loss denies it;
+- set loss on each decoder layer, bipartite matching (Carion et al. 2020, "End-to-End Object Detection with
+  Transformers", section 3.1; auxiliary layers section 3.2), L1 5 and GIoU 2 as there;
+- classification by the matchability-aware loss (Huang et al. 2024, "DEIM", section 3.3): the target of a positive is
+  its IoU raised to gamma, so that scores rank boxes, and low-IoU positives still get a gradient, which a model from
+  scratch needs and varifocal loss denies it;
 - dense one-to-many supervision of the encoder tokens (Zong et al. 2022, "Co-DETR"; positives by centre and scale as in
   Tian et al. 2019, "FCOS", section 3.2): transformers' own loss never trains the two-stage proposal head;
-- contrastive denoising (Zhang et al. 2022, "DINO", section 3.3), its label embedding being the phrase embedding itself, so
-  that denoising trains the links (VisionLLM v2);
+- contrastive denoising (Zhang et al. 2022, "DINO", section 3.3), its label embedding being the phrase embedding itself,
+  so that denoising trains the links (VisionLLM v2);
 - presence: one binary question a phrase (Carion et al. 2025, "SAM 3", presence head, here per phrase).
 
 All losses are sums; B = pictures, N = queries, P = phrases, M = targets. Boxes are cxcywh_norm, fp32.
@@ -174,9 +174,7 @@ def _match(logits_NP: Tensor, boxes_N4: Tensor, target_M4: Tensor, phrase_M: Ten
     score = logits_NP.sigmoid()[:, phrase_M]
     # Focal matching cost (Zhu et al. 2020, Deformable DETR).
     gain = 0.25 * (1 - score) ** 2 * -(score + 1e-8).log() - 0.75 * score**2 * -(1 - score + 1e-8).log()
-    giou = generalized_box_iou(
-        box_convert(boxes_N4, "cxcywh", "xyxy"), box_convert(target_M4, "cxcywh", "xyxy")
-    )
+    giou = generalized_box_iou(box_convert(boxes_N4, "cxcywh", "xyxy"), box_convert(target_M4, "cxcywh", "xyxy"))
     cost = MATCH_CLASS * gain + MATCH_L1 * torch.cdist(boxes_N4, target_M4, p=1) - MATCH_GIOU * giou
     rows, cols = linear_sum_assignment(cost.cpu().numpy())
     return torch.as_tensor(rows, device=device), torch.as_tensor(cols, device=device)
@@ -193,7 +191,7 @@ def _elementwise_iou(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _token_grid(encoded: Encoded) -> tuple[Tensor, Tensor]:
-    """(S, 2) token centres in cells of the finest padded map, scaled to [0, 1] of the padded picture, and (S,) level."""
+    """(S, 2) token centres in cells of the finest padded map, scaled to [0, 1] of the padded picture; (S,) levels."""
     device = encoded.memory_BSC.device
     centres, levels = [], []
     for level, (height, width) in enumerate(encoded.shapes):

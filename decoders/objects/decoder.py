@@ -133,10 +133,12 @@ class ObjectsDecoder(Decoder):
         return dict(total)
 
     def counts(self, links: SuperLinks, ctx: Context) -> dict[str, float]:
-        boxes = float(sum(len(_target(links, i, ctx)[0]) for i in range(len(links))))
+        pictures = len({(meta.sample, meta.media[0]) for meta in links.meta})
+        # Pictures without any object still teach what is not there; their sums must not go undivided.
+        boxes = float(max(pictures, sum(len(_target(links, i, ctx)[0]) for i in range(len(links)))))
         layers = float(self.detector.config.decoder_layers)
         divisors = {"presence": float(len(links))}
-        divisors |= {name: layers * boxes for name in ("class", "l1", "giou")}
+        divisors |= dict.fromkeys(("class", "l1", "giou"), layers * boxes)
         if self.dense:
             divisors |= {f"dense_{name}": 4 * boxes for name in ("class", "l1", "giou")}
         if self.denoising:

@@ -1,10 +1,11 @@
 """Grounding DINO whose text side is replaced by phrase embeddings.
 
 The network is transformers' ``GroundingDinoModel`` or ``MMGroundingDinoModel`` (Liu et al. 2023, "Grounding DINO";
-Zhao et al. 2024, "An Open and Comprehensive Pipeline for Unified Object Grounding and Detection") without the BERT tower
-and its projection: one phrase is one text token. Two-way fusion, text enhancer, deformable encoder, language-guided query
-selection and the deformable decoder are theirs. The forward pass is ours because theirs detaches the proposals before any
-loss reads them, fixes the number of decoder queries in a mask, and offers no place for denoising queries.
+Zhao et al. 2024, "An Open and Comprehensive Pipeline for Unified Object Grounding and Detection") without the BERT
+tower and its projection: one phrase is one text token. Two-way fusion, text enhancer, deformable encoder,
+language-guided query selection and the deformable decoder are theirs. The forward pass is ours because theirs detaches
+the proposals before any loss reads them, fixes the number of decoder queries in a mask, and offers no place for
+denoising queries.
 
 B = pictures, P = phrases, S = encoder tokens over all levels, N = decoder queries, C = model width.
 Boxes are cxcywh_norm: normalised by the picture without its padding; the valid ratios carry them onto padded maps.
@@ -112,10 +113,27 @@ class LinkDetector(nn.Module):
                 module.attn = DeformableSampling()
         if group_norm:
             _use_group_norm(self.net.backbone, group_norm)
+        self._initialise()
 
     @property
     def width(self) -> int:
         return int(self.config.d_model)
+
+    def _initialise(self) -> None:
+        """Xavier weights for all that reads features, as Deformable DETR and DINO have it.
+
+        transformers draws every matrix with a standard deviation of 0.02, meant for loading weights over it: at a width
+        of 128 a decoder query then carries so little of what it sampled that its box head learns nothing for hundreds
+        of steps.
+        """
+        parts = [self.net.input_proj_vision, self.net.encoder, self.net.decoder, self.net.enc_output]
+        for name, parameter in (item for part in parts for item in part.named_parameters()):
+            if parameter.dim() > 1 and "sampling_offsets" not in name and "attention_weights" not in name:
+                nn.init.xavier_uniform_(parameter)
+        for head in [*self.box_heads, self.net.encoder_output_bbox_embed]:
+            for layer in head.layers[:-1]:
+                nn.init.xavier_uniform_(layer.weight)
+        nn.init.normal_(self.net.query_position_embeddings.weight)
 
     def encode(self, pixels_B3HW: Tensor, mask_BHW: Tensor, phrases_BPC: Tensor, phrase_padding_BP: Tensor) -> Encoded:
         """Backbone, fusion encoder and proposals."""
@@ -127,9 +145,7 @@ class LinkDetector(nn.Module):
         ratios = torch.stack([self.net.get_valid_ratio(m, dtype=torch.float32) for m in masks], 1)
         flat = torch.cat([m.flatten(2).transpose(1, 2) for m in maps], 1)
         padding = ~torch.cat([m.flatten(1) for m in masks], 1)
-        embed = torch.cat(
-            [p.flatten(2).transpose(1, 2) + self.net.level_embed[i] for i, p in enumerate(positions)], 1
-        )
+        embed = torch.cat([p.flatten(2).transpose(1, 2) + self.net.level_embed[i] for i, p in enumerate(positions)], 1)
         count = phrases_BPC.shape[1]
         # Phrases are independent in the text enhancer: each sees itself only, and all share position 0,
         # so neither their number nor their order changes one of them there.
@@ -171,7 +187,7 @@ class LinkDetector(nn.Module):
 
     def decode(self, encoded: Encoded, content_BNC: Tensor, reference_BN4: Tensor, closed_NN: Tensor | None
                ) -> list[LayerOutput]:  # fmt: skip
-        """Run the decoder layers on queries with reference box logits; ``closed_NN`` is True where attention is shut."""
+        """Run the decoder layers on queries with reference box logits; ``closed_NN`` is True where attention is cut."""
         decoder = self.net.decoder
         hidden = content_BNC
         device, heads = hidden.device, self.config.decoder_attention_heads
@@ -184,7 +200,7 @@ class LinkDetector(nn.Module):
         ratios = torch.cat([encoded.ratios_BL2, encoded.ratios_BL2], -1)[:, None]
         outputs = []
         for index, layer in enumerate(decoder.layers):
-            boxes = reference_BN4.sigmoid()
+            boxes = reference_BN4.detach().sigmoid()
             scaled = boxes[:, :, None] * ratios
             place = gdino.encode_sinusoidal_position_embedding(scaled[:, :, 0], num_pos_feats=self.width // 2)
             hidden = layer(
@@ -207,7 +223,7 @@ class LinkDetector(nn.Module):
             box_logits = head(normed).float() + reference_BN4
             logits = self._score(normed, encoded.phrases_BPC, encoded.phrase_padding_BP, bias)
             outputs.append(LayerOutput(logits_BNP=logits, boxes_BN4=box_logits.sigmoid()))
-            reference_BN4 = (head(hidden).float() + reference_BN4.detach()).detach()
+            reference_BN4 = head(hidden).float() + reference_BN4.detach()
         return outputs
 
     def _score(self, tokens: Tensor, phrases: Tensor, phrase_padding_BP: Tensor, bias: Tensor) -> Tensor:

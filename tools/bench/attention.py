@@ -37,7 +37,8 @@ def main() -> None:
             theirs.append(run(MultiScaleDeformableAttention(), tensors))
             ours.append(run(DeformableSampling(), tensors))
         ratios = [a / b for a, b in zip(theirs, ours, strict=True)]
-        print(f"{queries:5} queries: theirs median {1000 * statistics.median(theirs):7.1f} ms (min {1000 * min(theirs):.1f}), "
+        print(f"{queries:5} queries: "
+              f"theirs median {1000 * statistics.median(theirs):7.1f} ms (min {1000 * min(theirs):.1f}), "
               f"ours {1000 * statistics.median(ours):7.1f} ms (min {1000 * min(ours):.1f}), "
               f"ratio median {statistics.median(ratios):.2f}, min {min(ratios):.2f}")  # fmt: skip
 

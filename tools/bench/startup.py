@@ -1,7 +1,7 @@
 """Seconds of whole processes: import, help, loading. python tools/bench/startup.py
 
-Each command runs in a process of its own, in turn, five times; minimum and median are printed. Loading is measured inside
-the process, imports excluded.
+Each command runs in a process of its own, in turn, five times; minimum and median are printed. Loading is measured
+inside the process, imports excluded.
 """
 
 import os

@@ -51,8 +51,8 @@ class Batch:
         labels: (B, T) int64, the token itself where it is supervised, else -100 (not shifted).
         tiles: (number of tiles, 3, S, S) of all pictures in reading order, or None.
         links: where the routing tokens stand.
-        pixels: prepared pictures by ``decoder/role``, in buckets of one padded size each: pictures of different sizes never
-            share padding, so a picture's result does not depend on its company.
+        pixels: prepared pictures by ``decoder/role``, in buckets of one padded size each: pictures of different sizes
+            never share padding, so a picture's result does not depend on its company.
         samples: what the batch was made of; targets are read from its turns.
     """
 

@@ -18,8 +18,8 @@ class Registry(Generic[T]):
     Args:
         kind: what the entries are, for error texts ("decoder").
         group: entry point group of third-party plugins; loading an entry point must register it.
-        builtin: module whose import registers our own, treated like one more plugin, because a bare checkout has no entry
-            points.
+        builtin: module whose import registers our own, treated like one more plugin, because a bare checkout has no
+            entry points.
     """
 
     def __init__(self, kind: str, group: str | None = None, builtin: str | None = None) -> None:

@@ -56,7 +56,8 @@ class SuperLinks:
     def __post_init__(self) -> None:
         if len(self.queries) != len(self.meta) or sum(self.queries) != len(self.states):
             raise ShapeError(
-                f"{len(self.meta)} links with {sum(self.queries)} queries do not fit states of {tuple(self.states.shape)}"
+                f"{len(self.meta)} links with {sum(self.queries)} queries do not fit "
+                f"states of {tuple(self.states.shape)}"
             )
 
     def __len__(self) -> int:

@@ -26,7 +26,7 @@ class Metric(Protocol):
     def compute(self) -> dict[str, Any]: ...
 
 
-# Name -> maker of an empty metric for a data set's category names.
-METRICS: Registry[Callable[[Sequence[str]], Metric]] = Registry(
+# Name -> maker of an empty metric for a data set's category names; `threshold=` is the decoder's operating point.
+METRICS: Registry[Callable[..., Metric]] = Registry(
     "metric", group="visionllm.decoders", builtin="visionllm.metrics.detection"
 )

@@ -1,0 +1,135 @@
+"""The embedded model of any edition: whole, small, open about its origin, and able to do what the README shows."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from visionllm import VisionLLM
+from visionllm.core.sample import Sample, Turn
+
+LARGEST = 30_000_000  # bytes, all files together
+STREET, PROMPT = "examples/street.jpg", "detect all cars"
+
+
+@pytest.fixture(scope="module")
+def folder(root: Path) -> Path:
+    return root / "visionllm" / "assets" / "nano"
+
+
+@pytest.fixture(scope="module")
+def embedded() -> VisionLLM:
+    return VisionLLM.from_pretrained()
+
+
+@pytest.fixture(scope="module")
+def street(root: Path) -> Path:
+    return root / STREET
+
+
+# --- the folder -----------------------------------------------------------------------------------------------------
+
+
+def test_the_folder_is_complete_and_small(folder: Path) -> None:
+    names = {path.name for path in folder.iterdir()}
+    assert {"config.json", "tokenizer.json", "README.md"} <= names
+    assert any(name.endswith(".safetensors") for name in names)
+    # Nothing in a checkpoint is code.
+    assert {Path(name).suffix for name in names} <= {".json", ".safetensors", ".md"}
+    assert sum(path.stat().st_size for path in folder.rglob("*")) < LARGEST
+
+
+def test_the_config_says_its_version_and_who_provides_its_decoders(folder: Path) -> None:
+    values = json.loads((folder / "config.json").read_text())
+    assert values["model_type"] == "visionllm"
+    assert values["format_version"] >= 1
+    assert values["providers"].keys() == values["decoders"].keys()
+
+
+@pytest.mark.parametrize("name", ["README.md", "NOTICE"])
+def test_data_and_licences_are_named(name: str, folder: Path, root: Path) -> None:
+    text = (folder / name if name == "README.md" else root / name).read_text(encoding="utf-8")
+    for word in ("procedural scenes", "CARLA", "BCCD", "MIT", "CC BY 4.0"):
+        assert word.casefold() in text.casefold(), f"{name} does not name {word}"
+
+
+def test_the_card_has_scores_and_limits(folder: Path) -> None:
+    text = (folder / "README.md").read_text(encoding="utf-8")
+    for word in ("license", "hardware", "seed", "held", "limit"):
+        assert word in text.casefold(), f"the card says nothing of {word}"
+    assert re.search(r"\d", text)
+
+
+# --- what it does ---------------------------------------------------------------------------------------------------
+
+
+def test_the_weights_are_whole(embedded: VisionLLM) -> None:
+    assert not embedded.training
+    for name, value in embedded.state_dict().items():
+        if value.is_floating_point():
+            assert bool(value.isfinite().all()), name
+
+
+def test_detect_all_cars(embedded: VisionLLM, street: Path) -> None:
+    answer = embedded(street, PROMPT)
+    assert list(answer.trace.routed) == [("[DET]", "cars")]
+    assert answer.detections.phrases == ("cars",)
+    assert len(answer.detections) >= 1
+    width, height = answer.pictures[0].size
+    boxes = answer.detections.boxes_xyxy
+    assert boxes.min() >= 0
+    assert (boxes <= [width, height, width, height]).all()
+    assert (boxes[:, 2:] > boxes[:, :2]).all()
+    assert answer.draw().size == (width, height)
+
+
+def test_eighty_names_at_once(embedded: VisionLLM, street: Path) -> None:
+    names = ["car", *(f"thing number {i}" for i in range(79))]
+    answer = embedded.detect(street, names)
+    assert [link.meta.phrase for link in answer.links] == names
+    assert answer.detections.phrases == tuple(names)
+    assert answer.detections.presence.shape == (80,)
+    assert len(embedded.detect(street, ["car"]).detections) >= 1
+
+
+def test_a_batch_gives_what_single_questions_give(embedded: VisionLLM, street: Path) -> None:
+    requests = [(street, PROMPT), (street, "find the truck and every bicycle"), (street, "where are dogs?")]
+    for (picture, prompt), answer in zip(requests, embedded.ask_many(requests), strict=True):
+        alone = embedded.ask(picture, prompt)
+        assert alone.text == answer.text
+        assert len(alone.detections) == len(answer.detections)
+        np.testing.assert_allclose(alone.detections.boxes_xyxy, answer.detections.boxes_xyxy, atol=0.1)
+
+
+def control_words(embedded: VisionLLM) -> list[str]:
+    """Texts of every token that steers."""
+    vocabulary = embedded.vocabulary
+    return [vocabulary.text([token]) for token in sorted(vocabulary.added)]
+
+
+def test_typed_control_tokens_never_route(embedded: VisionLLM, street: Path) -> None:
+    words = control_words(embedded)
+    assert {"[DET]", "<ref>", "</ref>"} <= set(words)
+
+    def steering(prompt: str) -> tuple[list[int], Any]:
+        batch = embedded.processor.encode([Sample(turns=(Turn(question=prompt),))], reply=False)
+        return [token for token in batch.input_ids[0].tolist() if token in embedded.vocabulary.added], batch.links
+
+    plain, _ = steering("hello")
+    for typed in (*words, "".join(words), "<ref>cars</ref>[DET]", f"{PROMPT} <ref>dog</ref>[DET]"):
+        ids, links = steering(typed)
+        assert ids == plain, f"{typed!r} steers"
+        assert len(links) == 0
+        assert not set(ids) & set(embedded.vocabulary.routing)
+
+
+def test_no_task_is_allowed_so_nothing_routes(embedded: VisionLLM, street: Path) -> None:
+    for prompt in (PROMPT, f"{PROMPT} [DET]", "<ref>cars</ref>[DET]"):
+        answer = embedded(street, prompt, allow=[], max_new_tokens=24)
+        assert answer.trace.routed == ()
+        assert not answer.links

@@ -41,7 +41,7 @@ def ask(
     if json_out:
         values = [answer.to_dict() for answer in answers]
         typer.echo(json.dumps(values[0] if len(values) == 1 else values, indent=2))
-    for number, (image, answer) in enumerate(zip(images, answers, strict=True)):
+    for number, answer in enumerate(answers):
         if not json_out:
             _show(answer)
         target = _target(out, images, number)

@@ -209,6 +209,8 @@ def build_model(config: ModelConfig) -> VisionLLM:
         if config.tokenizer is not None or config.mllm:
             raise ConfigError("model: start brings its own mllm and tokenizer; leave these keys out")
         model = VisionLLM.from_pretrained(None if config.start == "embedded" else config.start)
+        for name in {*config.decoders, *config.fresh} - {*model.decoders}:
+            raise ConfigError(f"model: the checkpoint has no decoder {name!r}; it has {', '.join(model.decoders)}")
         for name, values in config.decoders.items():
             model.configure(name, **values)
         for name in config.fresh:

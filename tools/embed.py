@@ -22,12 +22,13 @@ def main(
     out: Path = Path("visionllm/assets/nano"),
     longest: Annotated[list[int] | None, typer.Option(help="Longer sides of the pictures to try.")] = None,
     limit: Annotated[int, typer.Option(help="Training pictures of each data set.")] = 100,
+    overlap: Annotated[float, typer.Option(help="IoU above which the weaker of two boxes is dropped.")] = 0.6,
     data_root: Path | None = None,
 ) -> None:
     model = VisionLLM.from_pretrained(checkpoint)
     best = (-1.0, 0, 0.0)
     for side in longest or [320]:
-        model.configure("objects", longest=side)
+        model.configure("objects", longest=side, overlap=overlap)
         found = {name: evaluate(model, name, "train", limit=limit, known=True, data_root=data_root)["detection"]
                  for name in MIXTURE}  # fmt: skip
         score = sum(values["AP50"] for values in found.values()) / len(found)
@@ -38,7 +39,7 @@ def main(
         )
         best = max(best, (score, side, threshold))
     _, side, threshold = best
-    model.configure("objects", longest=side, threshold=round(threshold, 3))
+    model.configure("objects", longest=side, overlap=overlap, threshold=round(threshold, 3))
     import torch
 
     model.save_pretrained(out, dtype=torch.bfloat16)

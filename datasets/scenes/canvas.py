@@ -9,6 +9,8 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
+from typing import Any
 
 import cv2
 import numpy as np
@@ -20,6 +22,9 @@ _ONE = float(1 << SHIFT)
 CIRCLE = np.stack([np.cos(np.linspace(0, 2 * np.pi, 25)[:-1]), np.sin(np.linspace(0, 2 * np.pi, 25)[:-1])], 1)
 OCTAGON = CIRCLE[::3]
 _SUN = np.array([-0.45, 0.8, -0.4])
+_SUN_X, _SUN_Y, _SUN_Z = _SUN.tolist()
+_FLAT_EYE = np.array([0.0, 1.0, -100.0])
+_ORIGIN = np.zeros(2)
 
 Points = np.ndarray | Sequence[tuple[float, ...]]
 
@@ -32,9 +37,10 @@ class View:
     def __init__(self, *, foot: tuple[float, float], scale: float, flip: bool = False) -> None:
         """A flat view: a billboard that faces the camera. foot is the pixel where its origin stands."""
         self.foot, self.scale, self.flip = foot, scale, flip
-        self.eye, self.sun = np.array([0.0, 1.0, -100.0]), _SUN
+        self.eye, self.sun = _FLAT_EYE, _SUN
         self._basis: np.ndarray | None = None
-        self._place = self._centre = np.zeros(2)
+        self._place = _ORIGIN
+        self._centre = (0.0, 0.0)
         self._focal = 0.0
 
     def project(self, points_N3: np.ndarray) -> np.ndarray:
@@ -81,16 +87,23 @@ class Ground:
         out += (self.centre_x, self.horizon)
         return out
 
+    def quads(self, world_NK3: np.ndarray | Sequence[Points]) -> np.ndarray:
+        """(N, K, 3) world metres to (N, K, 2) pixels: N polygons of equally many corners."""
+        p = np.asarray(world_NK3, float)
+        return self.points(p.reshape(-1, 3)).reshape(*p.shape[:-1], 2) if len(p) else np.empty((0, 1, 2))
+
     def view(self, x: float, z: float, *, heading: float = 0.0, flip: bool = False) -> View:
         """heading 0 looks away from the camera, pi towards it, pi / 2 to the right."""
         view = View(foot=self.spot(x, z), scale=self.focal / z, flip=flip)
         sin, cos = math.sin(heading), math.cos(heading)
-        # Rows: where object x (forward), y (up), z (right) go in camera axes (X, -Y, Z).
-        view._basis = np.array([[sin, 0.0, cos], [0.0, -1.0, 0.0], [cos, 0.0, -sin]])
-        view._place = np.array([x, self.height, z])
-        view._focal, view._centre = self.focal, np.array([self.centre_x, self.horizon])
-        view.eye = np.array([-x * sin - z * cos, self.height, -x * cos + z * sin])
-        view.sun = np.array([_SUN[0] * sin + _SUN[2] * cos, _SUN[1], _SUN[0] * cos - _SUN[2] * sin])
+        # Rows: where object x (forward), y (up), z (right) go in camera axes (X, -Y, Z); place, eye, sun.
+        rows = np.array(
+            (sin, 0.0, cos, 0.0, -1.0, 0.0, cos, 0.0, -sin, x, self.height, z,
+             -x * sin - z * cos, self.height, -x * cos + z * sin,
+             _SUN_X * sin + _SUN_Z * cos, _SUN_Y, _SUN_X * cos - _SUN_Z * sin)
+        ).reshape(6, 3)  # fmt: skip
+        view._basis, view._place, view.eye, view.sun = rows[:3], rows[3], rows[4], rows[5]
+        view._focal, view._centre = self.focal, (self.centre_x, self.horizon)
         return view
 
 
@@ -108,12 +121,16 @@ class Desk:
         view._place = np.array(foot)
         away = np.array([0.0, over, -up]) * 1e4
         view.eye = np.array([away[0] * sin + away[2] * cos, away[1], away[0] * cos - away[2] * sin])
-        view.sun = np.array([_SUN[0] * sin + _SUN[2] * cos, _SUN[1], _SUN[0] * cos - _SUN[2] * sin])
+        view.sun = np.array([_SUN_X * sin + _SUN_Z * cos, _SUN_Y, _SUN_X * cos - _SUN_Z * sin])
         return view
 
 
 Stroke = tuple[list[np.ndarray], RGB, int]
-_SOLID, _FLAT, _PIXELS, _HULL = 0, 1, 2, 4  # what the points of a piece are; the hull is of solid points
+_SOLID, _FLAT, _PIXELS, _LIMB, _DISC = range(5)  # what a draft is made of: points, or the numbers of a flat shape
+_CORNERS = {_LIMB: 12, _DISC: 24}
+_OUTLINE = -1
+# Points or numbers, what they are, corners of each polygon (0: they are one; _OUTLINE: its hull), colour, thickness.
+_Draft = tuple[np.ndarray | tuple[float, ...], int, int, RGB, int]
 
 
 @dataclass(slots=True)
@@ -129,8 +146,7 @@ class Sprite:
     shadows: list[np.ndarray] = field(default_factory=list)
     attributes: dict[str, str] = field(default_factory=dict)
     keypoints: np.ndarray | None = None
-    _pieces: list[tuple[np.ndarray, int]] = field(default_factory=list)
-    _drafts: list[tuple[int, RGB, int]] = field(default_factory=list)  # end of its pieces, colour, thickness
+    _drafts: list[_Draft] = field(default_factory=list)
     _carrying: int = 0
     _strokes: list[Stroke] = field(default_factory=list)
 
@@ -145,37 +161,51 @@ class Sprite:
         return self._developed()[: self._carrying]
 
     def _developed(self) -> list[Stroke]:
-        if len(self._strokes) == len(self._drafts):
-            return self._strokes
-        groups: tuple[list[np.ndarray], ...] = ([], [], [])
-        for points, kind in self._pieces:
-            groups[kind & 3].append(points)
-        stacks = [np.concatenate(group) if group else np.empty((0, 2)) for group in groups]
-        if groups[_SOLID]:
-            stacks[_SOLID] = self.view.project(stacks[_SOLID])
-        if groups[_FLAT]:
-            stacks[_FLAT] = self.view.flat(stacks[_FLAT])
-        pixels = np.concatenate(stacks)
-        whole, at = fixed(pixels), [0, len(stacks[_SOLID]), len(stacks[_SOLID]) + len(stacks[_FLAT])]
-        polygons = []
-        for points, kind in self._pieces:
-            start = at[kind & 3]
-            end = at[kind & 3] = start + len(points)
-            polygons.append(fixed(hull(pixels[start:end])) if kind == _HULL else whole[start:end])
-        start = 0
-        self._strokes = []
-        for end, colour, thickness in self._drafts:
-            self._strokes.append((polygons[start:end], colour, thickness))
-            start = end
+        if len(self._strokes) != len(self._drafts):
+            self._strokes = self._develop()
         return self._strokes
 
-    def _add(self, points: np.ndarray, kind: int, colour: RGB, thickness: int = 0) -> None:
-        self._pieces.append((points, kind))
-        self._close(colour, thickness)
+    def _develop(self) -> list[Stroke]:
+        pixels, at = self._pixels()
+        whole, strokes = fixed(pixels), []
+        for points, kind, corners, colour, thickness in self._drafts:
+            start = at[kind]
+            end = at[kind] = start + (_CORNERS.get(kind) or len(points))
+            if not corners:
+                polygons = [whole[start:end]]
+            elif corners == _OUTLINE:
+                polygons = [fixed(hull(pixels[start:end]))]
+            else:
+                polygons = list(whole[start:end].reshape(-1, corners, 2))
+            strokes.append((polygons, colour, thickness))
+        return strokes
 
-    def _close(self, colour: RGB, thickness: int) -> None:
+    def _pixels(self) -> tuple[np.ndarray, list[int]]:
+        """(N, 2): the points of all drafts kind by kind, and where each kind begins."""
+        groups: tuple[list[Any], ...] = ([], [], [], [], [])
+        for points, kind, _, _, _ in self._drafts:
+            groups[kind].append(points)
+        solid, flat, pixels, limbs, discs = groups
+        stacks = [self.view.project(np.concatenate(solid))] if solid else []
+        at = [0] * 5
+        at[_FLAT] = len(stacks[0]) if solid else 0
+        at[_LIMB] = at[_FLAT] + sum(map(len, flat))
+        at[_DISC] = at[_LIMB] + len(limbs) * _CORNERS[_LIMB]
+        at[_PIXELS] = at[_DISC] + len(discs) * _CORNERS[_DISC]
+        if limbs:
+            flat.append(capsules(limbs).reshape(-1, 2))
+        if discs:
+            middle_radii = np.array(discs)[:, None]
+            flat.append((CIRCLE * middle_radii[..., 2:] + middle_radii[..., :2]).reshape(-1, 2))
+        if flat:
+            stacks.append(self.view.flat(np.concatenate(flat)))
+        return np.concatenate(stacks + pixels), at
+
+    def _add(
+        self, points: np.ndarray | tuple[float, ...], kind: int, colour: RGB, *, thickness: int = 0, corners: int = 0
+    ) -> None:
         tinted = mix(colour, self.air, self.haze) if self.haze else colour
-        self._drafts.append((len(self._pieces), tinted, thickness))
+        self._drafts.append((points, kind, corners, tinted, thickness))
 
     def fill(self, points: Points, colour: RGB) -> None:
         """Fill one polygon of (N, 3) object metres or (N, 2) metres in the picture plane."""
@@ -186,9 +216,8 @@ class Sprite:
         """Fill polygons of equally many corners that do not overlap each other."""
         if len(polygons):
             stack = np.asarray(polygons, float)
-            kind = _SOLID if stack.shape[2] == 3 else _FLAT
-            self._pieces += [(polygon, kind) for polygon in stack]
-            self._close(colour, 0)
+            _, corners, axes = stack.shape
+            self._add(stack.reshape(-1, axes), _SOLID if axes == 3 else _FLAT, colour, corners=corners)
 
     def fill_each(self, polygons_NK2: np.ndarray, colours: list[RGB]) -> None:
         """Many polygons of K corners in the picture plane, one after the other."""
@@ -201,23 +230,22 @@ class Sprite:
     def line(self, points: Points, colour: RGB, width: float) -> None:
         """An open line; width in metres, never thinner than a pixel."""
         p = np.asarray(points, float)
-        self._add(p, _SOLID if p.shape[1] == 3 else _FLAT, colour, max(1, round(width * self.view.scale)))
+        self._add(p, _SOLID if p.shape[1] == 3 else _FLAT, colour, thickness=max(1, round(width * self.view.scale)))
 
     def disc(self, x: float, y: float, rx: float, ry: float, colour: RGB, angle: float = 0.0) -> None:
         """A filled ellipse in the picture plane."""
-        self.fill(ellipse(x, y, rx, ry, angle), colour)
-
-    def capsule(self, a_px: np.ndarray, b_px: np.ndarray, ra_px: float, rb_px: float, colour: RGB) -> None:
-        """A limb: the hull of two discs, in pixels."""
-        self.fill_pixels(capsule(a_px, b_px, ra_px, rb_px), colour)
+        if angle:
+            self.fill(ellipse(x, y, rx, ry, angle), colour)
+        else:
+            self._add((x, y, rx, ry), _DISC, colour)
 
     def hull(self, points_N3: np.ndarray, colour: RGB) -> None:
         """Fill the convex hull of the projected points."""
-        self._add(points_N3, _HULL, colour)
+        self._add(points_N3, _SOLID, colour, corners=_OUTLINE)
 
     def limb(self, a: tuple[float, float], b: tuple[float, float], ra: float, rb: float, colour: RGB) -> None:
         """A capsule in the picture plane, in metres."""
-        self.fill(capsule(np.array(a), np.array(b), ra, rb), colour)
+        self._add((*a, *b, ra, rb), _LIMB, colour)
 
     def so_far_is_support(self) -> None:
         """What was drawn until now carries the object (a pole) and is no part of it."""
@@ -233,19 +261,26 @@ class Sprite:
         for i in order:
             if seen[i]:
                 self.fill(quads_N43[i], shade(colours[i], gain[i]))
-        return [bool(s) for s in seen]
+        return seen
 
 
-def facing(view: View, quads_N43: np.ndarray, inside: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Which faces look at the camera, the order far to near, and each face's brightness; inside: a point (or N)."""
-    middle = quads_N43.mean(1)
-    a, b = quads_N43[:, 2] - quads_N43[:, 0], quads_N43[:, 3] - quads_N43[:, 1]
-    normal = a[:, [1, 2, 0]] * b[:, [2, 0, 1]] - a[:, [2, 0, 1]] * b[:, [1, 2, 0]]
-    normal /= np.sqrt((normal**2).sum(1, keepdims=True)) + 1e-9
-    normal *= np.where(((middle - inside) * normal).sum(1, keepdims=True) < 0, -1.0, 1.0)
-    to_eye = view.eye - middle
-    gain = 0.62 + 0.45 * np.maximum(0.0, normal @ view.sun)
-    return (normal * to_eye).sum(1) > 0, np.argsort(-(to_eye**2).sum(1), kind="stable"), gain
+_NEXT, _LAST = np.array([1, 2, 0]), np.array([2, 0, 1])
+
+
+def facing(view: View, quads_N43: np.ndarray, inside: np.ndarray) -> tuple[list[bool], list[int], list[float]]:
+    """Which faces look at the camera, the order far to near, and each face's brightness; inside: a point."""
+    corners = quads_N43.transpose(1, 2, 0).copy()  # (4, 3, N): an axis is a row, so every step is one long loop
+    middle = np.add.reduce(corners) / 4.0
+    a, b = corners[2] - corners[0], corners[3] - corners[1]
+    normal = a.take(_NEXT, 0) * b.take(_LAST, 0)
+    normal -= a.take(_LAST, 0) * b.take(_NEXT, 0)
+    normal /= np.sqrt(np.add.reduce(normal * normal)) + 1e-9
+    outward = np.add.reduce((middle - inside[:, None]) * normal) >= 0
+    normal *= np.where(outward, 1.0, -1.0)
+    to_eye = view.eye[:, None] - middle
+    gain = 0.62 + 0.45 * np.maximum(0.0, normal.T @ view.sun)
+    order = np.argsort(-np.add.reduce(to_eye * to_eye), kind="stable")
+    return (np.add.reduce(normal * to_eye) > 0).tolist(), order.tolist(), gain.tolist()
 
 
 def fixed(points_px: np.ndarray) -> np.ndarray:
@@ -263,16 +298,18 @@ def ellipse(x: float, y: float, rx: float, ry: float, angle: float = 0.0) -> np.
     return ring + (x, y)
 
 
-def capsule(a: np.ndarray, b: np.ndarray, ra: float, rb: float) -> np.ndarray:
-    turn = math.atan2(b[1] - a[1], b[0] - a[0])
-    angles = turn + _HALF_TURN
-    out = np.empty((12, 2))
-    out[:6, 0] = out[6:, 0] = np.cos(angles)
-    out[:6, 1] = out[6:, 1] = np.sin(angles)
-    out[:6] *= -ra
-    out[:6] += a
-    out[6:] *= rb
-    out[6:] += b
+def capsules(limbs: Sequence[tuple[float, ...]]) -> np.ndarray:
+    """(M, 12, 2): limbs (x and y of one end, x and y of the other, both radii), each the hull of two discs."""
+    rows = np.array(limbs)
+    turn = np.array([math.atan2(by - ay, bx - ax) for ax, ay, bx, by, _, _ in limbs])
+    angles = turn[:, None] + _HALF_TURN
+    out = np.empty((len(limbs), 12, 2))
+    out[:, :6, 0] = out[:, 6:, 0] = np.cos(angles)
+    out[:, :6, 1] = out[:, 6:, 1] = np.sin(angles)
+    out[:, :6] *= -rows[:, None, 4:5]
+    out[:, :6] += rows[:, None, :2]
+    out[:, 6:] *= rows[:, None, 5:]
+    out[:, 6:] += rows[:, None, 2:4]
     return out
 
 
@@ -302,14 +339,29 @@ def cuboid(x0: float, y0: float, z0: float, x1: float, y1: float, z1: float) -> 
 
 def patch(quad_43: np.ndarray, u0: float, v0: float, u1: float, v1: float) -> np.ndarray:
     """The part [u0, u1] x [v0, v1] of a quad: u runs from corner 0 to 1, v from corner 0 to 3."""
-    a0, a1, b0, b1 = 1.0 - u0, 1.0 - u1, 1.0 - v0, 1.0 - v1
-    shares = (
-        (a0 * b0, u0 * b0, u0 * v0, a0 * v0),
-        (a1 * b0, u1 * b0, u1 * v0, a1 * v0),
-        (a1 * b1, u1 * b1, u1 * v1, a1 * v1),
-        (a0 * b1, u0 * b1, u0 * v1, a0 * v1),
-    )
-    return np.asarray(np.array(shares) @ quad_43)
+    return np.asarray(_shares(((u0, v0, u1, v1),))[0] @ quad_43)
+
+
+def patches(quad_43: np.ndarray, spans: tuple[tuple[float, float, float, float], ...]) -> np.ndarray:
+    """(K, 4, 3): K parts (u0, v0, u1, v1) of a quad at once."""
+    return np.asarray(_shares(spans) @ quad_43)
+
+
+@lru_cache(maxsize=1024)
+def _shares(spans: tuple[tuple[float, float, float, float], ...]) -> np.ndarray:
+    """(K, 4, 4): what each corner of a quad adds to each corner of a part."""
+    rows = []
+    for u0, v0, u1, v1 in spans:
+        a0, a1, b0, b1 = 1.0 - u0, 1.0 - u1, 1.0 - v0, 1.0 - v1
+        rows += [
+            (a0 * b0, u0 * b0, u0 * v0, a0 * v0),
+            (a1 * b0, u1 * b0, u1 * v0, a1 * v0),
+            (a1 * b1, u1 * b1, u1 * v1, a1 * v1),
+            (a0 * b1, u0 * b1, u0 * v1, a0 * v1),
+        ]
+    shares = np.array(rows).reshape(-1, 4, 4)
+    shares.flags.writeable = False
+    return shares
 
 
 def paint(image: np.ndarray, strokes: list[Stroke]) -> None:

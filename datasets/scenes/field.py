@@ -11,6 +11,7 @@ import numpy as np
 from . import animals, distractors, outdoors, riders
 from .canvas import Ground, Sprite, View
 from .palette import jitter, mix, shade
+from .roadside import PATCH
 from .stage import Backdrop, Stage, Thing
 from .street import facing_of, ground_shadow
 
@@ -138,16 +139,9 @@ def _backdrop(stage: Stage, ground: Ground, haze: float, rng: random.Random) -> 
         z = 2.5 * 16 ** rng.random()
         x = rng.uniform(-0.5, 0.5) * w / ground.focal * z
         a, b = rng.uniform(0.5, 3.0), rng.uniform(0.4, 2.0)
-        patches.append(
-            ground.points(
-                [
-                    (x + a * math.cos(t) * rng.uniform(0.7, 1.2), 0, z + b * math.sin(t))
-                    for t in np.linspace(0, 6.28, 9)[:-1]
-                ]
-            )
-        )
-    for shape in patches:
-        drop.marks([shape], shade(grass, rng.choice((0.82, 0.9, 1.1))))
+        patches.append([(x + a * cos * rng.uniform(0.7, 1.2), 0, z + b * sin) for cos, sin in PATCH])
+    for shape in ground.quads(patches):
+        drop.marks(shape[None], shade(grass, rng.choice((0.82, 0.9, 1.1))))
     if rng.random() < 0.25:
         x0, x1 = rng.uniform(-2, 2), rng.uniform(-8, 8)
         path = ground.points([(x0 - 0.8, 0, 1.0), (x0 + 0.8, 0, 1.0), (x1 + 0.8, 0, 40.0), (x1 - 0.8, 0, 40.0)])
@@ -157,10 +151,8 @@ def _backdrop(stage: Stage, ground: Ground, haze: float, rng: random.Random) -> 
         z = 2.2 * 6 ** rng.random()
         x, r = rng.uniform(-0.5, 0.5) * w / ground.focal * z, rng.uniform(0.05, 0.15)
         tufts.append(
-            ground.points(
-                [(x - r, 0, z), (x - 0.6 * r, 2 * r, z), (x, 0.4 * r, z), (x + 0.7 * r, 2.2 * r, z), (x + r, 0, z)]
-            )
+            [(x - r, 0, z), (x - 0.6 * r, 2 * r, z), (x, 0.4 * r, z), (x + 0.7 * r, 2.2 * r, z), (x + r, 0, z)]
         )
-    drop.marks(tufts, shade(grass, rng.choice((0.7, 1.25))))
+    drop.marks(ground.quads(tufts), shade(grass, rng.choice((0.7, 1.25))))
     drop.add_textures()
     return drop

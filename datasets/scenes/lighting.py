@@ -24,12 +24,19 @@ def cast_shadows(image: np.ndarray, shadows: list[np.ndarray], rng: random.Rando
     strength = rng.uniform(0.25, 0.5)
     if not shadows:
         return
-    mask = np.full(image.shape[:2], 255, np.uint8)
+    height, width = image.shape[:2]
+    mask = np.full((height, width), 255, np.uint8)
     for shape in shadows:
         cv2.fillPoly(mask, [shape], int(255 * (1 - strength)), cv2.LINE_8, 4)
-    soft = max(3, image.shape[1] // 107) | 1
+    soft = max(3, width // 107) | 1
+    # Rows without shadow stay as they are. The blur reaches half its size; the margin keeps its border all light.
+    _, y, _, tall = cv2.boundingRect(np.concatenate(shadows))
+    top, bottom = max(0, y // 16 - 2 * soft), min(height, (y + tall) // 16 + 2 * soft)
+    if top >= bottom:
+        return
+    dimmed, mask = image[top:bottom], mask[top:bottom]
     cv2.blur(mask, (soft, soft), dst=mask)
-    cv2.multiply(image, cv2.cvtColor(mask, cv2.COLOR_GRAY2RGB), dst=image, scale=1.0 / 255.0)
+    cv2.multiply(dimmed, cv2.cvtColor(mask, cv2.COLOR_GRAY2RGB), dst=dimmed, scale=1.0 / 255.0)
 
 
 def develop(image: np.ndarray, rng: random.Random) -> np.ndarray:
@@ -39,6 +46,8 @@ def develop(image: np.ndarray, rng: random.Random) -> np.ndarray:
     lift = rng.uniform(-6.0, 10.0)
     ramp = np.linspace(0.0, 1.0, 256)[:, None] ** gamma
     table = np.clip(ramp * np.asarray(gains) * gain * 255.0 + lift, 0, 255).astype(np.uint8)[None]
+    if len(set(gains)) == 1:
+        table = np.ascontiguousarray(table[..., :1])  # one table for all channels is looked up faster
     out = cv2.LUT(image, table)
     height, width = image.shape[:2]
     if rng.random() < 0.5:

@@ -7,7 +7,7 @@ import random
 
 import numpy as np
 
-from .canvas import CIRCLE, OCTAGON, Sprite, box, cuboid, ellipse, facing, patch
+from .canvas import CIRCLE, OCTAGON, Sprite, box, cuboid, ellipse, facing, patch, patches
 from .palette import COLOURS, RGB, jitter, mix, named, shade
 
 METAL: RGB = (120, 126, 132)
@@ -89,8 +89,11 @@ def house(sprite: Sprite, rng: random.Random) -> None:
     for i in order:
         if visible[i]:
             sprite.fill(slopes[i], shade(roof, gain[i]))
-            rows = [patch(slopes[i], 0, v, 1, v + 0.03) for v in (0.2, 0.4, 0.6, 0.8)]
-            sprite.fill_all(rows, shade(roof, gain[i] * 0.8))
+            rows = tuple((0, v, 1, v + 0.03) for v in (0.2, 0.4, 0.6, 0.8))
+            sprite.fill_all(patches(slopes[i], rows), shade(roof, gain[i] * 0.8))
+
+
+_COURSES = tuple((0.0, v, 1.0, v + 0.008) for v in np.arange(0.06, 1.0, 0.08).tolist())
 
 
 def _wall(
@@ -112,9 +115,7 @@ def _wall(
         if rng.random() < 0.6:
             sprite.fill(patch(quad, 0.42, 1.08, 0.58, 1.26), (52, 62, 76))
     if brick:
-        sprite.fill_all(
-            [patch(quad, 0, v, 1, v + 0.008) for v in np.arange(0.06, 1.0, 0.08).tolist()], shade(colour, 0.82)
-        )
+        sprite.fill_all(patches(quad, _COURSES), shade(colour, 0.82))
     floors = 1 if eaves < 3.6 else 2
     columns = 2 if gable else 3
     door_at = rng.randrange(columns)
@@ -125,14 +126,14 @@ def _wall(
             u0, u1 = (k + 0.28) / columns, (k + 0.72) / columns
             v0, v1 = (floor + 0.35) / floors, (floor + 0.78) / floors
             if floor == 0 and k == door_at:
-                doors.append(patch(quad, u0, 0.0, u1 - 0.1 / columns, 0.68 / floors))
+                doors.append((u0, 0.0, u1 - 0.1 / columns, 0.68 / floors))
                 continue
-            frames.append(patch(quad, u0 - 0.02, v0 - 0.02, u1 + 0.02, v1 + 0.02))
+            frames.append((u0 - 0.02, v0 - 0.02, u1 + 0.02, v1 + 0.02))
             mid = (u0 + u1) / 2
-            panes += [patch(quad, u0, v0, mid - 0.006, v1), patch(quad, mid + 0.006, v0, u1, v1)]
-    sprite.fill_all(frames, (226, 222, 212))
-    sprite.fill_all(panes, glass)
-    sprite.fill_all(doors, rng.choice(((92, 56, 34), (44, 70, 54), (110, 34, 32), (60, 60, 66))))
+            panes += [(u0, v0, mid - 0.006, v1), (mid + 0.006, v0, u1, v1)]
+    sprite.fill_all(patches(quad, tuple(frames)), (226, 222, 212))
+    sprite.fill_all(patches(quad, tuple(panes)), glass)
+    sprite.fill_all(patches(quad, tuple(doors)), rng.choice(((92, 56, 34), (44, 70, 54), (110, 34, 32), (60, 60, 66))))
 
 
 def traffic_light(sprite: Sprite, rng: random.Random) -> None:

@@ -30,9 +30,15 @@ HAIR: tuple[RGB, ...] = ((30, 26, 24), (72, 46, 28), (128, 86, 44), (206, 170, 1
 
 def jitter(rng: random.Random, rgb: RGB, spread: float = 12.0) -> RGB:
     """A colour near rgb: a common change of brightness and a small one per channel."""
-    gain = rng.uniform(-spread, spread)
-    r, g, b = (int(min(250, max(6, c + gain + rng.uniform(-0.5, 0.5) * spread))) for c in rgb)
-    return r, g, b
+    gain, random_ = rng.uniform(-spread, spread), rng.random
+    r = rgb[0] + gain + (random_() - 0.5) * spread
+    g = rgb[1] + gain + (random_() - 0.5) * spread
+    b = rgb[2] + gain + (random_() - 0.5) * spread
+    return _held(r), _held(g), _held(b)
+
+
+def _held(channel: float) -> int:
+    return 6 if channel < 6 else 250 if channel > 250 else int(channel)
 
 
 def named(rng: random.Random, name: str) -> RGB:
@@ -40,8 +46,8 @@ def named(rng: random.Random, name: str) -> RGB:
 
 
 def shade(rgb: RGB, gain: float) -> RGB:
-    r, g, b = (int(min(255.0, c * gain)) for c in rgb)
-    return r, g, b
+    r, g, b = int(rgb[0] * gain), int(rgb[1] * gain), int(rgb[2] * gain)
+    return (r if r < 255 else 255, g if g < 255 else 255, b if b < 255 else 255)
 
 
 def mix(rgb: RGB, other: RGB, share: float) -> RGB:

@@ -8,7 +8,7 @@ import random
 import cv2
 import numpy as np
 
-from .canvas import CIRCLE, OCTAGON, Sprite, capsule, hull
+from .canvas import CIRCLE, OCTAGON, Sprite, capsules, hull
 from .palette import COLOURS, HAIR, RGB, SKIN, jitter, named, shade
 
 COCO_KEYPOINTS = (
@@ -25,11 +25,15 @@ TROUSERS = ("blue", "black", "gray", "brown", "white", "green")
 _RING10 = CIRCLE[[0, 2, 5, 7, 10, 12, 14, 17, 19, 22]]
 
 
-def _limb(start: np.ndarray, lengths: tuple[float, float], angles: tuple[float, float], out: float) -> list[np.ndarray]:
+Point3 = tuple[float, float, float]
+
+
+def _limb(start: Point3, lengths: tuple[float, float], angles: tuple[float, float], out: float) -> list[Point3]:
     """Two bones from start; angles in the walking plane, 0 hangs down, positive swings forward; out leans sideways."""
     joints = [start]
     for length, angle in zip(lengths, angles, strict=True):
-        joints.append(joints[-1] + length * np.array([math.sin(angle), -math.cos(angle), out]))
+        x, y, z = joints[-1]
+        joints.append((x + length * math.sin(angle), y + length * -math.cos(angle), z + length * out))
     return joints
 
 
@@ -67,14 +71,13 @@ def person(sprite: Sprite, rng: random.Random, *, pose: str | None = None, seat:
     child = pose in ("walking", "standing", "waving") and rng.random() < 0.15
     size = rng.uniform(0.62, 0.75) if child else rng.uniform(0.93, 1.06)
     sprite.attributes.update(colour=shirt, trousers=trousers, pose=pose, age="child" if child else "adult")
-    joints, head = _skeleton(rng, pose, seat)
-    joints, head = joints * size, head * size
+    body = _skeleton(rng, pose, seat) * size
     skin = jitter(rng, rng.choice(SKIN), 6)
     clothes = _Clothes(
         shirt=named(rng, shirt), trousers=named(rng, trousers), skin=skin, hair=jitter(rng, rng.choice(HAIR), 8),
         sleeves=rng.random() < 0.6, shorts=rng.random() < 0.2, hat=rng.random() < 0.15,
     )  # fmt: skip
-    _draw_person(sprite, joints, head, size, clothes)
+    _draw_person(sprite, body, size, clothes)
 
 
 class _Clothes:
@@ -87,29 +90,29 @@ class _Clothes:
         self.sleeves, self.shorts, self.hat = sleeves, shorts, hat
 
 
-def _skeleton(rng: random.Random, pose: str, seat: float) -> tuple[np.ndarray, np.ndarray]:
-    """(17, 3) joints in COCO order and the middle of the head, in metres for an adult of 1.72 m."""
+def _skeleton(rng: random.Random, pose: str, seat: float) -> np.ndarray:
+    """(18, 3) joints in COCO order and the middle of the head, in metres for an adult of 1.72 m."""
     hip_height, lean, leg_angles, arm_angles, spread = _pose(rng, pose)
-    hip = np.array([0.0, seat or hip_height, 0.0])
-    up = np.array([math.sin(lean), math.cos(lean), 0.0])
-    neck = hip + 0.52 * up
-    head_up = np.array([math.sin(lean * 0.4), math.cos(lean * 0.4), 0.0])
-    head = neck + 0.18 * head_up
-    joints = np.zeros((17, 3))
-    joints[0] = head + (0.12, -0.01, 0)
+    hip = seat or hip_height
+    up_x, up_y = math.sin(lean), math.cos(lean)
+    neck_x, neck_y = 0.52 * up_x, hip + 0.52 * up_y
+    head_x, head_y = neck_x + 0.18 * math.sin(lean * 0.4), neck_y + 0.18 * math.cos(lean * 0.4)
+    joints: list[Point3] = [(0.0, 0.0, 0.0)] * 18
+    joints[0] = (head_x + 0.12, head_y + -0.01, 0.0)
     for k, z in ((0, -1.0), (1, 1.0)):
-        joints[1 + k] = head + (0.10, 0.035, 0.04 * z)
-        joints[3 + k] = head + (0.0, 0.01, 0.10 * z)
-        shoulder = neck + (0.0, -0.05, 0.19 * z) - 0.02 * up
+        joints[1 + k] = (head_x + 0.10, head_y + 0.035, 0.04 * z)
+        joints[3 + k] = (head_x, head_y + 0.01, 0.10 * z)
+        shoulder = (neck_x - 0.02 * up_x, neck_y + -0.05 - 0.02 * up_y, 0.19 * z)
         arm = _limb(shoulder, (0.28, 0.26), arm_angles[k], spread * z)
-        leg = _limb(hip + (0, 0, 0.09 * z), (0.44, 0.44), leg_angles[k], 0.02 * z)
+        leg = _limb((0.0, hip, 0.09 * z), (0.44, 0.44), leg_angles[k], 0.02 * z)
         joints[5 + k], joints[7 + k], joints[9 + k] = arm
         joints[11 + k], joints[13 + k], joints[15 + k] = leg
+    joints[17] = (head_x, head_y, 0.0)
+    out = np.array(joints)
     if not seat and pose != "sitting":
-        joints[:, 1] -= joints[15:17, 1].min() - 0.07
-        head = head.copy()
-        head[1] += joints[0, 1] - (head[1] - 0.01)
-    return joints, head
+        out[:17, 1] -= out[15:17, 1].min() - 0.07
+        out[17, 1] += out[0, 1] - (out[17, 1] - 0.01)
+    return out
 
 
 # (from, to, radius at both ends, what covers it)
@@ -120,11 +123,15 @@ _BONES = (
 )  # fmt: skip
 
 
-def _draw_person(sprite: Sprite, joints: np.ndarray, head: np.ndarray, size: float, wear: _Clothes) -> None:
+_HAND = OCTAGON * 0.05
+
+
+def _draw_person(sprite: Sprite, body: np.ndarray, size: float, wear: _Clothes) -> None:
     view, unit = sprite.view, sprite.view.scale * size
-    px = view.project(np.concatenate([joints, head[None]]))
+    joints, head = body[:17], body[17]
+    px = view.project(body)
     eye = view.eye / math.sqrt(float((view.eye**2).sum()))
-    near = joints @ eye
+    near = (joints @ eye).tolist()
     tint = {
         "sleeve": wear.shirt, "arm": wear.shirt if wear.sleeves else wear.skin,
         "thigh": wear.trousers, "shin": wear.skin if wear.shorts else wear.trousers,
@@ -134,23 +141,25 @@ def _draw_person(sprite: Sprite, joints: np.ndarray, head: np.ndarray, size: flo
     # Upper arms share the trunk's depth when the person faces the camera: draw them with the far or near side.
     parts += [(trunk_depth, -1)]
     parts.sort()
+    points = px.tolist()
+    limbs = [(*points[a], *points[b], ra * unit, rb * unit) for a, b, ra, rb, _ in _BONES]
+    belt, *bones = capsules([(*points[11], *points[12], 0.095 * unit, 0.095 * unit), *limbs])
     shapes: list[tuple[int, np.ndarray]] = []
     for depth, k in parts:
         if k < 0:
-            trunk, belt = _trunk(px, unit), capsule(px[11], px[12], 0.095 * unit, 0.095 * unit)
+            trunk = _trunk(px, unit)
             sprite.fill_pixels(belt, wear.trousers)
             sprite.fill_pixels(trunk, wear.shirt)
             shapes += [(-1, belt), (-1, trunk)]
             continue
-        a, b, ra, rb, what = _BONES[k]
+        _, b, _, _, what = _BONES[k]
         gain = 0.8 if depth < trunk_depth - 0.02 else 1.0
-        shape = capsule(px[a], px[b], ra * unit, rb * unit)
-        sprite.fill_pixels(shape, shade(tint[what], gain))
-        shapes.append((k, shape))
+        sprite.fill_pixels(bones[k], shade(tint[what], gain))
+        shapes.append((k, bones[k]))
         if what == "shin":
             _shoe(sprite, joints[b], size, unit)
         elif what == "arm":
-            sprite.fill_pixels(px[b] + OCTAGON * 0.05 * unit, shade(wear.skin, gain))
+            sprite.fill_pixels(px[b] + _HAND * unit, shade(wear.skin, gain))
     _head(sprite, joints, head, px, unit, eye, wear)
     sprite.keypoints = _keypoints(px, joints, head, eye, shapes, unit)
 
@@ -164,7 +173,8 @@ def _trunk(px: np.ndarray, unit: float) -> np.ndarray:
 
 def _shoe(sprite: Sprite, ankle: np.ndarray, size: float, unit: float) -> None:
     sole = sprite.view.project(np.stack([ankle + (-0.03, -0.03, 0), ankle + (0.15 * size, -0.035, 0)]))
-    sprite.capsule(sole[0], sole[1], 0.045 * unit, 0.035 * unit, (40, 36, 36))
+    heel, toe = sole.tolist()
+    sprite.fill_pixels(capsules([(*heel, *toe, 0.045 * unit, 0.035 * unit)])[0], (40, 36, 36))
 
 
 def _head(
@@ -172,7 +182,8 @@ def _head(
 ) -> None:
     neck_base = (px[5] + px[6]) / 2
     centre = px[17]
-    sprite.capsule(neck_base, centre, 0.05 * unit, 0.05 * unit, shade(wear.skin, 0.85))
+    neck = capsules([(*neck_base.tolist(), *centre.tolist(), 0.05 * unit, 0.05 * unit)])[0]
+    sprite.fill_pixels(neck, shade(wear.skin, 0.85))
     back = sprite.view.project(np.stack([head + (-0.035, 0.035, 0.0), head + (-0.01, 0.07, 0.0)]))
     face, hair = CIRCLE * (0.095 * unit, 0.125 * unit) + centre, CIRCLE * (0.11 * unit, 0.12 * unit) + back[0]
     front = eye[0]
@@ -215,12 +226,13 @@ def _keypoints(
     for n, (bone, _) in enumerate(shapes):
         for joint in _BONES[bone][:2] if bone >= 0 else ():
             last[joint] = n
-    points = [(float(x), float(y)) for x, y in px]
+    points = [(x, y) for x, y in px.tolist()]
     for n, (bone, shape) in enumerate(shapes):
-        outline = shape.astype(np.float32)
         own = _BONES[bone][:2] if bone >= 0 else (5, 6, 11, 12)
-        for joint, drawn in last.items():
-            if n > drawn and joint not in own and cv2.pointPolygonTest(outline, points[joint], True) > 0.03 * unit:
+        later = [joint for joint, drawn in last.items() if n > drawn and joint not in own]
+        outline = shape.astype(np.float32) if later else shape
+        for joint in later:
+            if cv2.pointPolygonTest(outline, points[joint], True) > 0.03 * unit:
                 out[joint, 2] = 1.0
     return out
 
@@ -231,9 +243,9 @@ def _wheel(sprite: Sprite, x: float, radius: float, width: float, *, spokes: boo
     ring[24] = ring[0]
     if not spokes:
         sprite.hull(np.concatenate([ring + (0, 0, width / 2), ring - (0, 0, width / 2)]), tyre)
-        inner = ring.copy()
-        inner[:, :2] = (ring[:, :2] - (x, radius)) * 0.55 + (x, radius)
-        sprite.fill(inner[:24], (120, 122, 126))
+        inner = ring[:24].copy()
+        inner[:, :2] = (inner[:, :2] - (x, radius)) * 0.55 + (x, radius)
+        sprite.fill(inner, (120, 122, 126))
         return
     sprite.line(ring, tyre, width)
     thin = (150, 150, 154)

@@ -53,15 +53,18 @@ def backdrop(
     return drop
 
 
+_PANE = np.array([0.1, 0.9, 0.9, 0.1])
+
+
 def _skyline(drop: Backdrop, ground: Ground, rng: random.Random, haze: float, w: int) -> None:
     """Far woods, hills or blocks along the horizon."""
     unit, y = w / 320.0, ground.horizon
     for layer in range(rng.randint(1, 3)):
         far = min(0.8, 0.45 - 0.15 * layer + haze * 10)
         if rng.random() < 0.55:
-            xs = np.linspace(-5, w + 5, 40)
-            tops = [y - unit * (rng.uniform(4, 10) + 9 * math.sin(0.013 * x / unit + layer) ** 2) for x in xs]
-            outline = np.concatenate([np.stack([xs, tops], 1), [(w + 5, y + 1), (-5, y + 1)]])
+            xs = np.linspace(-5, w + 5, 40).tolist()
+            outline = [(x, y - unit * (rng.uniform(4, 10) + 9 * math.sin(0.013 * x / unit + layer) ** 2)) for x in xs]
+            outline += [(w + 5, y + 1), (-5, y + 1)]
             drop.fill("vegetation", outline, jitter(rng, (52, 82, 48), 8), haze=far)
         else:
             x = rng.uniform(-20, 20) * unit
@@ -70,25 +73,26 @@ def _skyline(drop: Backdrop, ground: Ground, rng: random.Random, haze: float, w:
                 colour = jitter(rng, rng.choice(((132, 124, 120), (110, 84, 76), (150, 152, 158))), 12)
                 block = np.array([(x, y + 1), (x + width, y + 1), (x + width, y - tall), (x, y - tall)])
                 drop.fill("building", block, colour, haze=far)
-                rows_y = np.arange(y - tall + 3 * unit, y - 2 * unit, 4 * unit)[:, None]
-                rows = np.stack(
-                    [np.array([0.1, 0.9, 0.9, 0.1]) * width + x + 0 * rows_y, rows_y + (0, 0, unit, unit)], 2
-                )
+                rows_y = np.arange(y - tall + 3 * unit, y - 2 * unit, 4 * unit)
+                rows = np.empty((len(rows_y), 4, 2))
+                rows[..., 0] = _PANE * width + x
+                rows[:, :2, 1], rows[:, 2:, 1] = rows_y[:, None], (rows_y + unit)[:, None]
                 drop.marks(rows, shade(colour, 0.6), haze=far)
                 x += width + max(0.0, rng.uniform(-10, 30)) * unit
 
 
-def _strips(ground: Ground, road: Road, x0: float, x1: float, starts: np.ndarray, length: float) -> list[np.ndarray]:
-    """Dashes between two lines that run along the road."""
-    z = starts[:, None] + (0.0, 0.0, length, length)
-    corners = np.stack([road.offset + road.slope * z + (x0, x1, x1, x0), np.zeros_like(z), z], 2)
-    return list(ground.points(corners.reshape(-1, 3)).reshape(-1, 4, 2))
+def _dashes(road: Road, x0: float, x1: float, starts: np.ndarray, length: float) -> np.ndarray:
+    """(N, 4, 3): dashes between two lines that run along the road."""
+    corners = np.zeros((len(starts), 4, 3))
+    corners[..., 2] = starts[:, None] + (0.0, 0.0, length, length)
+    corners[..., 0] = road.offset + road.slope * corners[..., 2] + (x0, x1, x1, x0)
+    return corners
 
 
-def _strip(ground: Ground, road: Road, x0: float, x1: float, z0: float, z1: float) -> np.ndarray:
+def _strip(road: Road, x0: float, x1: float, z0: float, z1: float) -> list[tuple[float, float, float]]:
     """A quad on the ground between two lines that run along the road."""
-    corners = ((x0, z0), (x1, z0), (x1, z1), (x0, z1))
-    return ground.points([(road.middle(z) + x, 0.0, z) for x, z in corners])
+    near, far = road.middle(z0), road.middle(z1)
+    return [(near + x0, 0.0, z0), (near + x1, 0.0, z0), (far + x1, 0.0, z1), (far + x0, 0.0, z1)]
 
 
 def _along(drop: Backdrop, ground: Ground, road: Road, sides: tuple[str, str], haze: float, rng: random.Random) -> None:
@@ -98,29 +102,32 @@ def _along(drop: Backdrop, ground: Ground, road: Road, sides: tuple[str, str], h
     edge = road.half + road.pavement
     for sign, side in zip((-1, 1), sides, strict=True):
         _flank(drop, ground, road, sign, side, haze, rng)
-        drop.fill("pavement", _strip(ground, road, sign * road.half, sign * edge, begin, end), slab, kind="tiles")
-        drop.marks([_strip(ground, road, sign * road.half, sign * (road.half + 0.18), begin, end)], shade(slab, 0.7))
-    drop.fill("road", _strip(ground, road, -road.half, road.half, begin, end), tar, kind="asphalt")
+        kerb = sign * (road.half + 0.18)
+        strips = ground.quads([_strip(road, sign * road.half, x, begin, end) for x in (sign * edge, kerb)])
+        drop.fill("pavement", strips[0], slab, kind="tiles")
+        drop.marks(strips[1:], shade(slab, 0.7))
+    drop.fill("road", ground.points(_strip(road, -road.half, road.half, begin, end)), tar, kind="asphalt")
     paint = jitter(rng, rng.choice(((226, 226, 220), (226, 226, 220), (222, 190, 70))), 8)
-    dashes = []
+    lines: list[np.ndarray] = []
     lanes = max(2, round(2 * road.half / 3.3))
     for k in range(1, lanes):
         x = -road.half + 2 * road.half * k / lanes
         if rng.random() < 0.25:
-            dashes.append(_strip(ground, road, x - 0.08, x + 0.08, begin, end))
+            lines.append(np.array([_strip(road, x - 0.08, x + 0.08, begin, end)]))
         else:
             start = rng.uniform(0.6, 3.0)
-            dashes += _strips(ground, road, x - 0.08, x + 0.08, np.arange(start, 60.0, 5.0), 2.2)
-    drop.marks(dashes, paint)
+            lines.append(_dashes(road, x - 0.08, x + 0.08, np.arange(start, 60.0, 5.0), 2.2))
+    drop.marks(ground.quads(np.concatenate(lines)), paint)
     if rng.random() < 0.6:
-        drop.marks(
-            [_strip(ground, road, s * (road.half - 0.35), s * (road.half - 0.22), begin, end) for s in (-1, 1)],
-            (222, 222, 216),
-        )
+        edges = [_strip(road, s * (road.half - 0.35), s * (road.half - 0.22), begin, end) for s in (-1, 1)]
+        drop.marks(ground.quads(edges), (222, 222, 216))
     if rng.random() < 0.2:
         z = rng.uniform(5, 14)
-        bars = [_strip(ground, road, x, x + 0.5, z, z + 2.6) for x in np.arange(-road.half + 0.4, road.half - 0.6, 1.0)]
-        drop.marks(bars, (226, 226, 222))
+        starts = np.arange(-road.half + 0.4, road.half - 0.6, 1.0).tolist()
+        drop.marks(ground.quads([_strip(road, x, x + 0.5, z, z + 2.6) for x in starts]), (226, 226, 222))
+
+
+_ROWS_OF_TREES = np.geomspace(70.0, 6.0, 9).tolist()
 
 
 def _flank(drop: Backdrop, ground: Ground, road: Road, sign: int, side: str, haze: float, rng: random.Random) -> None:
@@ -133,7 +140,7 @@ def _flank(drop: Backdrop, ground: Ground, road: Road, sign: int, side: str, haz
             _facade(drop, ground, road, edge, z - depth, z, haze, rng)
             z -= depth + (rng.uniform(2.0, 6.0) if rng.random() < 0.2 else 0.0)
     elif side == "wood":
-        for z in np.geomspace(70.0, 6.0, 9):
+        for z in _ROWS_OF_TREES:
             base = road.middle(z) + edge + sign * rng.uniform(3.0, 5.0)
             outline = [(base, 0.0, z)]
             for k in range(13):
@@ -171,26 +178,21 @@ def _facade(
     )
     fade = min(0.75, haze * (z0 + z1) / 2)
     near, far = road.middle(z0) + x, road.middle(z1) + x
-    end = ground.points(
-        [
-            (near, 0, z0),
-            (near + math.copysign(14.0, x), 0, z0),
-            (near + math.copysign(14.0, x), tall, z0),
-            (near, tall, z0),
-        ]
-    )
-    drop.fill("building", end, shade(colour, 0.72), kind="plain", haze=fade)
-    front = ground.points([(near, 0, z0), (far, 0, z1), (far, tall, z1), (near, tall, z0)])
-    drop.fill("building", front, colour, haze=fade)
+    back, rim = near + math.copysign(14.0, x), tall - 0.5
     columns = max(2, int((z1 - z0) / 2.6))
-    glass = rng.choice(((44, 54, 68), (70, 86, 104), (60, 60, 64)))
-    panes = np.empty((floors, columns, 4, 3))
+    corners = np.empty((3 + floors * columns, 4, 3))
+    corners[0] = (near, 0, z0), (back, 0, z0), (back, tall, z0), (near, tall, z0)
+    corners[1] = (near, 0, z0), (far, 0, z1), (far, tall, z1), (near, tall, z0)
+    corners[2] = (near, tall, z0), (far, tall, z1), (far, rim, z1), (near, rim, z0)
+    panes = corners[3:].reshape(floors, columns, 4, 3)
     panes[..., 2] = z0 + (z1 - z0) * (np.arange(columns)[:, None] + (0.25, 0.75, 0.75, 0.25)) / columns
     panes[..., 0] = road.offset + road.slope * panes[..., 2] + x
     panes[..., 1] = 3.1 * np.arange(floors)[:, None, None] + (1.0, 1.0, 2.5, 2.5)
-    drop.marks(ground.points(panes.reshape(-1, 3)).reshape(-1, 4, 2), glass, haze=fade)
-    band = ground.points([(near, tall, z0), (far, tall, z1), (far, tall - 0.5, z1), (near, tall - 0.5, z0)])
-    drop.marks([band], shade(colour, 0.8), haze=fade)
+    shapes = ground.quads(corners)
+    drop.fill("building", shapes[0], shade(colour, 0.72), kind="plain", haze=fade)
+    drop.fill("building", shapes[1], colour, haze=fade)
+    drop.marks(shapes[3:], rng.choice(((44, 54, 68), (70, 86, 104), (60, 60, 64))), haze=fade)
+    drop.marks(shapes[2:3], shade(colour, 0.8), haze=fade)
 
 
 def _across(
@@ -226,9 +228,9 @@ def _across(
     z = (road.near + road.far) / 2
     start = rng.uniform(-3, 0)
     reach = w / ground.focal * z
-    dashes = [ground.points([(x, 0, z - 0.09), (x + 2.0, 0, z - 0.09), (x + 2.0, 0, z + 0.09), (x, 0, z + 0.09)])
-              for x in np.arange(-reach + start, reach, 4.5)]  # fmt: skip
-    drop.marks(dashes, rng.choice(((228, 228, 222), (224, 190, 70))))
+    dashes = [[(x, 0, z - 0.09), (x + 2.0, 0, z - 0.09), (x + 2.0, 0, z + 0.09), (x, 0, z + 0.09)]
+              for x in np.arange(-reach + start, reach, 4.5).tolist()]  # fmt: skip
+    drop.marks(ground.quads(dashes), rng.choice(((228, 228, 222), (224, 190, 70))))
 
 
 def _flat_block(
@@ -248,10 +250,13 @@ def _flat_block(
         top = base - (floor * 3.1 + 2.5) * metre
         for k in range(columns):
             a, b = x + width * (k + 0.25) / columns, x + width * (k + 0.75) / columns
-            panes.append(np.array([(a, top), (b, top), (b, top + 1.5 * metre), (a, top + 1.5 * metre)]))
+            panes.append([(a, top), (b, top), (b, top + 1.5 * metre), (a, top + 1.5 * metre)])
     drop.marks(panes, rng.choice(((46, 56, 70), (72, 88, 106))))
     top, rim = base - tall, base - tall + 0.4 * metre
     drop.marks([np.array([(x, top), (x + width, top), (x + width, rim), (x, rim)])], shade(colour, 0.75))
+
+
+PATCH = [(math.cos(t), math.sin(t)) for t in np.linspace(0, 6.28, 9)[:-1].tolist()]  # a blob's eight corners
 
 
 def _litter(drop: Backdrop, ground: Ground, road: Road, rng: random.Random) -> None:
@@ -261,14 +266,11 @@ def _litter(drop: Backdrop, ground: Ground, road: Road, rng: random.Random) -> N
         z = rng.uniform(road.near, road.far) if road.across else log_uniform(rng, 3.0, 25.0)
         x = rng.uniform(-5.0, 5.0) if road.across else road.middle(z) + rng.uniform(-0.8, 0.8) * road.half
         sx, sz = rng.uniform(0.2, 1.2), rng.uniform(0.2, 0.8)
-        corners = [
-            (x + sx * math.cos(t) * rng.uniform(0.7, 1.2), 0.0, z + sz * math.sin(t))
-            for t in np.linspace(0, 6.28, 9)[:-1]
-        ]
+        corners = [(x + sx * cos * rng.uniform(0.7, 1.2), 0.0, z + sz * sin) for cos, sin in PATCH]
         drop.marks([ground.points(corners)], shade(drop.colours["road"], rng.choice((0.78, 0.86, 1.1))))
     leaves = []
     for _ in range(rng.randint(0, 14)):
         z = log_uniform(rng, 2.5, 12.0)
         x = rng.uniform(-0.5, 0.5) * w / ground.focal * z
-        leaves.append(ground.points([(x, 0, z), (x + 0.12, 0, z + 0.1), (x + 0.02, 0, z + 0.2)]))
-    drop.marks(leaves, rng.choice(((150, 110, 50), (90, 100, 50), (180, 150, 80))))
+        leaves.append([(x, 0, z), (x + 0.12, 0, z + 0.1), (x + 0.02, 0, z + 0.2)])
+    drop.marks(ground.quads(leaves), rng.choice(((150, 110, 50), (90, 100, 50), (180, 150, 80))))

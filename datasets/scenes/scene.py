@@ -100,12 +100,13 @@ def _keep(stage: Stage) -> _Marks:
     """The things worth drawing, far to near: none too small, too hidden or too far outside the picture."""
     things = sorted(stage.things, key=lambda thing: -thing.distance)
     things = _without(things, [thing for thing in things if thing.category and not _inside(thing, stage)])
+    prints: dict[int, _Print] = {}
     while True:
         labelled = [thing for thing in things if thing.category]
         while len(labelled) > MOST:
             things = _without(things, [stage.rng.choice(labelled)])
             labelled = [thing for thing in things if thing.category]
-        marks = _Marks(stage, things)
+        marks = _Marks(stage, things, prints)
         poor = marks.poor()
         if not poor:
             return marks
@@ -126,48 +127,59 @@ def _inside(thing: Thing, stage: Stage) -> bool:
     return wide > 0 and tall > 0 and wide * tall >= MIN_INSIDE * (x1 - x0) * (y1 - y0)
 
 
-class _Marks:
-    """The id map of a list of things, and what was measured while it was stamped."""
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Print:
+    """What a thing covers if nothing hides it: a window of the picture, its mask in there, its pixels and extent."""
 
-    def __init__(self, stage: Stage, things: list[Thing]) -> None:
+    window: tuple[slice, slice]
+    mask: np.ndarray
+    full: tuple[int, Box]
+
+
+class _Marks:
+    """The id map of a list of things, and what was measured while it was stamped.
+
+    prints remembers what each thing covers, so that stamping it again in another list is one masked copy.
+    """
+
+    def __init__(self, stage: Stage, things: list[Thing], prints: dict[int, _Print]) -> None:
         self.things = things
         self.id_map = np.full((stage.height, stage.width), -1, np.int16)
         self.index: dict[int, int] = {}
-        self.full: list[tuple[int, Box]] = []
-        self.now: list[tuple[int, Box]] = []
-        self._windows: list[tuple[int, int, int, int]] = []
         self._limit = MIN_SIDE * max(1.0, min(stage.width / 320.0, stage.height / 240.0))
+        mine: list[_Print] = []
         for thing in things:
             if thing.sprite.support:
                 stamp(self.id_map, thing.sprite.support, -1)
             if not thing.category:
                 stamp(self.id_map, thing.sprite.strokes, -1)
                 continue
-            number = len(self.full)
-            self.index[id(thing)] = number
-            stamp(self.id_map, thing.sprite.strokes, number)
-            self._windows.append(self._window(thing))
-            self.full.append(self._measure(number))
-        self.now = [self._measure(number) for number in range(len(self.full))]
+            number = self.index[id(thing)] = len(mine)
+            known = prints.get(id(thing))
+            if known:
+                np.copyto(self.id_map[known.window], number, where=known.mask)
+            else:
+                known = prints[id(thing)] = self._stamp(thing, number)
+            mine.append(known)
+        self.full: list[tuple[int, Box]] = [known.full for known in mine]
+        self.now: list[tuple[int, Box]] = [
+            _measure(np.equal(self.id_map[known.window], number), known.window) for number, known in enumerate(mine)
+        ]
 
-    def _window(self, thing: Thing) -> tuple[int, int, int, int]:
+    def _stamp(self, thing: Thing, number: int) -> _Print:
+        stamp(self.id_map, thing.sprite.strokes, number)
+        window = self._window(thing)
+        mask = np.equal(self.id_map[window], number)
+        return _Print(window=window, mask=mask, full=_measure(mask, window))
+
+    def _window(self, thing: Thing) -> tuple[slice, slice]:
         x0, y0, x1, y1 = thing.extent()
         pad = 2 + max(thickness for _, _, thickness in thing.sprite.strokes)
         height, width = self.id_map.shape
         return (
-            max(0, int(x0) - pad), max(0, int(y0) - pad),
-            min(width, int(x1) + pad + 1), min(height, int(y1) + pad + 1),
-        )  # fmt: skip
-
-    def _measure(self, number: int) -> tuple[int, Box]:
-        """Pixels and extent of an object as the map is now."""
-        x0, y0, x1, y1 = self._windows[number]
-        mine = (self.id_map[y0:y1, x0:x1] == number).view(np.uint8)
-        count = cv2.countNonZero(mine)
-        if not count:
-            return 0, (0.0, 0.0, 0.0, 0.0)
-        left, top, width, height = cv2.boundingRect(mine)
-        return count, (float(x0 + left), float(y0 + top), float(x0 + left + width), float(y0 + top + height))
+            slice(max(0, int(y0) - pad), min(height, int(y1) + pad + 1)),
+            slice(max(0, int(x0) - pad), min(width, int(x1) + pad + 1)),
+        )
 
     def poor(self) -> list[Thing]:
         out = []
@@ -179,6 +191,17 @@ class _Marks:
             if min(x1 - x0, y1 - y0) < self._limit or count < MIN_VISIBLE * self.full[number][0]:
                 out.append(thing)
         return out
+
+
+def _measure(mask: np.ndarray, window: tuple[slice, slice]) -> tuple[int, Box]:
+    """Pixels of a mask that lies in a window of the picture, and their extent in the picture."""
+    seen = mask.view(np.uint8)
+    count = cv2.countNonZero(seen)
+    if not count:
+        return 0, (0.0, 0.0, 0.0, 0.0)
+    left, top, width, height = cv2.boundingRect(seen)
+    x, y = window[1].start + left, window[0].start + top
+    return count, (float(x), float(y), float(x + width), float(y + height))
 
 
 def _render(seed: int, world: str, stage: Stage, marks: _Marks) -> Scene:
@@ -221,13 +244,15 @@ def _seen_keypoints(keypoints: np.ndarray | None, id_map: np.ndarray, number: in
         return None
     out = keypoints.copy()
     height, width = id_map.shape
-    for k, (x, y, _) in enumerate(keypoints):
+    for k, (x, y, _) in enumerate(keypoints.tolist()):
         if not (0 <= x < width and 0 <= y < height):
             out[k] = 0.0
             continue
         column, row = int(x), int(y)
+        if id_map.item(row, column) == number:
+            continue
         around = id_map[max(0, row - 1) : row + 2, max(0, column - 1) : column + 2]
-        if not (around == number).any():
+        if number not in around:
             out[k, 2] = 1.0
     return out
 

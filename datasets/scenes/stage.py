@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import cv2
 import numpy as np
 
-from .canvas import SHIFT, Sprite, fixed
+from .canvas import SHIFT, Points, Sprite, fixed
 from .catalogue import STUFF
 from .palette import RGB, mix, texture
 
@@ -35,9 +35,10 @@ class Thing:
     def extent(self) -> tuple[float, float, float, float]:
         """The drawn extent (x0, y0, x1, y1) in pixels, also outside the picture."""
         if self._extent is None:
-            points = np.concatenate([p for polygons, _, _ in self.sprite.strokes for p in polygons]) / float(1 << SHIFT)
-            (x0, y0), (x1, y1) = points.min(0).tolist(), points.max(0).tolist()
-            self._extent = x0, y0, x1 + 1.0, y1 + 1.0
+            points = np.concatenate([p for polygons, _, _ in self.sprite.strokes for p in polygons])
+            x, y, width, height = cv2.boundingRect(points)  # in sixteenths of a pixel; the last one counts
+            one = float(1 << SHIFT)
+            self._extent = x / one, y / one, (x + width - 1) / one + 1.0, (y + height - 1) / one + 1.0
         return self._extent
 
 
@@ -55,11 +56,13 @@ class Backdrop:
         height = self.image.shape[0]
         share = np.clip(np.arange(height, dtype=np.float32) / max(1.0, horizon), 0, 1)[:, None]
         column = np.asarray(top, np.float32) * (1 - share) + np.asarray(low, np.float32) * share
-        cv2.resize(column[:, None].astype(np.uint8), self.image.shape[1::-1], dst=self.image)
+        planes = np.empty((3, *self.stuff.shape), np.uint8)
+        planes[:] = column.astype(np.uint8).T[..., None]
+        cv2.merge(tuple(planes), dst=self.image)
         self.stuff[:] = STUFF.index("sky")
         self._textures["sky"] = "sky"
 
-    def fill(self, stuff: str, points_px: np.ndarray, colour: RGB, *, kind: str = "", haze: float = 0.0) -> None:
+    def fill(self, stuff: str, points_px: Points, colour: RGB, *, kind: str = "", haze: float = 0.0) -> None:
         shape = [fixed(np.asarray(points_px, float))]
         cv2.fillPoly(self.image, shape, mix(colour, self.air, haze), cv2.LINE_AA, SHIFT)
         cv2.fillPoly(self.stuff, shape, STUFF.index(stuff), cv2.LINE_8, SHIFT)
@@ -67,10 +70,10 @@ class Backdrop:
         if kind:
             self._textures[stuff] = kind
 
-    def marks(self, polygons_px: list[np.ndarray] | np.ndarray, colour: RGB, haze: float = 0.0) -> None:
+    def marks(self, polygons_px: Sequence[Points] | np.ndarray, colour: RGB, haze: float = 0.0) -> None:
         """Detail on what is there, polygons of equally many corners: lane lines, windows, cracks, leaves."""
         if len(polygons_px):
-            shapes = list(fixed(np.array(polygons_px, float)))
+            shapes = list(fixed(np.asarray(polygons_px, float)))
             cv2.fillPoly(self.image, shapes, mix(colour, self.air, haze), cv2.LINE_AA, SHIFT)
 
     def add_textures(self) -> None:

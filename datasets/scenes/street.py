@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import random
 from collections.abc import Callable
+from itertools import accumulate
 
 import numpy as np
 
@@ -58,13 +59,15 @@ def build(stage: Stage) -> None:
     stage.paint_backdrop = lambda: roadside.backdrop(stage, ground, road, sides, haze, backdrop_rng)
 
 
+_KINDS = (
+    "car", "van", "truck", "bus", "bicycle", "motorcycle", "tree", "street lamp", "traffic light", "traffic sign",
+    "fire hydrant", "bench", "trash bin", "person", "dog", "cat", "house",
+)  # fmt: skip
+_SHARES = tuple(accumulate((7.5, 2.2, 2.0, 1.6, 2.2, 2.0, 2.2, 1.4, 2.6, 2.4, 1.5, 1.3, 1.5, 2.8, 1.0, 0.8, 1.5)))
+
+
 def _place_one(stage: Stage, ground: Ground, road: Road, haze: float, sides: tuple[str, str]) -> None:
-    rng = stage.rng
-    kind = rng.choices(
-        ("car", "van", "truck", "bus", "bicycle", "motorcycle", "tree", "street lamp", "traffic light", "traffic sign",
-         "fire hydrant", "bench", "trash bin", "person", "dog", "cat", "house"),
-        (7.5, 2.2, 2.0, 1.6, 2.2, 2.0, 2.2, 1.4, 2.6, 2.4, 1.5, 1.3, 1.5, 2.8, 1.0, 0.8, 1.5),
-    )[0]  # fmt: skip
+    kind = stage.rng.choices(_KINDS, cum_weights=_SHARES)[0]
     if kind in VEHICLES:
         _place_vehicle(stage, ground, road, haze, kind)
     else:
@@ -144,7 +147,8 @@ def _in_sight(stage: Stage, ground: Ground, x: float, z: float, half_x: float) -
 
 def facing_of(eye: np.ndarray) -> str:
     """front: the camera sees the front; away: the back; else the side."""
-    angle = math.degrees(math.atan2(abs(eye[2]), eye[0]))
+    forward, _, right = eye.tolist()
+    angle = math.degrees(math.atan2(abs(right), forward))
     return "front" if angle < 40 else "back" if angle > 140 else "side"
 
 
@@ -215,6 +219,9 @@ def _place_distractor(stage: Stage, ground: Ground, road: Road, haze: float) -> 
     stage.things.append(Thing("", sprite, z, stuff=stuff))
 
 
+_BLOB = [(math.cos(t), math.sin(t)) for t in np.linspace(0, 6.28, 10)[:-1].tolist()]
+
+
 def _dapple(stage: Stage, ground: Ground, road: Road) -> None:
     """Shadows on the road of trees and blocks that are not in the picture."""
     rng = stage.rng
@@ -224,14 +231,17 @@ def _dapple(stage: Stage, ground: Ground, road: Road) -> None:
         for _ in range(rng.randint(2, 8)):
             a, b = x + rng.uniform(-reach, reach), z + rng.uniform(-0.2, 0.2) * reach
             rx, rz = rng.uniform(0.2, 0.5) * reach, rng.uniform(0.08, 0.2) * reach
-            blob = [(a + rx * math.cos(t), 0.0, b + rz * math.sin(t)) for t in np.linspace(0, 6.28, 10)[:-1]]
+            blob = [(a + rx * cos, 0.0, b + rz * sin) for cos, sin in _BLOB]
             stage.shadows.append(fixed(ground.points(blob)))
+
+
+_TURN = np.linspace(0, 2 * math.pi, 17)[:-1]
+_FOOT = np.stack([np.cos(_TURN) + 0.5, np.sin(_TURN)], 1)
 
 
 def ground_shadow(sprite: Sprite, radius: float) -> None:
     """A flattened ellipse at the foot."""
-    turn = np.linspace(0, 2 * math.pi, 17)[:-1]
-    sprite.shadow(np.stack([radius * (np.cos(turn) + 0.5), 0.22 * radius * np.sin(turn)], 1))
+    sprite.shadow(_FOOT * (radius, 0.22 * radius))
 
 
 def _place_birds(stage: Stage, ground: Ground) -> None:

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import math
 import random
-from itertools import pairwise
 
 import numpy as np
 
-from .canvas import CIRCLE, Sprite, cuboid, ellipse, facing, hull, patch
+from .canvas import CIRCLE, Sprite, cuboid, ellipse, facing, hull, patch, patches
 from .palette import COLOURS, RGB, jitter, mix, named, shade
 
 WARES = ("red", "blue", "white", "yellow", "green", "pink", "orange", "purple", "gray", "brown", "black")
@@ -16,32 +15,38 @@ WARES = ("red", "blue", "white", "yellow", "green", "pink", "orange", "purple", 
 
 def _ring(radius: float, height: float) -> np.ndarray:
     ring = np.empty((24, 3))
-    ring[:, 0], ring[:, 2] = CIRCLE[:, 0] * radius, CIRCLE[:, 1] * radius
+    ring[:, ::2] = CIRCLE * radius
     ring[:, 1] = height
     return ring
 
 
 def _turned(sprite: Sprite, profile: list[tuple[float, float]], colour: RGB) -> None:
     """A solid of revolution from (radius, height) pairs, bottom to top, with light from the left."""
-    for (r0, h0), (r1, h1) in pairwise(profile):
-        sprite.hull(np.concatenate([_ring(r0, h0), _ring(r1, h1)]), colour)
+    radii, heights = np.array(profile).T
+    rings = np.empty((len(profile), 24, 3))
+    rings[..., ::2] = CIRCLE * radii[:, None, None]
+    rings[..., 1] = heights[:, None]
+    points = rings.reshape(-1, 3)
+    for first in range(0, len(points) - 24, 24):
+        sprite.hull(points[first : first + 48], colour)
     px = sprite.view.project(np.array([(0.0, h, 0.0) for _, h in profile]))
-    radius = np.array([r for r, _ in profile]) * sprite.view.scale
+    radius = radii * sprite.view.scale
     for start, end, gain in ((0.35, 0.92, 0.8), (0.7, 0.96, 0.66), (-0.75, -0.5, 1.18)):
-        left = px + np.stack([radius * start, 0 * radius], 1)
-        right = px + np.stack([radius * end, 0 * radius], 1)
-        sprite.fill_pixels(np.concatenate([left, right[::-1]]), shade(colour, gain))
+        band = np.concatenate([px, px[::-1]])
+        band[: len(px), 0] += radius * start
+        band[len(px) :, 0] += radius[::-1] * end
+        sprite.fill_pixels(band, shade(colour, gain))
+
+
+_FROM_BELOW = np.concatenate([CIRCLE[6:], CIRCLE[:6]])
 
 
 def _shadow(sprite: Sprite, radius: float, height: float = 0.4) -> None:
-    ring = _ring(radius * 1.05, 0.0)
-    sprite.shadow(np.concatenate([ring[6:18], ring[18:] + (0.0, 0, 0), ring[:6]]) + (0.0, 0.0, 0.0))
-    foot = np.array(sprite.view.foot)
-    sprite.shadows.append(
-        np.rint(
-            (ellipse(0.3 * height, 0.08, radius * 1.1, radius * 0.75) * (1, -1) * sprite.view.scale + foot) * 16
-        ).astype(np.int32)
-    )
+    ring = np.zeros((24, 3))
+    ring[:, ::2] = _FROM_BELOW * (radius * 1.05)
+    sprite.shadow(ring)
+    cast = ellipse(0.3 * height, 0.08, radius * 1.1, radius * 0.75) * (1, -1) * sprite.view.scale
+    sprite.shadows.append(np.rint((cast + sprite.view.foot) * 16).astype(np.int32))
 
 
 def cup(sprite: Sprite, rng: random.Random) -> None:
@@ -169,14 +174,17 @@ def book(sprite: Sprite, rng: random.Random) -> None:
             pages = i in (1, 2, 3)
             sprite.fill(solid[i], shade((228, 222, 204) if pages else cover, gain[i]))
             if pages:
-                sprite.fill_all(
-                    [patch(solid[i], 0, 0, 1, 0.16), patch(solid[i], 0, 0.84, 1, 1)], shade(cover, gain[i] * 0.8)
-                )
+                sprite.fill_all(patches(solid[i], ((0, 0, 1, 0.16), (0, 0.84, 1, 1))), shade(cover, gain[i] * 0.8))
     top = solid[4]
     ink = mix(cover, (255, 250, 230) if name not in ("white", "yellow") else (40, 40, 60), 0.8)
-    sprite.fill_all([patch(top, 0.66, 0.2, 0.78, 0.8), patch(top, 0.52, 0.3, 0.58, 0.7)], ink)
+    sprite.fill_all(patches(top, ((0.66, 0.2, 0.78, 0.8), (0.52, 0.3, 0.58, 0.7))), ink)
     sprite.fill(patch(top, 0.14, 0.3, 0.4, 0.7), named(rng, rng.choice(WARES)))
     sprite.fill(patch(top, 0.0, 0.0, 1.0, 0.06), shade(cover, 0.75))
+
+
+_KEYS = tuple(
+    (0.14 + 0.11 * r, 0.07 + 0.088 * c, 0.225 + 0.11 * r, 0.14 + 0.088 * c) for r in range(4) for c in range(10)
+)
 
 
 def laptop(sprite: Sprite, rng: random.Random) -> None:
@@ -215,12 +223,7 @@ def laptop(sprite: Sprite, rng: random.Random) -> None:
     sprite.solid(base, [paint] * 5, base.mean((0, 1)))
     top = base[4]
     dark = (52, 54, 58)
-    keys = [
-        patch(top, 0.14 + 0.11 * r, 0.07 + 0.088 * c, 0.225 + 0.11 * r, 0.14 + 0.088 * c)
-        for r in range(4)
-        for c in range(10)
-    ]
-    sprite.fill_all(keys, dark)
+    sprite.fill_all(patches(top, _KEYS), dark)
     sprite.fill(patch(top, 0.66, 0.36, 0.92, 0.64), shade(paint, 0.75))
     if not front:
         draw_screen()
@@ -368,6 +371,9 @@ def scissors(sprite: Sprite, rng: random.Random) -> None:
     sprite.fill(_ring(0.06, 0.07), (90, 92, 96))
 
 
+_ICONS = tuple((0.18 + 0.16 * r, 0.16 + 0.24 * c, 0.28 + 0.16 * r, 0.32 + 0.24 * c) for r in range(4) for c in range(3))
+
+
 def phone(sprite: Sprite, rng: random.Random) -> None:
     name = rng.choice(("black", "white", "red", "blue", "pink"))
     paint = named(rng, name)
@@ -376,8 +382,6 @@ def phone(sprite: Sprite, rng: random.Random) -> None:
     sprite.shadow(body[4] * (1.06, 0, 1.15))
     sprite.solid(body, [paint] * 5, body.mean((0, 1)))
     sprite.fill(patch(body[4], 0.1, 0.07, 0.88, 0.93), (24, 28, 40))
-    for r in range(4):
-        row = [patch(body[4], 0.18 + 0.16 * r, 0.16 + 0.24 * c, 0.28 + 0.16 * r, 0.32 + 0.24 * c) for c in range(3)]
-        for icon in row:
-            sprite.fill(icon, rng.choice(((90, 180, 240), (240, 160, 70), (110, 210, 120), (230, 90, 100))))
+    for icon in patches(body[4], _ICONS):
+        sprite.fill(icon, rng.choice(((90, 180, 240), (240, 160, 70), (110, 210, 120), (230, 90, 100))))
     sprite.fill(patch(body[4], 0.92, 0.42, 0.97, 0.58), shade(paint, 0.6))

@@ -8,7 +8,7 @@ from functools import cached_property
 
 import numpy as np
 
-from .canvas import CIRCLE, Sprite, cuboid, facing, patch
+from .canvas import CIRCLE, Sprite, cuboid, facing, patch, patches
 from .palette import COLOURS, RGB, jitter, mix, named, shade
 
 GLASS: RGB = (38, 46, 56)
@@ -27,6 +27,15 @@ class Shell:
     def half_width(self, y: np.ndarray) -> np.ndarray:
         """(N,) heights to the half width of the body there."""
         return np.asarray(np.interp(y, *self._levels))
+
+    @cached_property
+    def front(self) -> float:
+        return float(self.profile[:, 0].max())
+
+    @cached_property
+    def half(self) -> float:
+        """Half the width where it is widest."""
+        return float(self.profile[:, 2].max())
 
     @cached_property
     def _levels(self) -> tuple[np.ndarray, np.ndarray]:
@@ -86,16 +95,13 @@ def car(sprite: Sprite, rng: random.Random) -> None:
         glass_top = p[cabin[1], :2], p[cabin[2], :2]
         glass_base = p[cabin[0], :2], p[cabin[3], :2]
         quad = np.array([glass_base[0], glass_base[1], glass_top[1], glass_top[0]])
-        for u0, u1 in ((0.10, 0.48), (0.53, 0.90)):
-            _on_side(sprite, shell, side, patch(quad, u0, 0.10, u1, 0.86), GLASS)
-        x0, x1 = p[0, 0], p[-1, 0]
-        sill = np.array([(x0 * 0.9, 0.22 * height), (x1 * 0.9, 0.22 * height), (x1 * 0.9, 0.3 * height),
-                         (x0 * 0.9, 0.3 * height)])  # fmt: skip
-        _on_side(sprite, shell, side, sill, shade(body, 0.55))
-        for x in (0.02, -0.32):
-            _on_side(
-                sprite, shell, side, _bar(x * length / 2 * 1.2, 0.34 * height, 0.03, 0.3 * height), shade(body, 0.6)
-            )
+        panes = patches(quad, ((0.10, 0.10, 0.48, 0.86), (0.53, 0.10, 0.90, 0.86)))
+        x0, x1 = float(p[0, 0]) * 0.9, float(p[-1, 0]) * 0.9
+        low, high, seam = 0.22 * height, 0.3 * height, shade(body, 0.6)
+        sill = [(x0, low), (x1, low), (x1, high), (x0, high)]
+        bars = [_bar(x * length / 2 * 1.2, 0.34 * height, 0.03, high) for x in (0.02, -0.32)]
+        parts = np.concatenate([panes, np.array([sill, *bars])])
+        _on_side(sprite, shell, side, parts, (GLASS, GLASS, shade(body, 0.55), seam, seam))
         _near_wheels(sprite, shell, side, radius, (-0.62, 0.63), shade(body, 0.25))
     if rng.random() < 0.12:
         _roof_bar(sprite, shell, rng)
@@ -120,13 +126,12 @@ def van(sprite: Sprite, rng: random.Random) -> None:
         panel = np.array(
             [(-0.98 * half, 0.56 * h), (0.74 * half, 0.56 * h), (0.53 * half, 0.98 * h), (-0.94 * half, 0.98 * h)]
         )
-        _on_side(sprite, shell, side, panel, shade(upper, _side_gain(sprite, side)))
         windows = rng.random() < 0.5
         spans = ((0.06, 0.30), (0.33, 0.6), (0.63, 0.93)) if windows else ((0.66, 0.94),)
-        for u0, u1 in spans:
-            _on_side(sprite, shell, side, patch(panel, u0, 0.1, u1, 0.78), GLASS)
-        for x in (0.28, -0.3):
-            _on_side(sprite, shell, side, _bar(x * half, 0.26 * h, 0.03, 0.66 * h), shade(lower, 0.6))
+        panes = patches(panel, tuple((u0, 0.1, u1, 0.78) for u0, u1 in spans))
+        bars = np.array([_bar(x * half, 0.26 * h, 0.03, 0.66 * h) for x in (0.28, -0.3)])
+        colours = (shade(upper, _side_gain(sprite, side)), *[GLASS] * len(spans), *[shade(lower, 0.6)] * 2)
+        _on_side(sprite, shell, side, np.concatenate([panel[None], panes, bars]), colours)
         _near_wheels(sprite, shell, side, 0.35, (-0.58, 0.66), shade(lower, 0.25))
 
 
@@ -147,12 +152,13 @@ def bus(sprite: Sprite, rng: random.Random) -> None:
         band = np.array(
             [(-0.97 * half, 0.44 * h), (0.97 * half, 0.44 * h), (0.97 * half, 0.86 * h), (-0.97 * half, 0.86 * h)]
         )
-        _on_side(sprite, shell, side, patch(band, 0, -0.28, 1, -0.14), shade(stripe, _side_gain(sprite, side)))
         count = rng.randint(6, 8)
-        panes = [patch(band, (k + 0.07) / count, 0.08, (k + 0.93) / count, 0.94) for k in range(count - 1)]
-        sprite.fill_all([_lift(shell, side, q) for q in panes], GLASS)
-        doors = [patch(band, u, -0.62, u + 0.07, 0.92) for u in (0.9, 0.42)]
-        sprite.fill_all([_lift(shell, side, q) for q in doors], shade(GLASS, 1.3))
+        panes = tuple(((k + 0.07) / count, 0.08, (k + 0.93) / count, 0.94) for k in range(count - 1))
+        doors = tuple((u, -0.62, u + 0.07, 0.92) for u in (0.9, 0.42))
+        parts = _lift(shell, side, patches(band, ((0, -0.28, 1, -0.14), *panes, *doors)))
+        sprite.fill(parts[0], shade(stripe, _side_gain(sprite, side)))
+        sprite.fill_all(parts[1:count], GLASS)
+        sprite.fill_all(parts[count:], shade(GLASS, 1.3))
         _near_wheels(sprite, shell, side, 0.48, (-0.6, 0.66), shade(body, 0.25))
 
 
@@ -186,7 +192,7 @@ def truck(sprite: Sprite, rng: random.Random) -> None:
         door = np.array([(split + 0.25, 0.56 * cab_height), (0.86 * half, 0.56 * cab_height),
                          (0.80 * half, 0.93 * cab_height), (split + 0.25, 0.93 * cab_height)])  # fmt: skip
         if sprite.view.eye[0] > split or abs(sprite.view.eye[2]) > abs(sprite.view.eye[0]) * 0.2:
-            _on_side(sprite, shell, side, door, GLASS)
+            _on_side(sprite, shell, side, door[None], (GLASS,))
         _near_wheels(sprite, frame, side, 0.46, wheels, (30, 30, 32))
 
 
@@ -195,13 +201,19 @@ def _cargo(sprite: Sprite, body: np.ndarray, chassis: np.ndarray, cargo: RGB, rn
     seen = sprite.solid(body, [cargo] * 5, body.mean((0, 1)))
     dark, light = shade(cargo, 0.55), mix(cargo, COLOURS["white"], 0.5)
     if seen[0]:
-        sprite.fill_all([patch(body[0], u, 0.04, u + 0.03, 0.96) for u in (0.08, 0.485, 0.89)], dark)
-        sprite.fill_all([patch(body[0], u, -0.16, u + 0.16, -0.07) for u in (0.02, 0.82)], (190, 30, 30))
+        sprite.fill_all(patches(body[0], tuple((u, 0.04, u + 0.03, 0.96) for u in (0.08, 0.485, 0.89))), dark)
+        lamps = patches(body[0], tuple((u, -0.16, u + 0.16, -0.07) for u in (0.02, 0.82)))
+        sprite.fill_all(lamps, (190, 30, 30))
     for k in (2, 3):
         if seen[k]:
             ribs = rng.randint(4, 9)
-            sprite.fill_all([patch(body[k], u / ribs, 0.02, u / ribs + 0.012, 0.98) for u in range(1, ribs)], dark)
+            spans = tuple((u / ribs, 0.02, u / ribs + 0.012, 0.98) for u in range(1, ribs))
+            sprite.fill_all(patches(body[k], spans), dark)
             sprite.fill(patch(body[k], 0.15, 0.4, 0.8, 0.62), light)
+
+
+_MIRROR = np.array([1.0, 1.0, -1.0])
+_BELLY = np.array([(0.97, 0.8, -0.97), (0.97, 0.8, 0.97), (0.97, 0.8, 0.97), (0.97, 0.8, -0.97)])
 
 
 def _body(
@@ -209,12 +221,12 @@ def _body(
 ) -> None:
     """The strips across the car and the side that is seen."""
     p = shell.profile
-    left, right = p * (1, 1, -1), p
-    quads = np.stack([left[:-1], right[:-1], right[1:], left[1:]], 1)
+    left, right = p * _MIRROR, p
+    quads = np.empty((len(p) - 1, 4, 3))
+    quads[:, 0], quads[:, 1], quads[:, 2], quads[:, 3] = left[:-1], right[:-1], right[1:], left[1:]
     inside = np.array([p[:, 0].mean(), p[:, 1].mean() * 0.9, 0.0])
     seen, order, gain = facing(sprite.view, quads, inside)
-    bottom = np.stack([left[0], right[0], right[-1], left[-1]])
-    sprite.fill(bottom * (0.97, 0.8, 0.97), (18, 18, 20))
+    sprite.fill(p.take((0, 0, -1, -1), 0) * _BELLY, (18, 18, 20))
     plate = rng.random() < 0.85
     for i in order:
         if not seen[i]:
@@ -223,50 +235,60 @@ def _body(
         colour = roof if roof and made_of in ("roof", "glass") else body
         sprite.fill(quads[i], shade(colour, gain[i]))
         if made_of == "glass":
-            sprite.fill(patch(quads[i], 0.07, 0.08, 0.93, 0.92), GLASS)
-            sprite.fill(patch(quads[i], 0.15, 0.5, 0.45, 0.85), (70, 82, 94))
+            pane, glint = patches(quads[i], ((0.07, 0.08, 0.93, 0.92), (0.15, 0.5, 0.45, 0.85)))
+            sprite.fill(pane, GLASS)
+            sprite.fill(glint, (70, 82, 94))
         elif made_of == "rear":
             _rear(sprite, quads[i], body, plate, gain[i], low=i == 0)
         elif made_of == "front":
             _front(sprite, quads[i], body, plate and i == len(shell.made_of) - 1, upper=i != len(shell.made_of) - 1)
     side = _visible_side(sprite, shell)
     if side:
-        sprite.fill(p * (1, 1, side), shade(body, _side_gain(sprite, side)))
+        sprite.fill(right if side > 0 else left, shade(body, _side_gain(sprite, side)))
     if sign and seen[5]:
-        sprite.fill(patch(quads[4], 0.2, 0.1, 0.8, 0.9), (30, 30, 34))
-        sprite.fill(patch(quads[4], 0.28, 0.35, 0.72, 0.65), (240, 180, 60))
+        board, words = patches(quads[4], ((0.2, 0.1, 0.8, 0.9), (0.28, 0.35, 0.72, 0.65)))
+        sprite.fill(board, (30, 30, 34))
+        sprite.fill(words, (240, 180, 60))
 
 
 def _rear(sprite: Sprite, quad: np.ndarray, body: RGB, plate: bool, gain: float, *, low: bool) -> None:
-    sprite.fill_all([patch(quad, 0.03, 0.35, 0.24, 0.85), patch(quad, 0.76, 0.35, 0.97, 0.85)], (186, 22, 26))
-    sprite.fill_all([patch(quad, 0.05, 0.40, 0.10, 0.6), patch(quad, 0.90, 0.40, 0.95, 0.6)], (250, 170, 90))
     # A strip that reaches the bottom holds its bumper; else the bumper is the strip below.
-    sprite.fill(patch(quad, 0.0, 0.0 if low else -0.35, 1.0, 0.16 if low else 0.0), shade(body, 0.55 * gain))
+    base = 0.2 if low else 0.12
+    parts = patches(quad, (
+        (0.03, 0.35, 0.24, 0.85), (0.76, 0.35, 0.97, 0.85), (0.05, 0.40, 0.10, 0.6), (0.90, 0.40, 0.95, 0.6),
+        (0.0, 0.0 if low else -0.35, 1.0, 0.16 if low else 0.0),
+        (0.37, base, 0.63, base + 0.34), (0.42, base + 0.12, 0.58, base + 0.23),
+    ))  # fmt: skip
+    sprite.fill_all(parts[:2], (186, 22, 26))
+    sprite.fill_all(parts[2:4], (250, 170, 90))
+    sprite.fill(parts[4], shade(body, 0.55 * gain))
     if plate:
-        base = 0.2 if low else 0.12
-        sprite.fill(patch(quad, 0.37, base, 0.63, base + 0.34), (226, 226, 214))
-        sprite.fill(patch(quad, 0.42, base + 0.12, 0.58, base + 0.23), (60, 60, 70))
+        sprite.fill(parts[5], (226, 226, 214))
+        sprite.fill(parts[6], (60, 60, 70))
 
 
 def _front(sprite: Sprite, quad: np.ndarray, body: RGB, plate: bool, *, upper: bool) -> None:
     if upper:
-        lamps = [patch(quad, 0.04, 0.2, 0.24, 0.9), patch(quad, 0.76, 0.2, 0.96, 0.9)]
-        sprite.fill_all(lamps, (238, 238, 220))
-        sprite.fill(patch(quad, 0.3, 0.25, 0.7, 0.95), (34, 34, 38))
+        parts = patches(quad, ((0.04, 0.2, 0.24, 0.9), (0.76, 0.2, 0.96, 0.9), (0.3, 0.25, 0.7, 0.95)))
+        sprite.fill_all(parts[:2], (238, 238, 220))
+        sprite.fill(parts[2], (34, 34, 38))
         return
     # The profile runs downwards here: v = 0 is the upper edge.
-    lamps = [patch(quad, 0.04, 0.04, 0.2, 0.3), patch(quad, 0.80, 0.04, 0.96, 0.3)]
-    sprite.fill_all(lamps, (240, 238, 224))
-    sprite.fill(patch(quad, 0.25, 0.42, 0.75, 0.72), (30, 30, 34))
-    sprite.fill(patch(quad, 0.0, 0.8, 1.0, 1.0), shade(body, 0.5))
+    parts = patches(quad, (
+        (0.04, 0.04, 0.2, 0.3), (0.80, 0.04, 0.96, 0.3), (0.25, 0.42, 0.75, 0.72), (0.0, 0.8, 1.0, 1.0),
+        (0.40, 0.5, 0.60, 0.68),
+    ))  # fmt: skip
+    sprite.fill_all(parts[:2], (240, 238, 224))
+    sprite.fill(parts[2], (30, 30, 34))
+    sprite.fill(parts[3], shade(body, 0.5))
     if plate:
-        sprite.fill(patch(quad, 0.40, 0.5, 0.60, 0.68), (226, 226, 214))
+        sprite.fill(parts[4], (226, 226, 214))
 
 
 def _visible_side(sprite: Sprite, shell: Shell) -> int:
     """+1 for the right side, -1 for the left, 0 when the camera looks along the car."""
-    half, eye = float(shell.profile[:, 2].max()), float(sprite.view.eye[2])
-    return 0 if abs(eye) <= half else (1 if eye > 0 else -1)
+    eye = float(sprite.view.eye[2])
+    return 0 if abs(eye) <= shell.half else (1 if eye > 0 else -1)
 
 
 def _side_gain(sprite: Sprite, side: int) -> float:
@@ -274,42 +296,50 @@ def _side_gain(sprite: Sprite, side: int) -> float:
 
 
 def _lift(shell: Shell, side: int, points_xy: np.ndarray) -> np.ndarray:
-    """(N, 2) on the side plane to (N, 3)."""
-    out = np.empty((len(points_xy), 3))
-    out[:, :2] = points_xy
-    out[:, 2] = side * shell.half_width(points_xy[:, 1])
+    """(..., 2) on the side plane to (..., 3)."""
+    out = np.empty((*points_xy.shape[:-1], 3))
+    out[..., :2] = points_xy
+    np.multiply(shell.half_width(points_xy[..., 1]), side, out=out[..., 2])
     return out
 
 
-def _on_side(sprite: Sprite, shell: Shell, side: int, points_xy: np.ndarray, colour: RGB) -> None:
-    sprite.fill(_lift(shell, side, points_xy), colour)
+def _on_side(sprite: Sprite, shell: Shell, side: int, polygons_xy: np.ndarray, colours: tuple[RGB, ...]) -> None:
+    """Fill (K, N, 2) polygons on the side plane, one after the other."""
+    for polygon, colour in zip(_lift(shell, side, polygons_xy), colours, strict=True):
+        sprite.fill(polygon, colour)
 
 
-def _bar(x: float, y: float, width: float, height: float) -> np.ndarray:
-    return np.array([(x, y), (x + width, y), (x + width, y + height), (x, y + height)])
+def _bar(x: float, y: float, width: float, height: float) -> list[tuple[float, float]]:
+    return [(x, y), (x + width, y), (x + width, y + height), (x, y + height)]
+
+
+_DRUM = np.concatenate([CIRCLE[::2], CIRCLE[::2]])
 
 
 def _wheels(sprite: Sprite, shell: Shell, radius: float, places: tuple[float, ...]) -> None:
     """All tyres as dark drums, under the body."""
-    half, width = float(shell.profile[:, 0].max()), float(shell.profile[:, 2].max())
-    ring = CIRCLE[::2] * radius
-    for place in places:
-        for side in (-1, 1):
-            drum = np.empty((24, 3))
-            drum[:, :2] = np.tile(ring, (2, 1)) + (place * half, radius)
-            drum[:12, 2], drum[12:, 2] = side * (width - 0.04), side * (width - 0.28)
-            sprite.hull(drum, TYRE)
+    outer, inner = shell.half - 0.04, shell.half - 0.28
+    drums = np.empty((len(places), 2, 24, 3))
+    drums[..., :2] = _DRUM * radius
+    drums[..., 0] += np.array([place * shell.front for place in places])[:, None, None]
+    drums[..., 1] += radius
+    drums[:, 0, :12, 2], drums[:, 0, 12:, 2] = -outer, -inner
+    drums[:, 1, :12, 2], drums[:, 1, 12:, 2] = outer, inner
+    for drum in drums.reshape(-1, 24, 3):
+        sprite.hull(drum, TYRE)
 
 
 def _near_wheels(sprite: Sprite, shell: Shell, side: int, radius: float, places: tuple[float, ...], arch: RGB) -> None:
-    half, z = float(shell.profile[:, 0].max()), side * float(shell.profile[:, 2].max())
-    for place in places:
-        for scale, colour in ((1.22, arch), (1.0, TYRE), (0.6, RIM), (0.2, (70, 70, 74))):
-            ring = np.empty((24, 3))
-            ring[:, :2] = CIRCLE * (radius * scale) + (place * half, radius)
-            if scale > 1.1:
-                ring[:, 1] = np.maximum(ring[:, 1], radius * 0.8)
-            ring[:, 2] = z * (1.0 if scale > 1.1 else 1.005)
+    """Arch, tyre, rim and hub of the wheels on the side that is seen."""
+    z = side * shell.half
+    rings = np.empty((len(places), 4, 24, 3))
+    rings[..., :2] = CIRCLE * np.array([radius * scale for scale in (1.22, 1.0, 0.6, 0.2)])[:, None, None]
+    rings[..., 0] += np.array([place * shell.front for place in places])[:, None, None]
+    rings[..., 1] += radius
+    np.maximum(rings[:, 0, :, 1], radius * 0.8, out=rings[:, 0, :, 1])
+    rings[:, 0, :, 2], rings[:, 1:, :, 2] = z, z * 1.005
+    for wheel in rings:
+        for ring, colour in zip(wheel, (arch, TYRE, RIM, (70, 70, 74)), strict=True):
             sprite.fill(ring, colour)
 
 

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from pydantic import Field, PositiveFloat, PositiveInt
 from torch import Tensor, nn
+from torchvision.ops import box_convert, nms
 
 from visionllm.core.config import Config
 from visionllm.core.detections import Detections
@@ -56,6 +57,9 @@ class ObjectsConfig(Config):
     box_noise: float = Field(1.0, description="scale of the denoising box noise (DINO)")
     dense: bool = Field(True, description="dense one-to-many supervision of the encoder tokens")
     threshold: float = Field(0.3, description="default score threshold, fixed on training data")
+    overlap: float | None = Field(
+        None, gt=0, le=1, description="IoU above which the weaker of two boxes of a phrase is dropped; None keeps both"
+    )
     presence_scale: PositiveFloat = Field(1.0, description="temperature of the presence score")
 
 
@@ -98,6 +102,7 @@ class ObjectsDecoder(Decoder):
         box_noise: float = 1.0,
         dense: bool = True,
         threshold: float = 0.3,
+        overlap: float | None = None,
         presence_scale: float = 1.0,
     ) -> None:
         super().__init__()
@@ -111,7 +116,7 @@ class ObjectsDecoder(Decoder):
         self.presence_weight = nn.Parameter(torch.tensor([1.0, 0.0]))
         self.longest = longest
         self.denoising, self.label_noise, self.box_noise, self.dense = denoising, label_noise, box_noise, dense
-        self.threshold, self.presence_scale = threshold, presence_scale
+        self.threshold, self.overlap, self.presence_scale = threshold, overlap, presence_scale
 
     @classmethod
     def from_config(cls, config: ObjectsConfig, link_width: int) -> ObjectsDecoder:
@@ -160,7 +165,7 @@ class ObjectsDecoder(Decoder):
                 for p, link in enumerate(group.links):
                     results[link] = _detections(
                         links.meta[link].phrase, picture, last.boxes_BN4[b], last.logits_BNP[b, :, p].sigmoid(),
-                        float(presence_BP[b, p]), threshold, options.max_boxes,
+                        float(presence_BP[b, p]), threshold, options.max_boxes, self.overlap,
                     )  # fmt: skip
         return [results[i] for i in range(len(links))]
 
@@ -277,10 +282,14 @@ def _truth(groups: list[_Group], links: SuperLinks, ctx: Context, padding_BP: Te
 
 
 def _detections(phrase: str, picture: Picture, boxes_N4: Tensor, scores_N: Tensor, presence: float, threshold: float,
-                limit: int) -> Detections:  # fmt: skip
-    top = scores_N.topk(min(limit, len(scores_N)))
-    keep = top.values >= threshold
-    scores, boxes = top.values[keep].float().cpu().numpy(), boxes_N4[top.indices[keep]].float().cpu().numpy()
+                limit: int, overlap: float | None) -> Detections:  # fmt: skip
+    order = scores_N.float().argsort(descending=True, stable=True)
+    order = order[scores_N[order] >= threshold]
+    if overlap is not None:
+        xyxy_N4 = box_convert(boxes_N4[order].float(), "cxcywh", "xyxy")
+        order = order[nms(xyxy_N4, scores_N[order].float(), overlap)]
+    order = order[:limit]
+    scores, boxes = scores_N[order].float().cpu().numpy(), boxes_N4[order].float().cpu().numpy()
     width, height = picture.size
     scale = np.array([width, height, width, height], np.float32)
     xyxy = np.concatenate([boxes[:, :2] - boxes[:, 2:] / 2, boxes[:, :2] + boxes[:, 2:] / 2], 1) * scale

@@ -33,7 +33,7 @@ def white_box(pixels: np.ndarray) -> np.ndarray:
 
 
 def test_boxes_follow_the_pixels() -> None:
-    augment = Augment(**QUIET, size=(128, 96))
+    augment = Augment(**QUIET, sizes=((128, 96),))
     kept = 0
     for position in range(200):
         sample = augment(square_sample(), item_rng(0, position))
@@ -140,7 +140,7 @@ def test_samples_without_pictures_pass() -> None:
 def test_samples_of_several_pictures_keep_their_geometry() -> None:
     one = square_sample()
     pair = Sample(pictures=one.pictures * 2, turns=one.turns)
-    assert [p.size for p in Augment(size=(50, 50))(pair, item_rng(0, 0)).pictures] == [(160, 120)] * 2
+    assert [p.size for p in Augment(sizes=((50, 50),))(pair, item_rng(0, 0)).pictures] == [(160, 120)] * 2
 
 
 def test_a_target_of_another_kind_is_carried_by_its_own_method() -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from torch import Tensor, nn
@@ -23,12 +23,10 @@ class Context:
     Args:
         batch: the batch; a decoder finds its pictures under ``batch.pixels[f"{decoder}/{role}"]``.
         vision: (tiles, tokens, D) features of the language model's vision tower after the projector, or None.
-        extra: whatever else a caller hands over, by name.
     """
 
     batch: Batch
     vision: Tensor | None = None
-    extra: Mapping[str, Any] = field(default_factory=dict)
 
 
 class Decoder(nn.Module):

@@ -24,8 +24,14 @@ import torch
 import torch.nn.functional as F
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor
-from torchvision.ops import box_convert, generalized_box_iou
 
+from visionllm.core.boxes import (
+    cxcywh_to_xyxy,
+    elementwise_generalized_iou,
+    elementwise_iou,
+    generalized_box_iou,
+    xyxy_to_cxcywh,
+)
 from visionllm.decoders.objects.detector import Encoded, LayerOutput
 
 GAMMA = 1.5
@@ -89,9 +95,9 @@ def paired_loss(
 
 def box_losses(predicted: Tensor, boxes: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Summed L1, summed 1 - GIoU, and the detached IoU of (M, 4) pairs."""
-    a, b = box_convert(predicted, "cxcywh", "xyxy"), box_convert(boxes, "cxcywh", "xyxy")
-    iou, giou = _elementwise_iou(a, b)
-    return (predicted - boxes).abs().sum(), (1 - giou).sum(), iou.detach()
+    a, b = cxcywh_to_xyxy(predicted), cxcywh_to_xyxy(boxes)
+    giou = elementwise_generalized_iou(a, b)
+    return (predicted - boxes).abs().sum(), (1 - giou).sum(), elementwise_iou(a, b).detach()
 
 
 def matchability_loss(logits: Tensor, quality: Tensor, padding_BP: Tensor) -> Tensor:
@@ -174,20 +180,10 @@ def _match(logits_NP: Tensor, boxes_N4: Tensor, target_M4: Tensor, phrase_M: Ten
     score = logits_NP.sigmoid()[:, phrase_M]
     # Focal matching cost (Zhu et al. 2020, Deformable DETR).
     gain = 0.25 * (1 - score) ** 2 * -(score + 1e-8).log() - 0.75 * score**2 * -(1 - score + 1e-8).log()
-    giou = generalized_box_iou(box_convert(boxes_N4, "cxcywh", "xyxy"), box_convert(target_M4, "cxcywh", "xyxy"))
+    giou = generalized_box_iou(cxcywh_to_xyxy(boxes_N4), cxcywh_to_xyxy(target_M4))
     cost = MATCH_CLASS * gain + MATCH_L1 * torch.cdist(boxes_N4, target_M4, p=1) - MATCH_GIOU * giou
     rows, cols = linear_sum_assignment(cost.cpu().numpy())
     return torch.as_tensor(rows, device=device), torch.as_tensor(cols, device=device)
-
-
-def _elementwise_iou(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
-    low, high = torch.maximum(a[:, :2], b[:, :2]), torch.minimum(a[:, 2:], b[:, 2:])
-    inter = (high - low).clamp(min=0).prod(-1)
-    area_a, area_b = (a[:, 2:] - a[:, :2]).prod(-1), (b[:, 2:] - b[:, :2]).prod(-1)
-    union = area_a + area_b - inter
-    hull = (torch.maximum(a[:, 2:], b[:, 2:]) - torch.minimum(a[:, :2], b[:, :2])).prod(-1)
-    iou = inter / union.clamp(min=1e-9)
-    return iou, iou - (hull - union) / hull.clamp(min=1e-9)
 
 
 def _token_grid(encoded: Encoded) -> tuple[Tensor, Tensor]:
@@ -228,13 +224,13 @@ def _assign(centre_S2: Tensor, level_S: Tensor, encoded: Encoded, b: int, target
 
 
 def _noised(boxes: Tensor, hard: Tensor, noise: float, generator: torch.Generator | None) -> Tensor:
-    xyxy = box_convert(boxes, "cxcywh", "xyxy")
+    xyxy = cxcywh_to_xyxy(boxes)
     shift = torch.rand(boxes.shape, generator=generator).to(boxes.device) + hard
     sign = torch.randint(0, 2, boxes.shape, generator=generator).to(boxes.device) * 2.0 - 1
     moved = xyxy + shift * sign * boxes[:, 2:].repeat(1, 2) * 0.5 * noise
     low, high = torch.minimum(moved[:, :2], moved[:, 2:]), torch.maximum(moved[:, :2], moved[:, 2:])
     moved = torch.cat([low, high], -1).clamp(0, 1)
-    return box_convert(moved, "xyxy", "cxcywh").clamp(1e-4, 1 - 1e-4)
+    return xyxy_to_cxcywh(moved).clamp(1e-4, 1 - 1e-4)
 
 
 def _denoising_mask(count: int, group: int, queries: int, device: torch.device) -> Tensor:

@@ -14,8 +14,9 @@ import numpy as np
 import torch
 from pydantic import Field, PositiveFloat, PositiveInt
 from torch import Tensor, nn
-from torchvision.ops import box_convert, nms
+from torchvision.ops import nms
 
+from visionllm.core.boxes import cxcywh_to_xyxy
 from visionllm.core.config import Config
 from visionllm.core.detections import Detections
 from visionllm.core.pixels import Pixels, PixelSpec
@@ -286,7 +287,7 @@ def _detections(phrase: str, picture: Picture, boxes_N4: Tensor, scores_N: Tenso
     order = scores_N.float().argsort(descending=True, stable=True)
     order = order[scores_N[order] >= threshold]
     if overlap is not None:
-        xyxy_N4 = box_convert(boxes_N4[order].float(), "cxcywh", "xyxy")
+        xyxy_N4 = cxcywh_to_xyxy(boxes_N4[order].float())
         order = order[nms(xyxy_N4, scores_N[order].float(), overlap)]
     order = order[:limit]
     scores, boxes = scores_N[order].float().cpu().numpy(), boxes_N4[order].float().cpu().numpy()

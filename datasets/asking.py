@@ -17,7 +17,7 @@ from visionllm.core.sample import BoxTarget, Record, Sample, Turn
 from visionllm.datasets.formats.reader import Wording
 
 # A list longer than this is the work of known-task chunks; free replies keep to what a context holds.
-MOST_PHRASES = 24
+MOST_PHRASES = 40
 
 
 class Asker(Protocol):
@@ -87,18 +87,17 @@ def contents(record: Record) -> tuple[list[int], list[int]]:
 def choose(found: Sequence[int], absent: Sequence[int], rng: np.random.Generator) -> list[int]:
     """Which categories to ask for, shuffled.
 
-    A third of the draws ask for one category, as users do; a tenth only for absent ones; a tenth for all there are; the
-    rest for a mixture of any length, short ones more often.
+    A fifth of the draws ask for one category, as users do; a twelfth only for absent ones; a third for all there are,
+    because then every object of the picture teaches; the rest for a mixture of any length, short ones more often.
     """
     kind, length = rng.random(), rng.random() ** 2
-    if kind < 0.33:
+    if kind < 0.2:
         return _some(found if found and (not absent or rng.random() < 0.75) else absent, 1, rng)
-    if kind < 0.43 and absent:
+    if kind < 0.28 and absent:
         return _some(absent, 1 + int(length * min(len(absent), MOST_PHRASES)), rng)
-    if kind < 0.53:
-        # The whole list, as in evaluation, even where it is long; mostly cut to what a reply holds comfortably.
-        limit = 4 * MOST_PHRASES if rng.random() < 0.1 else MOST_PHRASES
-        return _some([*found, *absent], limit, rng)
+    if kind < 0.6:
+        # Mostly cut to what a reply holds comfortably.
+        return _some([*found, *absent], 4 * MOST_PHRASES if rng.random() < 0.05 else MOST_PHRASES, rng)
     pool = len(found) + len(absent)
     asked = min(pool, 1 + int(length * min(pool, MOST_PHRASES)))
     chosen = _some(found, int(rng.binomial(asked, 0.6)) if absent else asked, rng)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from importlib.metadata import packages_distributions, version
 from pathlib import Path
 from typing import Any
@@ -79,20 +79,27 @@ def read_config(folder: Path) -> dict[str, Any]:
 
 
 def save_weights(model: nn.Module, folder: Path, dtype: torch.dtype | None = None) -> None:
-    """Write parameters and persistent buffers as safetensors; tied tensors are written once."""
+    """Write parameters, cast to ``dtype``, and persistent buffers, which keep theirs, as safetensors.
+
+    Tied tensors are written once. Buffers are statistics and tables: small, and the worse for rounding.
+    """
     state = model.state_dict()
     if dtype is not None:
         # Casting makes copies: tied tensors must stay one tensor, or both would be written.
         cast: dict[int, Tensor] = {}
+        kept = {name for name, _ in model.named_buffers()}
         state = {
-            name: cast.setdefault(value.data_ptr(), value.to(dtype)) if value.is_floating_point() else value
+            name: value if name in kept else cast.setdefault(value.data_ptr(), value.to(dtype))
             for name, value in state.items()
         }
     save_torch_state_dict(state, folder, safe_serialization=True)
 
 
-def load_weights(model: nn.Module, folder: Path) -> None:
+def load_weights(model: nn.Module, folder: Path, fresh: Sequence[str] = ()) -> None:
     """Fill a freshly built model; every key must be there and nothing may be left.
+
+    Args:
+        fresh: prefixes of parameter names that keep their initial values, whatever the files hold under them.
 
     Raises:
         CheckpointError: no weights, broken files, missing, unexpected, wrongly shaped or non-finite tensors.
@@ -104,11 +111,14 @@ def load_weights(model: nn.Module, folder: Path) -> None:
     aliases = defaultdict(list)
     for name, value in own.items():
         aliases[(value.data_ptr(), value.shape) if value.numel() else name].append(name)
-    missing, unexpected, wrong = set(own), [], []
+    kept = tuple(fresh)
+    missing, unexpected, wrong = {name for name in own if not name.startswith(kept)}, [], []
     for path in files:
         try:
             with safe_open(path, framework="pt") as file:
                 for name in file.keys():  # noqa: SIM118 (not a mapping)
+                    if name.startswith(kept):
+                        continue
                     if name not in own:
                         unexpected.append(name)
                         continue

@@ -53,7 +53,7 @@ def ask(
 
 @app.command()
 def train(
-    config: Annotated[Path, typer.Argument(help="A training config, such as configs/train/nano.yaml.")],
+    config: Annotated[Path, typer.Argument(help="A training config, such as configs/train/nano_2.yaml.")],
     overrides: Annotated[list[str] | None, typer.Argument(help="key=value words, such as train.steps=2000.")] = None,
     plan: Annotated[bool, typer.Option("--plan", help="Print what the run would do, and stop.")] = False,
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the newest checkpoint of the run.")] = False,

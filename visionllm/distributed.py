@@ -14,12 +14,17 @@ def global_counts(accelerator: Any, model: Any, batches: Sequence[Any]) -> dict[
     for batch in batches:
         for name, value in model.counts(batch).items():
             total[name] = total.get(name, 0.0) + value
+    return summed(accelerator, model, total)
+
+
+def summed(accelerator: Any, model: Any, values: dict[str, float]) -> dict[str, float]:
+    """Values named as losses are, or ``loss`` itself, added up over the ranks; absent ones count as 0."""
     if accelerator.num_processes == 1:
-        return total
+        return values
     # Every rank must bring the same names in the same order.
-    names = sorted(model.loss_weights())
-    values = torch.tensor([total.get(name, 0.0) for name in names], device=accelerator.device, dtype=torch.float64)
-    return dict(zip(names, accelerator.reduce(values, "sum").tolist(), strict=True))
+    names = ["loss", *sorted(model.loss_weights())]
+    table = torch.tensor([values.get(name, 0.0) for name in names], device=accelerator.device, dtype=torch.float64)
+    return dict(zip(names, accelerator.reduce(table, "sum").tolist(), strict=True))
 
 
 def agree_on_idle(accelerator: Any, model: Any, batch: Any) -> tuple[str, ...]:

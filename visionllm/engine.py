@@ -30,7 +30,7 @@ from visionllm.datasets.catalog import open_dataset
 from visionllm.datasets.loader import Loader
 from visionllm.datasets.plan import item_rng
 from visionllm.datasets.transforms import Augment
-from visionllm.distributed import agree_on_idle, global_counts
+from visionllm.distributed import agree_on_idle, global_counts, summed
 from visionllm.logs import RunLog
 from visionllm.model import Losses, VisionLLM
 from visionllm.optim import Average, OptimConfig, make_optimizer, set_rate
@@ -47,7 +47,7 @@ class ModelConfig(Config):
         None, description="checkpoint folder or hub id to start from; 'embedded' for the built-in one"
     )
     tokenizer: str | None = Field(None, description="tokenizer.json of a model from scratch, relative to the config")
-    fresh: list[str] = Field(default_factory=list, description="decoders of the checkpoint to initialise anew")
+    fresh: list[str] = Field(default_factory=list, description="prefixes of parameter names that start anew: decoders.objects")
     mllm: dict[str, Any] = Field(default_factory=dict)
     decoders: dict[str, dict[str, Any]] = Field(default_factory=dict)
     max_tiles: PositiveInt = 12
@@ -113,8 +113,10 @@ def train(config: TrainConfig, *, resume: bool = False) -> Path:
 
     run = config.train
     accelerator = Accelerator(
-        mixed_precision=run.precision, kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=True)]
-    )
+        mixed_precision=run.precision, kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=True)],
+        # Told nothing, accelerate lets each process of a machine without a GPU train a model of its own.
+        cpu=not torch.accelerator.is_available(),
+    )  # fmt: skip
     torch.manual_seed(run.seed)
     # Before anything copies it: the running average lives beside the weights.
     model = build_model(config.model).train().to(accelerator.device)
@@ -157,7 +159,7 @@ def train(config: TrainConfig, *, resume: bool = False) -> Path:
             optimizer.zero_grad(set_to_none=True)
             if average is not None:
                 average.update(model, step)
-        log.step(step + 1, logged)
+        log.step(step + 1, summed(accelerator, model, logged))
         if (step + 1) % run.log_every == 0 or step + 1 == run.steps:
             norm_value = float(norm) if norm is not None else float("nan")
             log.write(step + 1, {"lr": rate, "grad_norm": norm_value, **clock.report(run.batch_size)})
@@ -208,13 +210,11 @@ def build_model(config: ModelConfig) -> VisionLLM:
     if config.start is not None:
         if config.tokenizer is not None or config.mllm:
             raise ConfigError("model: start brings its own mllm and tokenizer; leave these keys out")
-        model = VisionLLM.from_pretrained(None if config.start == "embedded" else config.start)
-        for name in {*config.decoders, *config.fresh} - {*model.decoders}:
+        model = VisionLLM.from_pretrained(None if config.start == "embedded" else config.start, fresh=config.fresh)
+        for name in {*config.decoders} - {*model.decoders}:
             raise ConfigError(f"model: the checkpoint has no decoder {name!r}; it has {', '.join(model.decoders)}")
         for name, values in config.decoders.items():
             model.configure(name, **values)
-        for name in config.fresh:
-            model.renew(name)
         return model
     if config.tokenizer is None or not config.mllm:
         raise ConfigError("model: give start (a checkpoint), or mllm and tokenizer for a model from scratch")

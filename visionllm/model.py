@@ -117,14 +117,19 @@ class VisionLLM(PreTrainedModel):
 
     @classmethod
     def from_pretrained(  # type: ignore[override]
-        cls, name: str | Path | None = None, *, device: str | torch.device = "cpu", dtype: torch.dtype = torch.float32
-    ) -> VisionLLM:
+        cls, name: str | Path | None = None, *, device: str | torch.device = "cpu", dtype: torch.dtype = torch.float32,
+        fresh: Sequence[str] = (),
+    ) -> VisionLLM:  # fmt: skip
         """Load a checkpoint: the embedded model (no name), a folder, or a hub id. Returned in evaluation mode.
 
         Modules are built by their own constructors and then filled, so non-persistent buffers are right and nothing is
         initialised behind a decoder's back; a missing or left-over weight is an error.
 
+        Args:
+            fresh: prefixes of parameter names that keep their initial values, whatever the checkpoint holds there.
+
         Raises:
+            ConfigError: no parameter starts with one of ``fresh``.
             CheckpointError: it is not there, broken, of a newer format, or needs a plugin that is not installed.
         """
         device = _usable(device)
@@ -132,7 +137,10 @@ class VisionLLM(PreTrainedModel):
         values = read_config(folder)
         config = VisionLLMConfig.from_dict(values)
         model = cls(config, partial(Vocabulary.load, folder))
-        load_weights(model, folder)
+        for prefix in fresh:
+            if not any(key.startswith(prefix) for key in model.state_dict()):
+                raise ConfigError(f"fresh: no parameter starts with {prefix!r}; such as decoders.{next(iter(model.decoders))}")
+        load_weights(model, folder, fresh)
         return model.to(device=device, dtype=dtype).eval()
 
     def save_pretrained(self, save_directory: str | Path, *, dtype: torch.dtype | None = None, **_: Any) -> None:  # type: ignore[override]
@@ -157,20 +165,11 @@ class VisionLLM(PreTrainedModel):
         Raises:
             ConfigError: no such setting, or a value that does not fit.
         """
-        weights = self._decoder(decoder).state_dict()
-        self.renew(decoder, **values)
-        self.decoders[decoder].load_state_dict(weights)
-
-    def renew(self, decoder: str, **values: Any) -> None:
-        """Build a decoder anew, with the initial weights of its constructor, changing settings on the way.
-
-        Raises:
-            ConfigError: no such setting, or a value that does not fit.
-        """
         old = self._decoder(decoder)
         merged = {**self.config.decoders[decoder], **values}
         settings = validate(DECODERS[decoder].Config, merged, source=f"decoders.{decoder}")
         fresh = DECODERS[decoder].from_config(settings, self.mllm.hidden_size)
+        fresh.load_state_dict(old.state_dict())
         self.decoders[decoder] = fresh.to(self.mllm.net.device).train(old.training)
         self.config.decoders = {**self.config.decoders, decoder: merged}
         self.processor.pixels |= {f"{decoder}/{role}": spec for role, spec in fresh.pixels.items()}

@@ -22,6 +22,8 @@ from visionllm.core.sample import Sample, Source, Turn
 from visionllm.datasets.formats.reader import Place, Wording, below, existing, read_bytes, register_format
 
 MAX_BYTES = 16 * 1024**2
+# Upper limits of short and of middling lists.
+SHORT, MIDDLING = 5, 20
 
 
 class PhrasesSplit(Config):
@@ -112,6 +114,7 @@ class PhrasesReader:
 class _Words(Config):
     adjectives: list[str]
     nouns: list[str]
+    others: list[str]
     onsets: list[str]
     vowels: list[str]
     codas: list[str]
@@ -165,9 +168,10 @@ def _rng(seed: int, index: int) -> np.random.Generator:
 
 
 def _length(rng: np.random.Generator, split: PhrasesSplit) -> int:
-    """Half of the lists are short (up to five), as users' are; the others have any length."""
-    longest = min(split.longest, max(split.shortest, 5)) if rng.random() < 0.5 else split.longest
-    return int(rng.integers(split.shortest, longest + 1))
+    """Half of the lists are short (up to five), as users' are; most others are middling, one in ten has any length."""
+    kind = rng.random()
+    limit = SHORT if kind < 0.5 else MIDDLING if kind < 0.9 else split.longest
+    return int(rng.integers(split.shortest, min(split.longest, max(split.shortest, limit)) + 1))
 
 
 def _pick(rng: np.random.Generator, pool: Any) -> str:
@@ -195,6 +199,19 @@ def _syllables(rng: np.random.Generator) -> str:
 def _letters(rng: np.random.Generator) -> str:
     """Letters without any rule, so that copying cannot lean on how words usually look."""
     return "".join(_pick(rng, "abcdefghijklmnopqrstuvwxyz") for _ in range(3 + int(rng.integers(8))))
+
+
+def _glued(rng: np.random.Generator) -> str:
+    """Words and parts of words in one: tokens meet in places where no word of the lists has them."""
+    words = _words()
+    pool = words.others if rng.random() < 0.4 else words.nouns if rng.random() < 0.8 else words.adjectives
+    parts = []
+    for _ in range(1 + int(rng.integers(3))):
+        word = _pick(rng, pool)
+        cut = int(rng.integers(1, len(word))) if len(word) > 3 else 0
+        parts.append(_pick(rng, (word, word, word[:cut] or word, word[cut:])))
+        pool = words.others if rng.random() < 0.5 else words.nouns
+    return _pick(rng, ("", "", "", " ")).join(parts)
 
 
 def _compound(rng: np.random.Generator) -> str:
@@ -259,18 +276,19 @@ def _foreign(rng: np.random.Generator) -> str:
 
 # Upper limits of a number drawn from [0, 1), and what is made below each.
 _KINDS = (
-    (0.14, _noun),
-    (0.26, _syllables),
-    (0.32, _letters),
-    (0.42, _compound),
-    (0.57, _described),
-    (0.67, _noun_pair),
-    (0.75, _related),
-    (0.81, _plural),
-    (0.87, _coded),
-    (0.92, _capital),
-    (0.94, _marked),
-    (0.97, _accented),
+    (0.11, _noun),
+    (0.20, _syllables),
+    (0.27, _letters),
+    (0.34, _compound),
+    (0.44, _described),
+    (0.52, _noun_pair),
+    (0.66, _glued),
+    (0.72, _related),
+    (0.77, _plural),
+    (0.83, _coded),
+    (0.89, _capital),
+    (0.915, _marked),
+    (0.95, _accented),
     (1.01, _foreign),
 )
 

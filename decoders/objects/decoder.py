@@ -26,6 +26,7 @@ from visionllm.core.task import Task, Token, register_task
 from visionllm.decoders.base import Context, Decoder, register_decoder
 from visionllm.decoders.objects import criterion
 from visionllm.decoders.objects.detector import Encoded, LayerOutput, LinkDetector
+from visionllm.decoders.objects.phrases import PhraseHead
 
 PHRASE_MULTIPLE = 8
 DETECTION = register_task(
@@ -38,9 +39,9 @@ DETECTION = register_task(
         templates="detection.yaml",
         metric="detection",
         loss_weights={
-            "class": 1.0, "l1": 5.0, "giou": 2.0,
-            "dense_class": 1.0, "dense_l1": 5.0, "dense_giou": 2.0,
-            "denoise_class": 1.0, "denoise_l1": 5.0, "denoise_giou": 2.0,
+            "class": 1.0, "contrast": 0.5, "l1": 5.0, "giou": 2.0,
+            "dense_class": 1.0, "dense_contrast": 0.5, "dense_l1": 5.0, "dense_giou": 2.0,
+            "denoise_class": 1.0, "denoise_contrast": 0.5, "denoise_l1": 5.0, "denoise_giou": 2.0,
             "presence": 1.0,
         },
     )
@@ -83,8 +84,7 @@ class _Group:
 class ObjectsDecoder(Decoder):
     """Grounding DINO under super links.
 
-    One link becomes one phrase embedding: the mean over its queries of a three-layer perceptron (VisionLLM v2,
-    section 3.3). All phrases of a picture share one pass.
+    One link becomes one phrase embedding (``PhraseHead``). All phrases of a picture share one pass.
     """
 
     tasks = (DETECTION,)
@@ -109,13 +109,10 @@ class ObjectsDecoder(Decoder):
         super().__init__()
         self.detector = LinkDetector(network, group_norm)
         width = self.detector.width
-        self.phrase_head = nn.Sequential(
-            nn.LayerNorm(link_width),
-            nn.Linear(link_width, width), nn.GELU(), nn.Linear(width, width), nn.GELU(), nn.Linear(width, width),
-        )  # fmt: skip
+        self.phrase_head = PhraseHead(DETECTION.tokens[0].queries, link_width, width)
         self.presence_head = nn.Sequential(nn.LayerNorm(width), nn.Linear(width, width), nn.GELU(), nn.Linear(width, 1))
         self.presence_weight = nn.Parameter(torch.tensor([1.0, 0.0]))
-        self.longest = longest
+        self.link_width, self.longest = link_width, longest
         self.denoising, self.label_noise, self.box_noise, self.dense = denoising, label_noise, box_noise, dense
         self.threshold, self.overlap, self.presence_scale = threshold, overlap, presence_scale
 
@@ -129,7 +126,7 @@ class ObjectsDecoder(Decoder):
 
     def loss(self, links: SuperLinks, ctx: Context) -> dict[str, Tensor]:
         total: dict[str, Tensor] = defaultdict(lambda: torch.zeros((), device=links.states.device))
-        phrases = self._phrases(links)
+        phrases = self.phrase_head(links.states)
         for bucket, rows, groups in _buckets(links, ctx):
             phrases_BPC, padding_BP = _stack(phrases, groups)
             truth = _truth(groups, links, ctx, padding_BP)
@@ -144,18 +141,18 @@ class ObjectsDecoder(Decoder):
         boxes = float(max(pictures, sum(len(_target(links, i, ctx)[0]) for i in range(len(links)))))
         layers = float(self.detector.config.decoder_layers)
         divisors = {"presence": float(len(links))}
-        divisors |= dict.fromkeys(("class", "l1", "giou"), layers * boxes)
+        divisors |= dict.fromkeys(criterion.PARTS, layers * boxes)
         if self.dense:
-            divisors |= {f"dense_{name}": 4 * boxes for name in ("class", "l1", "giou")}
+            divisors |= {f"dense_{name}": 4 * boxes for name in criterion.PARTS}
         if self.denoising:
-            divisors |= {f"denoise_{name}": layers * boxes for name in ("class", "l1", "giou")}
+            divisors |= {f"denoise_{name}": layers * boxes for name in criterion.PARTS}
         return divisors
 
     @torch.no_grad()
     def predict(self, links: SuperLinks, ctx: Context, options: ObjectsOptions) -> list[Detections]:
         threshold = self.threshold if options.threshold is None else options.threshold
         results: dict[int, Detections] = {}
-        phrases = self._phrases(links)
+        phrases = self.phrase_head(links.states)
         for bucket, rows, groups in _buckets(links, ctx):
             phrases_BPC, padding_BP = _stack(phrases, groups)
             encoded = self.detector.encode(bucket.values[rows], bucket.mask[rows], phrases_BPC, padding_BP)
@@ -173,7 +170,8 @@ class ObjectsDecoder(Decoder):
     def idle(self) -> Tensor:
         device = self.presence_weight.device
         side = 64
-        phrases = self.phrase_head(torch.zeros(1, 1, self.phrase_head[0].normalized_shape[0], device=device))
+        nothing = torch.zeros(self.phrase_head.queries, self.link_width, device=device)
+        phrases = self.phrase_head(nothing, observe=False)[None]
         encoded = self.detector.encode(
             torch.zeros(1, 3, side, side, device=device),
             torch.ones(1, side, side, dtype=torch.bool, device=device),
@@ -185,14 +183,6 @@ class ObjectsDecoder(Decoder):
         # Every layer: references are detached, so the last one does not reach the heads before it.
         total = tokens.sum() + encoded.box_logits_BS4.sum() + self._presence(encoded, layers[-1]).sum()
         return total + torch.stack([layer.logits_BNP.sum() + layer.boxes_BN4.sum() for layer in layers]).sum()
-
-    def _phrases(self, links: SuperLinks) -> Tensor:
-        """(L, C) phrase embedding of every link."""
-        per_query = self.phrase_head(links.states.to(self.phrase_head[1].weight.dtype))
-        counts = torch.tensor(links.queries, dtype=torch.long, device=per_query.device)
-        owner = torch.repeat_interleave(torch.arange(len(links), device=per_query.device), counts)
-        total = per_query.new_zeros(len(links), per_query.shape[-1]).index_add(0, owner, per_query)
-        return total / counts.to(per_query.dtype)[:, None]
 
     def _bucket_loss(self, encoded: Encoded, truth: criterion.Truth) -> dict[str, Tensor]:
         content, reference = self.detector.select(encoded)

@@ -96,6 +96,22 @@ def test_half_precision_on_disk(model: Any, tmp_path: Path) -> None:
         assert torch.equal(value, expected), name
 
 
+def test_what_is_fresh_is_not_read(model: Any, tmp_path: Path) -> None:
+    prefix = "decoders.objects.phrase_head"
+    model.save_pretrained(tmp_path)
+    file = tmp_path / WEIGHTS
+    tensors = load_file(file)
+    tensors = {name: value for name, value in tensors.items() if not name.startswith(prefix)}
+    save_file({**tensors, f"{prefix}.of.another.shape": torch.zeros(3)}, file, metadata={"format": "pt"})
+    with pytest.raises(CheckpointError, match="missing"):
+        VisionLLM.from_pretrained(tmp_path)
+    again = VisionLLM.from_pretrained(tmp_path, fresh=[prefix])
+    for name, value in everything(again).items():
+        assert prefix in name or torch.equal(value, everything(model)[name]), name
+    with pytest.raises(ConfigError, match="no parameter starts with 'decoders.objets'"):
+        VisionLLM.from_pretrained(tmp_path, fresh=["decoders.objets"])
+
+
 @pytest.mark.parametrize("dtype", [None, torch.bfloat16])
 def test_tied_weights_are_written_once(model: Any, tmp_path: Path, dtype: torch.dtype | None) -> None:
     model.save_pretrained(tmp_path, dtype=dtype)

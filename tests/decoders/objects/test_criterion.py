@@ -15,7 +15,7 @@ from visionllm.core.sample import BoxTarget, Sample, Turn
 from visionllm.core.superlink import LinkMeta, SuperLinks
 from visionllm.decoders.base import Context
 from visionllm.decoders.objects import criterion
-from visionllm.decoders.objects.criterion import GAMMA, Truth
+from visionllm.decoders.objects.criterion import GAMMA, QUALITY, Truth
 from visionllm.decoders.objects.decoder import ObjectsDecoder, _Group, _truth
 from visionllm.decoders.objects.detector import Encoded, LayerOutput, LinkDetector
 
@@ -65,10 +65,12 @@ def test_set_loss_by_hand() -> None:
     losses = criterion.set_loss(layer, truth, OPEN)
     assert float(losses["l1"]) == pytest.approx(0.05, abs=1e-6)
     assert float(losses["giou"]) == pytest.approx(1 - 0.6, abs=1e-5)
-    target = 0.6**GAMMA
+    target = 0.6**QUALITY
     found = -target * math.log(0.7) - (1 - target) * math.log(0.3)
     others = [-(p**GAMMA) * math.log(1 - p) for p in (0.2, 0.1, 0.4)]
     assert float(losses["class"]) == pytest.approx(found + sum(others), abs=1e-5)
+    right, wrong = 0.7 / 0.3, 0.2 / 0.8  # odds are the exponentials of logits
+    assert float(losses["contrast"]) == pytest.approx(-math.log(right / (right + wrong)), abs=1e-5)
 
 
 def test_a_picture_without_boxes_only_says_no() -> None:
@@ -91,7 +93,9 @@ def test_padded_phrases_do_not_count() -> None:
     for padded in (float("-inf"), 0.0, 40.0):
         logits = torch.tensor([[[0.3, padded], [-1.0, padded]]], requires_grad=True)
         layer = LayerOutput(logits_BNP=logits, boxes_BN4=torch.tensor([[FIRST, SECOND]]))
-        loss = criterion.set_loss(layer, truth, padding)["class"]
+        losses = criterion.set_loss(layer, truth, padding)
+        assert float(losses["contrast"].detach()) == 0  # one phrase was asked: there is no choice
+        loss = losses["class"]
         loss.backward()
         assert bool((logits.grad[..., 1] == 0).all())
         assert bool(torch.isfinite(logits.grad).all())
@@ -185,10 +189,11 @@ def test_dense_loss_is_of_the_assigned_tokens() -> None:
     # Every token says (.5, .5, .5, .5): the four positives are 0.4 off in width and in height.
     assert float(losses["l1"]) == pytest.approx(4 * 0.8, abs=1e-5)
     assert float(losses["giou"]) == pytest.approx(4 * (1 - 0.04), abs=1e-4)
-    target = 0.04**GAMMA
+    target = 0.04**QUALITY
     negatives = encoded.logits_BSP.numel() - 4
     assert float(losses["class"]) == pytest.approx((4 + negatives * 0.5**GAMMA) * math.log(2), rel=1e-5)
-    assert 0 < target < 0.01
+    assert target == pytest.approx(0.2)
+    assert float(losses["contrast"]) == pytest.approx(4 * math.log(2), rel=1e-5)
     assert all(float(v) == 0 for k, v in criterion.dense_loss(encoded, truth_of([], [])).items() if k != "class")
 
 

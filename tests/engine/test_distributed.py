@@ -1,0 +1,48 @@
+"""Two processes on half of a step each make the gradient of one process on the whole step."""
+
+from __future__ import annotations
+
+import socket
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+from safetensors.torch import load_file
+
+SCRIPT = Path(__file__).with_name("gradients.py")
+
+
+def launch(config: Path, out: Path, processes: int) -> dict[str, torch.Tensor]:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--nnodes=1", f"--nproc-per-node={processes}",
+                "--master-addr=127.0.0.1", f"--master-port={port}"]  # fmt: skip
+    done = subprocess.run([*launcher, str(SCRIPT), str(config), str(out)], capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return load_file(out)
+
+
+# The second mixture leaves one of the ranks without any picture: its decoder must run on nothing.
+@pytest.mark.parametrize("weights", [(1.0, 0.2), (0.2, 1.0)])
+def test_two_ranks_make_the_gradient_of_one(
+    tiny_settings: Callable[..., dict[str, Any]], tmp_path: Path, weights: tuple[float, float]
+) -> None:
+    config = {
+        "model": tiny_settings(denoising=0),
+        "data": [{"dataset": "scenes", "weight": weights[0]}, {"dataset": "phrases", "weight": weights[1]}],
+        "train": {"out": str(tmp_path / "run"), "steps": 1, "batch_size": 4, "max_side": 128},
+    }
+    path = tmp_path / "run.yaml"
+    path.write_text(yaml.safe_dump(config), encoding="utf-8")
+    one, two = (launch(path, tmp_path / f"{count}.safetensors", count) for count in (1, 2))
+    assert one.keys() == two.keys()
+    assert any(name.startswith("decoders.objects") for name in one)
+    for name, value in one.items():
+        scale = float(value.abs().max())
+        assert torch.allclose(value, two[name], atol=1e-4 * max(scale, 1e-3)), name

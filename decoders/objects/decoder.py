@@ -152,7 +152,7 @@ class ObjectsDecoder(Decoder):
     def predict(self, links: SuperLinks, ctx: Context, options: ObjectsOptions) -> list[Detections]:
         threshold = self.threshold if options.threshold is None else options.threshold
         results: dict[int, Detections] = {}
-        phrases = self.phrase_head(links.states)
+        phrases = self.phrase_head(links.states, observe=False)
         for bucket, rows, groups in _buckets(links, ctx):
             phrases_BPC, padding_BP = _stack(phrases, groups)
             encoded = self.detector.encode(bucket.values[rows], bucket.mask[rows], phrases_BPC, padding_BP)

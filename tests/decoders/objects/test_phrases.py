@@ -21,7 +21,7 @@ def links(count: int, spread: float = 0.1) -> torch.Tensor:
 
 def between(rows: torch.Tensor) -> float:
     """Mean cosine of the first row to the others."""
-    return float(cosine_similarity(rows[:1], rows[1:]).mean())
+    return float(cosine_similarity(rows[:1], rows[1:]).mean().detach())
 
 
 def test_a_first_batch_is_the_statistics() -> None:

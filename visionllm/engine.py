@@ -47,7 +47,7 @@ class ModelConfig(Config):
         None, description="checkpoint folder or hub id to start from; 'embedded' for the built-in one"
     )
     tokenizer: str | None = Field(None, description="tokenizer.json of a model from scratch, relative to the config")
-    fresh: list[str] = Field(default_factory=list, description="prefixes of parameter names that start anew: decoders.objects")
+    fresh: list[str] = Field(default_factory=list, description="prefixes of parameter names that start anew")
     mllm: dict[str, Any] = Field(default_factory=dict)
     decoders: dict[str, dict[str, Any]] = Field(default_factory=dict)
     max_tiles: PositiveInt = 12

@@ -139,7 +139,7 @@ class VisionLLM(PreTrainedModel):
         model = cls(config, partial(Vocabulary.load, folder))
         for prefix in fresh:
             if not any(key.startswith(prefix) for key in model.state_dict()):
-                raise ConfigError(f"fresh: no parameter starts with {prefix!r}; such as decoders.{next(iter(model.decoders))}")
+                raise ConfigError(f"fresh: no parameter starts with {prefix!r}; one that does: decoders.")
         load_weights(model, folder, fresh)
         return model.to(device=device, dtype=dtype).eval()
 

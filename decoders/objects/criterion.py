@@ -93,8 +93,9 @@ def paired_loss(
     phrases = torch.cat([truth.phrases[b][cols] for b, (_, cols) in enumerate(pairs)])
     predicted = layer.boxes_BN4[batch, rows]
     l1, giou, iou = box_losses(predicted, boxes)
+    quality = _quality(layer.logits_BNP, (batch, rows, phrases), iou)
     return {
-        "class": matchability_loss(layer.logits_BNP, _quality(layer.logits_BNP, (batch, rows, phrases), iou), padding_BP),
+        "class": matchability_loss(layer.logits_BNP, quality, padding_BP),
         "contrast": contrast_loss(layer.logits_BNP[batch, rows], phrases, padding_BP[batch]), "l1": l1, "giou": giou,
     }  # fmt: skip
 

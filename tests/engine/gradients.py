@@ -33,8 +33,7 @@ def main(path: str, out: str) -> None:
     losses = wrapped(batch, idle=agree_on_idle(accelerator, model, batch))
     accelerator.backward(weigh(losses, counts, {}, {}) * accelerator.num_processes)
     if accelerator.is_main_process:
-        zero = torch.zeros(())
-        named = {name: zero if p.grad is None else p.grad.clone() for name, p in model.named_parameters()}
+        named = {n: torch.zeros(()) if p.grad is None else p.grad.clone() for n, p in model.named_parameters()}
         save_file(named, out)
     accelerator.wait_for_everyone()
     accelerator.end_training()

@@ -108,7 +108,7 @@ def test_what_is_fresh_is_not_read(model: Any, tmp_path: Path) -> None:
     again = VisionLLM.from_pretrained(tmp_path, fresh=[prefix])
     for name, value in everything(again).items():
         assert prefix in name or torch.equal(value, everything(model)[name]), name
-    with pytest.raises(ConfigError, match="no parameter starts with 'decoders.objets'"):
+    with pytest.raises(ConfigError, match=r"no parameter starts with 'decoders\.objets'"):
         VisionLLM.from_pretrained(tmp_path, fresh=["decoders.objets"])
 
 

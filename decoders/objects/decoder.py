@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from pydantic import Field, PositiveFloat, PositiveInt
+from pydantic import Field, PositiveInt
 from torch import Tensor, nn
 from torchvision.ops import nms
 
@@ -62,7 +62,6 @@ class ObjectsConfig(Config):
     overlap: float | None = Field(
         None, gt=0, le=1, description="IoU above which the weaker of two boxes of a phrase is dropped; None keeps both"
     )
-    presence_scale: PositiveFloat = Field(1.0, description="temperature of the presence score")
 
 
 class ObjectsOptions(Config):
@@ -104,7 +103,6 @@ class ObjectsDecoder(Decoder):
         dense: bool = True,
         threshold: float = 0.3,
         overlap: float | None = None,
-        presence_scale: float = 1.0,
     ) -> None:
         super().__init__()
         self.detector = LinkDetector(network, group_norm)
@@ -114,7 +112,7 @@ class ObjectsDecoder(Decoder):
         self.presence_weight = nn.Parameter(torch.tensor([1.0, 0.0]))
         self.link_width, self.longest = link_width, longest
         self.denoising, self.label_noise, self.box_noise, self.dense = denoising, label_noise, box_noise, dense
-        self.threshold, self.overlap, self.presence_scale = threshold, overlap, presence_scale
+        self.threshold, self.overlap = threshold, overlap
 
     @classmethod
     def from_config(cls, config: ObjectsConfig, link_width: int) -> ObjectsDecoder:
@@ -126,7 +124,7 @@ class ObjectsDecoder(Decoder):
 
     def loss(self, links: SuperLinks, ctx: Context) -> dict[str, Tensor]:
         total: dict[str, Tensor] = defaultdict(lambda: torch.zeros((), device=links.states.device))
-        phrases = self.phrase_head(links.states)
+        phrases = self._phrases(links)
         for bucket, rows, groups in _buckets(links, ctx):
             phrases_BPC, padding_BP = _stack(phrases, groups)
             truth = _truth(groups, links, ctx, padding_BP)
@@ -152,12 +150,12 @@ class ObjectsDecoder(Decoder):
     def predict(self, links: SuperLinks, ctx: Context, options: ObjectsOptions) -> list[Detections]:
         threshold = self.threshold if options.threshold is None else options.threshold
         results: dict[int, Detections] = {}
-        phrases = self.phrase_head(links.states, observe=False)
+        phrases = self._phrases(links, observe=False)
         for bucket, rows, groups in _buckets(links, ctx):
             phrases_BPC, padding_BP = _stack(phrases, groups)
             encoded = self.detector.encode(bucket.values[rows], bucket.mask[rows], phrases_BPC, padding_BP)
             last = self.detector.decode(encoded, *self.detector.select(encoded), None)[-1]
-            presence_BP = (self._presence(encoded, last) / self.presence_scale).sigmoid()
+            presence_BP = self._presence(encoded, last).sigmoid()
             for b, group in enumerate(groups):
                 picture = ctx.batch.samples[group.owner[0]].pictures[group.owner[1]]
                 for p, link in enumerate(group.links):
@@ -183,6 +181,11 @@ class ObjectsDecoder(Decoder):
         # Every layer: references are detached, so the last one does not reach the heads before it.
         total = tokens.sum() + encoded.box_logits_BS4.sum() + self._presence(encoded, layers[-1]).sum()
         return total + torch.stack([layer.logits_BNP.sum() + layer.boxes_BN4.sum() for layer in layers]).sum()
+
+    def _phrases(self, links: SuperLinks, *, observe: bool = True) -> Tensor:
+        """(L, C) phrase embedding of every link."""
+        assert set(links.queries) <= {self.phrase_head.queries}, "states of links of other lengths would run together"
+        return self.phrase_head(links.states, observe=observe)
 
     def _bucket_loss(self, encoded: Encoded, truth: criterion.Truth) -> dict[str, Tensor]:
         content, reference = self.detector.select(encoded)

@@ -17,8 +17,8 @@ class Standardise(nn.Module):
 
     Links of different phrases share most of what they are: at nano size the cosine between the class names of a data
     set is 0.6 to 0.9. Scores are dot products with phrase embeddings, so that what is common drowns what differs, and a
-    detector learns its classes one after the other. Batch normalisation (Ioffe and Szegedy 2015) that divides by its running
-    statistics in training too: a batch moves them by a hundredth, and in use a link alone is treated as one among others.
+    detector learns its classes one after the other. Batch normalisation (Ioffe and Szegedy 2015) by its running
+    statistics in training too: a batch moves them by a hundredth. In use a link alone is treated as one among others.
     """
 
     def __init__(self, width: int) -> None:

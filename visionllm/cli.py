@@ -78,6 +78,7 @@ def eval(
     json_path: Annotated[Path | None, typer.Option("--json", help="Write the report here.")] = None,
     limit: Annotated[int | None, typer.Option(help="First so many samples.")] = None,
     chunk: Annotated[int | None, typer.Option(help="Phrases in one question; all by default.")] = None,
+    among: Annotated[int | None, typer.Option(help="Fill every question up to so many with invented names.")] = None,
     batch_size: Annotated[int, typer.Option(help="Questions at a time.")] = 8,
     data_root: Root = None,
     device: Device = "cpu",
@@ -87,8 +88,8 @@ def eval(
 
     vision = VisionLLM.from_pretrained(model, device=device)
     report = evaluate(
-        vision, dataset, split, data_root=data_root, known=known, limit=limit, chunk=chunk, batch_size=batch_size,
-        progress=_progress,
+        vision, dataset, split, data_root=data_root, known=known, limit=limit, chunk=chunk, among=among,
+        batch_size=batch_size, progress=_progress,
     )  # fmt: skip
     text = json.dumps(report, indent=2)
     typer.echo(text)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,13 +16,14 @@ from visionllm.core.errors import ConfigError
 from visionllm.core.sample import Sample
 from visionllm.core.task import TASKS
 from visionllm.datasets.catalog import Dataset, open_dataset
+from visionllm.datasets.formats.phrases import invent, plain
 from visionllm.datasets.plan import item_rng
 from visionllm.metrics import METRICS
 from visionllm.metrics.routing import RoutingCounter
 from visionllm.model import VisionLLM
 from visionllm.routing.render import render_question
 
-_WORDING = 11  # stream of random numbers that words the questions
+_WORDING, _STRANGERS = 11, 12  # streams of random numbers: that word the questions, that invent names
 
 
 @dataclass(kw_only=True)
@@ -35,6 +36,8 @@ class Setting:
         limit: first so many samples; None for all.
         seed: of the wordings.
         chunk: phrases in one question; None asks for all names of the data set at once.
+        among: fill every question up to so many phrases with invented names; they are routed like any other, and only
+            the boxes of the data set's own names are scored. None adds nothing.
         canonical: ask in the canonical wording instead of drawn ones.
         options: per-call options of the decoders, such as ``{"objects": {"longest": 448}}``.
     """
@@ -44,6 +47,7 @@ class Setting:
     limit: int | None = None
     seed: int = 0
     chunk: int | None = None
+    among: int | None = None
     canonical: bool = False
     options: dict[str, Any] = field(default_factory=dict)
 
@@ -80,9 +84,10 @@ def evaluate(
     routing = RoutingCounter()
     started, done, asked, pictures = time.perf_counter(), 0, 0, 0
     for samples in _batches(data, total, how):
-        for sample, answer in zip(samples, _ask(model, samples, how), strict=True):
+        questions = [_fill(sample, how) for sample in samples]
+        for sample, question, answer in zip(samples, questions, _ask(model, questions, how), strict=True):
             turn = sample.turns[0]
-            expected = [(task.tokens[0].text, phrase) for phrase in turn.phrases]
+            expected = [(task.tokens[0].text, phrase) for phrase in question.turns[0].phrases]
             if not how.known:
                 routing.add(expected, answer.trace.routed)
             if sample.pictures and turn.target is not None:
@@ -113,6 +118,20 @@ def _batches(data: Dataset, total: int, how: Setting) -> Iterator[list[Sample]]:
             waiting = waiting[how.batch_size :]
     if waiting:
         yield waiting
+
+
+def _fill(sample: Sample, how: Setting) -> Sample:
+    """The sample with invented names behind its own; its target keeps counting the first ones."""
+    turn = sample.turns[0]
+    rng = item_rng(how.seed, sample.source.index, _STRANGERS)
+    phrases = list(turn.phrases)
+    taken = {plain(phrase) for phrase in phrases}
+    while len(phrases) < (how.among or 0):
+        name = invent(rng)
+        if plain(name) not in taken:
+            taken.add(plain(name))
+            phrases.append(name)
+    return replace(sample, turns=(replace(turn, phrases=tuple(phrases)),))
 
 
 def _ask(model: VisionLLM, samples: Sequence[Sample], how: Setting) -> list[Answer]:

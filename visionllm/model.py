@@ -6,12 +6,9 @@
 from __future__ import annotations
 
 import hashlib
-import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import partial
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -19,27 +16,21 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from visionllm.answering import Answering
 from visionllm.checkpoint import load_weights, locate, provider_of, read_config, save_weights
 from visionllm.config import FORMAT_VERSION, VisionLLMConfig
-from visionllm.core.answer import Answer, LinkResult, Trace
 from visionllm.core.batch import Batch
 from visionllm.core.config import validate
-from visionllm.core.errors import ConfigError, PromptError, VisionLLMError, unknown_name
-from visionllm.core.media import PictureSource, load_picture
-from visionllm.core.sample import Sample, Turn
+from visionllm.core.errors import ConfigError, unknown_name
 from visionllm.core.superlink import SuperLinks
 from visionllm.core.task import TASKS, Task
 from visionllm.decoders import DECODERS, Context, Decoder
 from visionllm.mllm.internvl import InternVL
 from visionllm.mllm.vision import count_tiles, make_tiles
 from visionllm.processor import Processor, Tiling
-from visionllm.routing.generate import Step, generate
 from visionllm.routing.queries import LinkQueries, spelling
-from visionllm.routing.readout import Text, find_links, read_out, run_text
-from visionllm.routing.render import Style
+from visionllm.routing.readout import Text, read_out, run_text
 from visionllm.routing.vocabulary import Vocabulary
-
-Pictures = PictureSource | Sequence[PictureSource] | None
 
 
 @dataclass(kw_only=True, slots=True, frozen=True, eq=False)
@@ -50,22 +41,7 @@ class Losses:
     weights: dict[str, float]
 
 
-@dataclass(kw_only=True, slots=True, frozen=True)
-class Progress:
-    """One event of a streamed answer: text just written, or the finished answer of one request.
-
-    Args:
-        request: index of the request in its batch.
-        text: characters written since the last event; empty on the last.
-        answer: set once, when the request is done.
-    """
-
-    request: int
-    text: str = ""
-    answer: Answer | None = None
-
-
-class VisionLLM(PreTrainedModel):
+class VisionLLM(Answering, PreTrainedModel):
     """A generalist vision model.
 
     Example:
@@ -231,12 +207,6 @@ class VisionLLM(PreTrainedModel):
         """Names of the decoders that learn from this batch."""
         return {TASKS[batch.links.meta[i].task].decoder for i in _with_targets(batch)}
 
-    def links(self, batch: Batch) -> SuperLinks:
-        """Super links of an encoded batch, without decoding them."""
-        vision = None if batch.tiles is None else self.mllm.vision(batch.tiles)
-        text = Text.of(batch)
-        return read_out(self.mllm, self.link_queries, text, batch.links, run_text(self.mllm, text, vision).cache)
-
     def _language_loss(self, hidden_BTD: Tensor, batch: Batch) -> Tensor:
         """Cross entropy of every supervised token, from the position before it. Only those positions meet the head."""
         wanted = batch.labels[:, 1:] != -100
@@ -257,65 +227,6 @@ class VisionLLM(PreTrainedModel):
             return super().__call__(*args, **kwargs)
         return self.ask(*args, **kwargs)
 
-    def ask(self, pictures: Pictures, prompt: str, *, stream: bool = False, **settings: Any) -> Any:
-        """Answer one prompt about a picture, several pictures, or none.
-
-        Args:
-            pictures: path, bytes, PIL picture, array, or a sequence of these.
-            prompt: the user's words; nothing in them can steer.
-            stream: return an iterator of ``Progress`` in place of the ``Answer``; stop iterating to cancel.
-            settings: see ``ask_many``.
-        """
-        events = self._answer([_request(pictures, prompt)], **settings)
-        return events if stream else _answers(events, 1)[0]
-
-    def ask_many(self, requests: Iterable[tuple[Pictures, str]], *, stream: bool = False, **settings: Any) -> Any:
-        """Answer many prompts about pictures of any sizes in one batch; each answer is what ``ask`` alone would give.
-
-        Args:
-            requests: (pictures, prompt) pairs.
-            stream: as in ``ask``.
-            allow: names of the tasks that may route in this call; None for all that are loaded.
-            options: decoder name -> its per-call options.
-            max_new_tokens: length limit of a reply.
-            progress: called with (tokens written, limit) after every token; returning False cancels the call.
-        """
-        samples = [_request(pictures, prompt) for pictures, prompt in requests]
-        events = self._answer(samples, **settings)
-        return events if stream else _answers(events, len(samples))
-
-    def known(self, task: str, pictures: Pictures, phrases: Sequence[str], *, verify: bool = False,
-              options: Mapping[str, Any] | None = None, chunk: int = 128) -> Answer:  # fmt: skip
-        """Answer a question whose task and phrases are known: the reply is rendered, no token is generated.
-
-        Every phrase branches off the shared prefix, so what else is asked does not change its link, and long lists go
-        through in chunks. The verbs (``model.detect``) call this.
-
-        Args:
-            verify: write the reply in one line instead and check that the model would have written each token itself;
-                if not, the model's own reply is generated. The answer is then exactly that of the canonical prompt.
-            chunk: phrases in one pass.
-        """
-        if isinstance(phrases, str):
-            raise PromptError(f"phrases: expected a list such as [{phrases!r}], got one string")
-        if not phrases or any(not phrase.strip() for phrase in phrases):
-            raise PromptError("phrases: expected at least one, and none of them empty")
-        if pictures is None or (isinstance(pictures, (list, tuple)) and not pictures):
-            raise PromptError("pictures: expected at least one to look at")
-        if verify:
-            return self._verified(task, pictures, phrases, options)
-        sample = _sample(pictures)
-        parts = [tuple(phrases[i : i + chunk]) for i in range(0, len(phrases), chunk)]
-        started = time.perf_counter()
-        links: list[LinkResult] = []
-        for part in parts:
-            batch = self._encode([sample.with_turns(Turn(task=task, phrases=part))], [Style(tree=True)], reply=True)
-            with self._using():
-                links += self._decode(self.links(batch), batch, options)[0]
-        trace = Trace(seconds={"total": time.perf_counter() - started}, model=self.fingerprint)
-        text = ", ".join(f"<ref>{link.meta.phrase}</ref>{link.meta.token}" for link in links)
-        return Answer(text=text, links=tuple(links), pictures=sample.pictures, prompt="", trace=trace)
-
     def __getattr__(self, name: str) -> Any:
         for task in self.__dict__.get("tasks", ()):
             if task.verb == name:
@@ -334,174 +245,6 @@ class VisionLLM(PreTrainedModel):
                 digest.update(total.to_bytes(8, "little"))
             self._fingerprint = digest.hexdigest()[:12]
         return self._fingerprint
-
-    # -- inside ----------------------------------------------------------------------------------------------------
-
-    def _decoders(self) -> list[tuple[str, Decoder]]:
-        return [(name, module) for name, module in self.decoders.items() if isinstance(module, Decoder)]
-
-    def _encode(self, samples: Sequence[Sample], styles: Sequence[Style] | None, *, reply: bool) -> Batch:
-        return self.processor.encode(samples, styles, reply=reply).to(self.mllm.net.device)
-
-    @contextmanager
-    def _using(self) -> Iterator[None]:
-        """Evaluation mode and no gradients, whatever the caller was doing."""
-        training = self.training
-        self.eval()
-        try:
-            with torch.no_grad():
-                yield
-        finally:
-            self.train(training)
-
-    def _allowed(self, allow: Sequence[str] | None) -> tuple[Task, ...]:
-        if allow is None:
-            return self.tasks
-        loaded = {task.name: task for task in self.tasks}
-        for name in allow:
-            if name not in loaded:
-                raise unknown_name("loaded task", name, loaded)
-        return tuple(loaded[name] for name in allow)
-
-    def _banned(self, tasks: Sequence[Task]) -> list[int]:
-        """Ids a reply must not hold: those that steer, and the rows of a padded vocabulary, which have no text."""
-        return [*self.vocabulary.banned(tasks), *range(len(self.vocabulary), self.mllm.vocabulary_size)]
-
-    # As a decorator it lets go of the caller's thread at every yield; as a block it would not.
-    @torch.no_grad()
-    def _answer(self, samples: Sequence[Sample], *, allow: Sequence[str] | None = None,
-                options: Mapping[str, Any] | None = None, max_new_tokens: int | None = None,
-                progress: Callable[[int, int], bool | None] | None = None) -> Iterator[Progress]:  # fmt: skip
-        if not samples:
-            return
-        banned = self._banned(self._allowed(allow))
-        self._check_options(options)
-        times = {"encode": time.perf_counter()}
-        batch = self._encode(samples, None, reply=False)
-        start = batch.input_ids.shape[1]
-        longest = self.config.max_new_tokens if max_new_tokens is None else max_new_tokens
-        free = self.mllm.context_length - (batch.owner >= 0).sum(1)
-        limits = free.clamp(max=longest).tolist()
-        if longest < 1:
-            raise PromptError(f"max_new_tokens: expected at least 1, got {longest}")
-        if min(limits) < 1:
-            raise PromptError(f"the prompt fills the context of {self.mllm.context_length} positions")
-        times["write"] = time.perf_counter()
-        with self._using():
-            vision = None if batch.tiles is None else self.mllm.vision(batch.tiles)
-            steps = generate(self.mllm, Text.of(batch), vision, end=self.vocabulary.end, banned=banned, limits=limits)
-            shown = [""] * len(samples)
-            step: Step | None = None
-            for count, step in enumerate(steps, 1):
-                if progress is not None and progress(count, max(limits)) is False:
-                    raise Cancelled(f"cancelled after {count} tokens")
-                for i in range(len(samples)):
-                    whole = self._reply(step.text, i, start)
-                    # A character of several byte tokens is shown when it is whole.
-                    if whole.startswith(shown[i]) and len(whole) > len(shown[i]) and not whole.endswith("\ufffd"):
-                        yield Progress(request=i, text=whole[len(shown[i]) :])
-                        shown[i] = whole
-            assert step is not None
-            times["read out"] = time.perf_counter()
-            layout = find_links(step.text, start, self.vocabulary)
-            found: list[list[LinkResult]] = [[] for _ in samples]
-            if len(layout):
-                links = read_out(self.mllm, self.link_queries, step.text, layout, step.cache)
-                times["decode"] = time.perf_counter()
-                found = self._decode(links, replace(batch, links=layout), options)
-            times["end"] = time.perf_counter()
-        seconds = _durations(times)
-        for i, sample in enumerate(samples):
-            own = [k for k, row in enumerate(layout.row) if row == i]
-            written = zip(step.text.ids[i, start:].tolist(), step.text.owner[i, start:].tolist(), strict=True)
-            ids = tuple(token for token, owner in written if owner >= 0 and token != self.vocabulary.end)
-            trace = Trace(
-                token_ids=ids, positions=tuple(layout.column[k] - start for k in own),
-                routed=tuple((layout.meta[k].token, layout.meta[k].phrase) for k in own), seconds=seconds,
-                model=self.fingerprint,
-            )  # fmt: skip
-            whole = self._reply(step.text, i, start)
-            if len(whole) > len(shown[i]):  # the limit fell inside a character
-                yield Progress(request=i, text=whole[len(shown[i]) :])
-            yield Progress(request=i, answer=Answer(
-                text=whole, links=tuple(found[i]), pictures=sample.pictures,
-                prompt=sample.turns[-1].question or "", trace=trace,
-            ))  # fmt: skip
-
-    def _reply(self, text: Text, row: int, start: int) -> str:
-        ids = [
-            t for t, o in zip(text.ids[row, start:].tolist(), text.owner[row, start:].tolist(), strict=True) if o >= 0
-        ]
-        return self.vocabulary.text([t for t in ids if t != self.vocabulary.end])
-
-    def _decode(self, links: SuperLinks, batch: Batch, options: Mapping[str, Any] | None) -> list[list[LinkResult]]:
-        """Every link to its decoder; the results of each sample in reading order. Links without a picture give none."""
-        found: dict[int, LinkResult] = {}
-        ctx = Context(batch=batch)
-        chosen = self._check_options(options)
-        for name, decoder in self._decoders():
-            tasks = {task.name for task in decoder.tasks}
-            index = [
-                i for i, meta in enumerate(links.meta)
-                if meta.task in tasks and meta.parent < 0 and batch.samples[meta.sample].pictures
-            ]  # fmt: skip
-            if index:
-                results = decoder.predict(links.select(index), ctx, chosen[name])
-                assert len(results) == len(index), (
-                    f"decoder {name!r} gave {len(results)} results for {len(index)} links"
-                )
-                found |= {
-                    i: LinkResult(meta=links.meta[i], decoder=name, result=result)
-                    for i, result in zip(index, results, strict=True)
-                }
-        per_sample: list[list[LinkResult]] = [[] for _ in batch.samples]
-        for i in sorted(found):
-            per_sample[links.meta[i].sample].append(found[i])
-        return per_sample
-
-    def _check_options(self, options: Mapping[str, Any] | None) -> dict[str, Any]:
-        options = dict(options or {})
-        for name in options:
-            if name not in self.decoders:
-                raise unknown_name("decoder", name, list(self.decoders))
-        return {
-            name: validate(type(decoder).Options, options.get(name, {}), source=f"options.{name}")
-            for name, decoder in self._decoders()
-        }
-
-    def _verified(
-        self, task: str, pictures: Pictures, phrases: Sequence[str], options: Mapping[str, Any] | None
-    ) -> Answer:
-        sample = _sample(pictures).with_turns(Turn(task=TASKS[task].name, phrases=tuple(phrases)))
-        started = time.perf_counter()
-        batch = self._encode([sample], None, reply=True)
-        with self._using():
-            vision = None if batch.tiles is None else self.mllm.vision(batch.tiles)
-            text = Text.of(batch)
-            out = run_text(self.mllm, text, vision)
-            logits = self.mllm.logits(out.hidden_BTD[:, :-1])
-            logits[..., self._banned(self.tasks)] = float("-inf")
-            wanted = batch.labels[:, 1:] != -100
-            agrees = bool((logits.argmax(-1) == batch.labels[:, 1:])[wanted].all())
-            if agrees:
-                links = read_out(self.mllm, self.link_queries, text, batch.links, out.cache)
-                found = self._decode(links, batch, options)[0]
-        question = self._canonical(task, phrases)
-        if not agrees:
-            return self.ask(list(sample.pictures), question, options=options)
-        reply = [t for t in batch.labels[0].tolist() if t not in (-100, self.vocabulary.end)]
-        trace = Trace(token_ids=tuple(reply), seconds={"total": time.perf_counter() - started}, model=self.fingerprint)
-        return Answer(text=self.vocabulary.text(reply), links=tuple(found), pictures=sample.pictures, prompt=question,
-                      trace=trace)  # fmt: skip
-
-    def _canonical(self, task: str, phrases: Sequence[str]) -> str:
-        from visionllm.routing.wording import load_templates
-
-        return load_templates(TASKS[task].templates).groups[0].questions[0].format(phrases=", ".join(phrases))
-
-
-class Cancelled(VisionLLMError):
-    """The caller's ``progress`` function ended the call."""
 
 
 def _usable(device: str | torch.device) -> torch.device:
@@ -522,27 +265,3 @@ def _with_targets(batch: Batch) -> list[int]:
     """Indices of the links whose turn has a truth to learn from."""
     turns = [batch.samples[meta.sample].turns[meta.turn] for meta in batch.links.meta]
     return [i for i, turn in enumerate(turns) if turn.target is not None]
-
-
-def _sample(pictures: Pictures) -> Sample:
-    if pictures is None:
-        return Sample()
-    sources: Any = pictures if isinstance(pictures, (list, tuple)) else [pictures]
-    return Sample(pictures=tuple(load_picture(source) for source in sources))
-
-
-def _request(pictures: Pictures, prompt: str) -> Sample:
-    if not isinstance(prompt, str):
-        raise PromptError(f"prompt: expected text, got {type(prompt).__name__}")
-    if not prompt.strip():
-        raise PromptError("prompt: empty; say what to look for, such as 'detect all cars'")
-    return _sample(pictures).with_turns(Turn(question=prompt))
-
-
-def _answers(events: Iterator[Progress], count: int) -> list[Answer]:
-    found: dict[int, Answer] = {event.request: event.answer for event in events if event.answer is not None}
-    return [found[i] for i in range(count)]
-
-
-def _durations(times: dict[str, float]) -> dict[str, float]:
-    return {a: times[b] - times[a] for a, b in pairwise(times)}

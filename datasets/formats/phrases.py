@@ -1,8 +1,9 @@
 """Lists of class names without pictures: the model learns to copy what it is asked for, whatever the words.
 
 Names are invented (syllables, compounds, codes, accents, scripts other than Latin, so that every byte of a tokenizer
-is met) or combined from common English words; or they are drawn from a file, to measure how well names never trained on
-are copied.
+is met), combined from common English words or glued from the parts in a file (a tokenizer's own, so that each of its
+tokens is copied in every place); in some lists names share words, as classes do. Or names are drawn from a file, to
+measure how well names never trained on are copied.
 """
 
 from __future__ import annotations
@@ -24,6 +25,8 @@ from visionllm.datasets.formats.reader import Place, Wording, below, existing, r
 MAX_BYTES = 16 * 1024**2
 # Upper limits of short and of middling lists.
 SHORT, MIDDLING = 5, 20
+# Share of names that are glued from parts where there are any, and of lists in which names share words.
+GLUED, KIN = 0.4, 0.25
 
 
 class PhrasesSplit(Config):
@@ -35,6 +38,7 @@ class PhrasesSplit(Config):
     longest: PositiveInt = 20
     file: str | None = Field(None, description="names to draw from, one a line, beside the card; None invents them")
     avoid: str | None = Field(None, description="names that are never invented, one a line, beside the card")
+    parts: str | None = Field(None, description="parts of words that names are glued from, one a line, beside the card")
 
 
 @register_format("phrases")
@@ -49,8 +53,9 @@ class PhrasesReader:
     names: tuple[str, ...] = ()
     wording = Wording()
 
-    def __init__(self, *, dataset: str, split: PhrasesSplit, names: tuple[str, ...], avoid: tuple[str, ...]) -> None:
-        self.dataset, self._split, self._pool = dataset, split, names
+    def __init__(self, *, dataset: str, split: PhrasesSplit, names: tuple[str, ...] = (), avoid: tuple[str, ...] = (),
+                 parts: tuple[str, ...] = ()) -> None:  # fmt: skip
+        self.dataset, self._split, self._pool, self._parts = dataset, split, names, parts
         self._avoid = {plain(name) for name in avoid}
         self._cuts = self._cut() if names else []
 
@@ -66,7 +71,8 @@ class PhrasesReader:
                 f"{place.dataset}: longest {split.longest} is more than the {len(names)} names of {split.file}"
             )
         avoid = read_names(place, split.avoid) if split.avoid else ()
-        return cls(dataset=place.dataset, split=split, names=names, avoid=avoid)
+        parts = read_names(place, split.parts) if split.parts else ()
+        return cls(dataset=place.dataset, split=split, names=names, avoid=avoid, parts=parts)
 
     def __len__(self) -> int:
         return self._split.length
@@ -79,7 +85,7 @@ class PhrasesReader:
         return Sample(turns=(turn,), source=Source(dataset=self.dataset, index=index))
 
     def digest(self) -> str:
-        words = f"phrases {self._split} {self._pool} {sorted(self._avoid)} {_words()}"
+        words = f"phrases {self._split} {self._pool} {sorted(self._avoid)} {self._parts} {_words()}"
         return hashlib.sha256(words.encode()).hexdigest()
 
     def report(self) -> str:
@@ -89,8 +95,13 @@ class PhrasesReader:
         rng = _rng(self._split.seed, index)
         count = _length(rng, self._split)
         found: dict[str, str] = {}
+        # Two names that begin alike can only be told apart by looking further than one token.
+        kin = 0.5 * (rng.random() < KIN)
         while len(found) < count:
-            name = invent(rng)
+            if found and rng.random() < kin:
+                name = _kin(rng, _pick(rng, tuple(found.values())))
+            else:
+                name = _glued(rng, self._parts) if self._parts and rng.random() < GLUED else invent(rng)
             if plain(name) not in self._avoid:
                 found.setdefault(plain(name), name)
         return tuple(found.values())
@@ -114,7 +125,6 @@ class PhrasesReader:
 class _Words(Config):
     adjectives: list[str]
     nouns: list[str]
-    others: list[str]
     onsets: list[str]
     vowels: list[str]
     codas: list[str]
@@ -168,10 +178,11 @@ def _rng(seed: int, index: int) -> np.random.Generator:
 
 
 def _length(rng: np.random.Generator, split: PhrasesSplit) -> int:
-    """Half of the lists are short (up to five), as users' are; most others are middling, one in ten has any length."""
+    """Two in five lists are short (up to five), as users' are; as many are middling, one in five is long."""
     kind = rng.random()
-    limit = SHORT if kind < 0.5 else MIDDLING if kind < 0.9 else split.longest
-    return int(rng.integers(split.shortest, min(split.longest, max(split.shortest, limit)) + 1))
+    low, limit = (1, SHORT) if kind < 0.4 else (1, MIDDLING) if kind < 0.8 else (MIDDLING + 1, split.longest)
+    high = min(split.longest, max(split.shortest, limit))
+    return int(rng.integers(min(high, max(split.shortest, low)), high + 1))
 
 
 def _pick(rng: np.random.Generator, pool: Any) -> str:
@@ -201,17 +212,22 @@ def _letters(rng: np.random.Generator) -> str:
     return "".join(_pick(rng, "abcdefghijklmnopqrstuvwxyz") for _ in range(3 + int(rng.integers(8))))
 
 
-def _glued(rng: np.random.Generator) -> str:
-    """Words and parts of words in one: tokens meet in places where no word of the lists has them."""
-    words = _words()
-    pool = words.others if rng.random() < 0.4 else words.nouns if rng.random() < 0.8 else words.adjectives
-    parts = []
-    for _ in range(1 + int(rng.integers(3))):
-        word = _pick(rng, pool)
-        cut = int(rng.integers(1, len(word))) if len(word) > 3 else 0
-        parts.append(_pick(rng, (word, word, word[:cut] or word, word[cut:])))
-        pool = words.others if rng.random() < 0.5 else words.nouns
-    return _pick(rng, ("", "", "", " ")).join(parts)
+def _glued(rng: np.random.Generator, parts: tuple[str, ...]) -> str:
+    """Parts of words in a row, each as likely as any other."""
+    name = _pick(rng, parts)
+    for _ in range(int(rng.integers(4))):
+        name += _pick(rng, ("", "", "", "", " ", "-")) + _pick(rng, parts)
+    return name
+
+
+def _kin(rng: np.random.Generator, name: str) -> str:
+    """A name that shares words or letters with another one."""
+    words = name.split(" ")
+    shapes = (
+        " ".join((words[0], _word(rng))), " ".join((_word(rng), words[-1])), f"{_adjective(rng)} {name}",
+        f"{name} {_noun(rng)}", f"{name}{_pick(rng, 'abdegiklmnoprstuwy')}", name[: 1 + int(rng.integers(len(name)))],
+    )  # fmt: skip
+    return unicodedata.normalize("NFC", _pick(rng, shapes).strip())
 
 
 def _compound(rng: np.random.Generator) -> str:
@@ -232,7 +248,7 @@ def _noun_pair(rng: np.random.Generator) -> str:
 
 
 def _related(rng: np.random.Generator) -> str:
-    middle = _pick(rng, ("with a", "on a", "in a", "of", "near the", "and", "without", "for"))
+    middle = _pick(rng, ("with a", "on a", "in a", "of", "near the", "without", "for"))
     return f"{_word(rng)} {middle} {_word(rng)}"
 
 
@@ -276,13 +292,12 @@ def _foreign(rng: np.random.Generator) -> str:
 
 # Upper limits of a number drawn from [0, 1), and what is made below each.
 _KINDS = (
-    (0.11, _noun),
-    (0.20, _syllables),
-    (0.27, _letters),
-    (0.34, _compound),
-    (0.44, _described),
-    (0.52, _noun_pair),
-    (0.66, _glued),
+    (0.14, _noun),
+    (0.26, _syllables),
+    (0.34, _letters),
+    (0.43, _compound),
+    (0.55, _described),
+    (0.65, _noun_pair),
     (0.72, _related),
     (0.77, _plural),
     (0.83, _coded),

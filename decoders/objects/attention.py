@@ -31,7 +31,7 @@ class DeformableSampling(nn.Module):
         levels = value.split([height * width_ for height, width_ in value_spatial_shapes_list], dim=1)
         # (B * heads, levels, points, N, 2) and (B * heads, levels, points, N): N innermost.
         grid = (2 * sampling_locations - 1).permute(0, 2, 3, 4, 1, 5).flatten(0, 1)
-        weights = attention_weights.permute(0, 2, 3, 4, 1).flatten(0, 1)
+        weights = attention_weights.float().permute(0, 2, 3, 4, 1).flatten(0, 1)
         total: Any = 0
         for index, (height, width_) in enumerate(value_spatial_shapes_list):
             level = levels[index].permute(0, 2, 3, 1).reshape(batch * heads, width, height, width_)

@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 import torch
 
+from visionllm.answering import Cancelled
 from visionllm.core.answer import Answer
 from visionllm.core.errors import ConfigError, PromptError, UnknownNameError
 from visionllm.core.sample import Picture
-from visionllm.model import Cancelled
 
 Make = Callable[..., Any]
 EVERYTHING = {"objects": {"threshold": 0.0}}
@@ -195,7 +195,7 @@ def test_the_reply_ends_with_the_context(make_model: Make, picture: Make, dictat
 
 
 def _asked(picture: Picture, prompt: str) -> Any:
-    from visionllm.model import _request
+    from visionllm.answering import _request
 
     return _request(picture, prompt)
 

@@ -1,0 +1,115 @@
+"""An evaluation asks what it says, and scores what comes back: a model that knows everything gets 1, one that mixes up
+phrases does not."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pytest
+
+from visionllm.core.answer import Answer, LinkResult, Trace
+from visionllm.core.detections import Detections
+from visionllm.core.superlink import LinkMeta
+from visionllm.datasets.catalog import Dataset, open_dataset
+from visionllm.evaluation import evaluate
+
+PICTURES = 4
+
+
+@pytest.fixture(scope="module")
+def scenes() -> Dataset:
+    return open_dataset("scenes", "val")
+
+
+@pytest.fixture
+def oracle(model: Any, scenes: Dataset, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Make the model answer the truth about each picture; names that no scene holds get a sure, false box."""
+
+    def build(shift: int = 0) -> tuple[Any, list[tuple[str, ...]]]:
+        asked: list[tuple[str, ...]] = []
+        records = {scenes.read(i).picture.pixels.tobytes(): scenes.read(i) for i in range(PICTURES)}
+
+        def known(task: str, pictures: Sequence[Any], phrases: Sequence[str], **_: Any) -> Answer:
+            asked.append(tuple(phrases))
+            record = records[pictures[0].pixels.tobytes()]
+            links = []
+            for phrase in phrases:
+                boxes, sure = np.array([[0, 0, 9, 9]], np.float32), 1.0
+                if phrase in record.names:
+                    label = (record.names.index(phrase) + shift) % len(record.names)
+                    boxes = record.boxes_xyxy[(record.labels == label) & ~record.crowd].astype(np.float32)
+                    sure = 0.8
+                found = Detections(
+                    boxes_xyxy=boxes, scores=np.full(len(boxes), sure, np.float32),
+                    labels=np.zeros(len(boxes), np.int64), phrases=(phrase,),
+                    presence=np.array([float(len(boxes) > 0)], np.float32), size=record.picture.size,
+                )  # fmt: skip
+                meta = LinkMeta(sample=0, turn=0, task=task, token="[DET]", phrase=phrase)
+                links.append(LinkResult(meta=meta, decoder="objects", result=found))
+            routed = tuple(("[DET]", phrase) for phrase in phrases)
+            return Answer(text="", links=tuple(links), trace=Trace(routed=routed))
+
+        monkeypatch.setattr(model, "known", known)
+        return model, asked
+
+    return build
+
+
+def test_the_truth_scores_one(oracle: Any, scenes: Dataset) -> None:
+    truthful, asked = oracle()
+    report = evaluate(truthful, scenes, known=True, limit=PICTURES)
+    assert report["detection"]["AP50"] == pytest.approx(1)
+    assert report["detection"]["presence"]["accuracy"] == 1
+    assert (report["samples"], report["questions"], report["path"]) == (PICTURES, PICTURES, "known task")
+    assert asked == [scenes.names] * PICTURES
+
+
+def test_phrases_mixed_up_score_nothing(oracle: Any, scenes: Dataset) -> None:
+    assert evaluate(oracle(shift=1)[0], scenes, known=True, limit=PICTURES)["detection"]["AP50"] < 0.1
+
+
+@pytest.mark.parametrize("chunk", [1, 7, None])
+def test_names_in_several_questions_are_scored_as_one_picture(oracle: Any, scenes: Dataset, chunk: int | None) -> None:
+    truthful, asked = oracle()
+    report = evaluate(truthful, scenes, known=True, limit=2, chunk=chunk)
+    assert report["detection"]["AP50"] == pytest.approx(1)
+    assert report["detection"]["pictures"] == 2
+    assert sum(asked, ()) == scenes.names * 2
+    assert max(map(len, asked)) == (chunk or len(scenes.names))
+
+
+@pytest.mark.parametrize("chunk", [1, None])
+def test_invented_names_are_asked_but_their_boxes_are_not_scored(
+    oracle: Any, scenes: Dataset, chunk: int | None
+) -> None:
+    truthful, asked = oracle()
+    report = evaluate(truthful, scenes, known=True, limit=2, chunk=chunk, among=60)
+    assert report["detection"]["AP50"] == pytest.approx(1)
+    assert set(report["detection"]["categories"]) <= set(scenes.names)
+    for phrases in asked:
+        assert len(phrases) == len({phrase.casefold() for phrase in phrases}) == 60
+    own = [phrase for phrases in asked for phrase in phrases if phrase in scenes.names]
+    assert own == [*scenes.names] * 2
+    again = oracle()
+    evaluate(again[0], scenes, known=True, limit=2, chunk=chunk, among=60)
+    assert again[1] == asked
+
+
+def test_a_reply_is_compared_with_all_that_was_asked(
+    model: Any, scenes: Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Free-running: the filled names belong to what must be routed, and the question holds them."""
+    seen = []
+
+    def ask_many(requests: Sequence[tuple[Any, str]], **_: Any) -> list[Answer]:
+        seen.extend(question for _, question in requests)
+        return [Answer(text="", trace=Trace(routed=tuple(("[DET]", name) for name in scenes.names))) for _ in requests]
+
+    monkeypatch.setattr(model, "ask_many", ask_many)
+    assert evaluate(model, scenes, limit=2, canonical=True)["routing"]["exact"] == 1
+    report = evaluate(model, scenes, limit=2, canonical=True, among=50)
+    assert report["routing"]["failures"] == {"missing": 2}
+    assert all(name in question for name in scenes.names for question in seen)
+    assert len(seen[-1]) > len(seen[0])

@@ -14,10 +14,13 @@ import numpy as np
 from visionllm.core.errors import AnnotationError, ConfigError
 from visionllm.core.registry import Registry
 from visionllm.core.sample import BoxTarget, Record, Sample, Turn
+from visionllm.datasets.formats.phrases import nonsense
 from visionllm.datasets.formats.reader import Wording
 
 # A list longer than this is the work of known-task chunks; free replies keep to what a context holds.
 MOST_PHRASES = 40
+# Share of questions that also ask for words without a meaning, and how many at most: nothing is called so.
+STRANGERS, MOST_STRANGERS = 0.2, 8
 
 
 class Asker(Protocol):
@@ -59,7 +62,10 @@ class BoxAsker:
                 f"{record.source}: holds no object to ask for, and the card forbids negatives; remove it, "
                 "or set negatives: true if every object of every category is annotated"
             )
-        return self._sample(record, asked, words_for([record.names[i] for i in asked], wording, rng))
+        phrases = words_for([record.names[i] for i in asked], wording, rng)
+        if wording.negatives and rng.random() < STRANGERS:
+            asked, phrases = among_strangers(asked, phrases, wording, rng)
+        return self._sample(record, asked, phrases)
 
     def every(self, record: Record, wording: Wording, *, chunk: int | None = None) -> tuple[Sample, ...]:
         count = len(record.names)
@@ -69,7 +75,9 @@ class BoxAsker:
 
     def _sample(self, record: Record, asked: Sequence[int], phrases: Sequence[str]) -> Sample:
         place = np.full(len(record.names), -1, np.int64)
-        place[list(asked)] = np.arange(len(asked))
+        for at, category in enumerate(asked):
+            if category >= 0:
+                place[category] = at
         phrase = place[record.labels]
         kept = phrase >= 0
         target = BoxTarget(boxes_xyxy=record.boxes_xyxy[kept], phrase=phrase[kept], ignore=record.crowd[kept])
@@ -102,6 +110,21 @@ def choose(found: Sequence[int], absent: Sequence[int], rng: np.random.Generator
     asked = min(pool, 1 + int(length * min(pool, MOST_PHRASES)))
     chosen = _some(found, int(rng.binomial(asked, 0.6)) if absent else asked, rng)
     return _shuffled([*chosen, *_some(absent, asked - len(chosen), rng)], rng)
+
+
+def among_strangers(
+    asked: Sequence[int], phrases: Sequence[str], wording: Wording, rng: np.random.Generator
+) -> tuple[list[int], list[str]]:
+    """The question with words that mean nothing strewn in, of category -1."""
+    pairs = list(zip(asked, phrases, strict=True))
+    taken = {phrase.casefold() for phrase in phrases} | {word.casefold() for word in wording.plurals.values()}
+    taken |= {word.casefold() for name, words in wording.synonyms.items() for word in (name, *words)}
+    for _ in range(min(1 + int(rng.integers(MOST_STRANGERS)), MOST_PHRASES - len(pairs))):
+        word = nonsense(rng)
+        if word not in taken:
+            taken.add(word)
+            pairs.insert(int(rng.integers(len(pairs) + 1)), (-1, word))
+    return [category for category, _ in pairs], [phrase for _, phrase in pairs]
 
 
 def words_for(names: Sequence[str], wording: Wording, rng: np.random.Generator) -> list[str]:

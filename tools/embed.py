@@ -2,9 +2,9 @@
 
     python tools/embed.py outputs/nano/step-0002300/model --longest 448 --data-root data
 
-Measures every data set of its mixture on its TRAINING split with the known-task path, takes the lowest threshold that
-keeps false boxes out of 95 % of the pictures lacking an asked phrase (averaged over the data sets), and saves the
-weights as bf16 to visionllm/assets/nano.
+Measures every data set of its mixture on its TRAINING split with the known-task path, takes the lowest threshold at
+which a phrase gets no box in 95 % of the pictures that lack it (averaged over the data sets), and saves the weights as
+bf16 to visionllm/assets/nano.
 """
 
 from pathlib import Path

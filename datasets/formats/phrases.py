@@ -173,6 +173,18 @@ def invent(rng: np.random.Generator) -> str:
     raise AssertionError("the last limit is above 1")
 
 
+def nonsense(rng: np.random.Generator) -> str:
+    """One or two words in lower case that mean nothing, as far as the lists of this module know."""
+    known = {*_words().nouns, *_words().adjectives}
+    words: list[str] = []
+    count = 1 + int(rng.random() < 0.3)
+    while len(words) < count:
+        word = _syllables(rng)
+        if len(word) > 3 and word not in known:
+            words.append(word)
+    return " ".join(words)
+
+
 def _rng(seed: int, index: int) -> np.random.Generator:
     return np.random.Generator(np.random.Philox(key=np.array([seed, index], np.uint64)))
 

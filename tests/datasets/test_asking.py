@@ -9,7 +9,16 @@ import pytest
 
 from visionllm.core.errors import AnnotationError
 from visionllm.core.sample import Picture, Record, Source
-from visionllm.datasets.asking import ASKERS, MOST_PHRASES, choose, contents, plural_of, words_for
+from visionllm.datasets.asking import (
+    ASKERS,
+    MOST_PHRASES,
+    MOST_STRANGERS,
+    STRANGERS,
+    choose,
+    contents,
+    plural_of,
+    words_for,
+)
 from visionllm.datasets.formats import Wording
 from visionllm.datasets.plan import item_rng
 
@@ -38,16 +47,45 @@ def meaning(phrase: str) -> str:
     raise AssertionError(phrase)
 
 
+def stranger(phrase: str) -> bool:
+    """Whether a phrase is none of the names and their wordings."""
+    try:
+        meaning(phrase)
+    except AssertionError:
+        return True
+    return False
+
+
 def test_every_box_of_an_asked_category_and_no_other_is_the_truth() -> None:
     shown = record([1, 0, 1, 4])
     for position in range(300):
         turn = ASKERS["detection"].draw(shown, WORDING, item_rng(0, position)).turns[0]
-        asked = [NAMES.index(meaning(phrase)) for phrase in turn.phrases]
-        assert len(set(asked)) == len(asked)
+        asked = [-1 if stranger(phrase) else NAMES.index(meaning(phrase)) for phrase in turn.phrases]
+        known = [category for category in asked if category >= 0]
+        assert len(set(known)) == len(known)
         expected = {(int(label), tuple(box)) for label, box in zip(shown.labels, shown.boxes_xyxy, strict=True)}
         expected = {pair for pair in expected if pair[0] in asked}
         got = {(asked[p], tuple(box)) for p, box in zip(turn.target.phrase, turn.target.boxes_xyxy, strict=True)}
         assert got == expected
+
+
+def test_words_without_a_meaning_are_strewn_in_and_nothing_is_called_so() -> None:
+    shown, places, questions = record([1, 0]), Counter[float](), 0
+    for position in range(1000):
+        turn = ASKERS["detection"].draw(shown, WORDING, item_rng(5, position)).turns[0]
+        strange = [i for i, phrase in enumerate(turn.phrases) if stranger(phrase)]
+        questions += bool(strange)
+        assert len(strange) <= MOST_STRANGERS
+        assert not set(strange) & set(turn.target.phrase.tolist())
+        assert len({phrase.casefold() for phrase in turn.phrases}) == len(turn.phrases)
+        places.update(i / len(turn.phrases) // 0.5 for i in strange)
+    assert abs(questions / 1000 - STRANGERS) < 0.04
+    assert abs(places[0] / sum(places.values()) - 0.5) < 0.1
+    forbidden = Wording(negatives=False)
+    for position in range(200):
+        assert not any(
+            map(stranger, ASKERS["detection"].draw(shown, forbidden, item_rng(5, position)).turns[0].phrases)
+        )
 
 
 def test_a_draw_is_pure() -> None:

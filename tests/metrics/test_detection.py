@@ -180,11 +180,11 @@ def test_operating_point() -> None:
 def test_best_threshold_is_the_lowest_that_keeps_its_word(seed: int, share: float) -> None:
     metric = random_metric(seed, pictures=6)
     threshold = metric.best_threshold(share)
-    alarms = metric.at(threshold)["false_alarm_pictures"]
+    alarms = metric.at(threshold)["false_alarm_phrases"]
     assert alarms is None or alarms <= share + 1e-9
     # A float32 score that is any lower would let one more picture through.
     below = float(np.nextafter(np.float32(threshold), np.float32(0)))
-    assert threshold == 0 or metric.at(below)["false_alarm_pictures"] > share - 1e-9
+    assert threshold == 0 or metric.at(below)["false_alarm_phrases"] > share - 1e-9
     # Decoders compare in float32.
     assert float(np.float32(threshold)) == threshold
 

@@ -128,7 +128,8 @@ class DetectionMetric:
 
         ``AP``, ``AP50``, ``AP75`` (means over categories that have an object), ``AP50_interval`` (95 %), ``categories``
         (each one's ``AP``, ``AP50``, number of objects), ``presence`` (``accuracy`` at 0.5, ``auroc``), ``best`` (the
-        threshold with a false box in at most 5 % of the pictures, and what it gives), ``operating`` (other thresholds).
+        threshold at which an absent phrase gets a box in at most 5 % of the pictures, and what it gives), ``operating``
+        (other thresholds).
         """
         thresholds = sorted({*_THRESHOLDS, *([] if self._threshold is None else [self._threshold])})
         return {
@@ -183,30 +184,31 @@ class DetectionMetric:
         """What a user meets at one threshold.
 
         ``recall``: objects hit by a box of IoU 0.5 or more; ``phrase_recall``: phrases with an object that have a hit;
-        ``precision``: boxes that hit, those in crowds aside; ``false_alarm_phrases``: absent phrases with a box;
-        ``false_alarm_pictures``: pictures with a box for any phrase absent from them.
+        ``precision``: boxes that hit, those in crowds aside; ``false_alarm_phrases``: of all pairs of a picture and an
+        asked phrase absent from it, those with a box; ``false_alarm_pictures``: pictures with a box for any of the
+        phrases absent from them, which grows with the number of phrases asked.
         """
         entries = [(asked, asked.match[asked.scores >= threshold]) for _, _, asked in self._all()]
         hits = sum(int((match == _HIT).sum()) for _, match in entries)
         counted = sum(int((match != _IGNORED).sum()) for _, match in entries)
         present = [bool((match == _HIT).any()) for asked, match in entries if asked.objects]
         alarms = self._alarms()
+        worst = np.array([scores.max() for scores in alarms if len(scores)])
+        every = np.concatenate([np.zeros(0), *alarms])
         return {
             "threshold": float(threshold),
             "recall": _share(hits, sum(asked.objects for asked, _ in entries)),
             "phrase_recall": _share(sum(present), len(present)),
             "precision": _share(hits, counted),
-            "false_alarm_phrases": _share(
-                sum(bool(len(match)) for asked, match in entries if asked.absent), sum(a.absent for a, _ in entries)
-            ),
-            "false_alarm_pictures": _share(int((alarms >= threshold).sum()), len(alarms)),
+            "false_alarm_phrases": _share(int((every >= threshold).sum()), len(every)),
+            "false_alarm_pictures": _share(int((worst >= threshold).sum()), len(worst)),
         }
 
     def best_threshold(self, false_alarms: float = 0.05) -> float:
-        """The lowest threshold with a false box in at most this share of the pictures that lack an asked phrase."""
-        alarms = np.sort(self._alarms())[::-1]
+        """The lowest threshold at which a phrase gets a box in at most this share of the pictures that lack it."""
+        alarms = np.sort(np.concatenate([np.zeros(0), *self._alarms()]))[::-1]
         allowed = int(np.floor(false_alarms * len(alarms) + 1e-9))
-        # Pictures beyond the allowed number must fall below; scores are compared with >=.
+        # Alarms beyond the allowed number must fall below; scores are compared with >=.
         if allowed >= len(alarms) or alarms[allowed] < 0:
             return 0.0
         # The next float32, because decoders compare in float32.
@@ -225,13 +227,12 @@ class DetectionMetric:
     def _all(self) -> list[tuple[int, int, _Asked]]:
         return [(p, label, a) for p, asked in enumerate(self._pictures.values()) for label, a in asked.items()]
 
-    def _alarms(self) -> np.ndarray:
-        """Best score on an absent phrase, of each picture that lacks an asked phrase; -1 where no box came."""
-        best = [
-            [a.scores[0] if len(a.scores) else -1.0 for a in asked.values() if a.absent]
+    def _alarms(self) -> list[np.ndarray]:
+        """Best score of each absent phrase, picture by picture; -1 where no box came."""
+        return [
+            np.array([a.scores[0] if len(a.scores) else -1.0 for a in asked.values() if a.absent])
             for asked in self._pictures.values()
         ]
-        return np.array([max(scores) for scores in best if scores])
 
     def _resampled(self, weights: np.ndarray) -> np.ndarray:
         """AP50 for each row of (R, pictures) weights, NaN where a row holds no object."""

@@ -95,8 +95,10 @@ def contents(record: Record) -> tuple[list[int], list[int]]:
 def choose(found: Sequence[int], absent: Sequence[int], rng: np.random.Generator) -> list[int]:
     """Which categories to ask for, shuffled.
 
-    A fifth of the draws ask for one category, as users do; a twelfth only for absent ones; a third for all there are,
-    because then every object of the picture teaches; the rest for a mixture of any length, short ones more often.
+    A fifth of the draws ask for one category, as users do; a twelfth only for absent ones; a third for all that is
+    there, because then every object of the picture teaches, and any number of absent ones, because lists of one length
+    would teach a language model to count instead of reading where the list ends; the rest for a mixture of any length,
+    short ones more often.
     """
     kind, length = rng.random(), rng.random() ** 2
     if kind < 0.2:
@@ -105,7 +107,10 @@ def choose(found: Sequence[int], absent: Sequence[int], rng: np.random.Generator
         return _some(absent, 1 + int(length * min(len(absent), MOST_PHRASES)), rng)
     if kind < 0.6:
         # Mostly cut to what a reply holds comfortably.
-        return _some([*found, *absent], 4 * MOST_PHRASES if rng.random() < 0.05 else MOST_PHRASES, rng)
+        limit = 4 * MOST_PHRASES if rng.random() < 0.05 else MOST_PHRASES
+        count = int(rng.integers(len(absent) + 1)) if found else 1 + int(rng.integers(max(1, len(absent))))
+        more = _some(absent, min(count, max(0, limit - len(found))), rng)
+        return _some([*found, *more], limit, rng)
     pool = len(found) + len(absent)
     asked = min(pool, 1 + int(length * min(pool, MOST_PHRASES)))
     chosen = _some(found, int(rng.binomial(asked, 0.6)) if absent else asked, rng)

@@ -119,8 +119,18 @@ def test_long_lists_are_cut_but_rarely_whole() -> None:
     lengths = Counter(
         len(choose(*contents(record([0, 1, 2], names=names)), item_rng(0, position))) for position in range(2000)
     )
-    assert max(length for length in lengths if length != 60) == MOST_PHRASES
-    assert 0 < lengths[60] < 60
+    assert lengths[MOST_PHRASES] > 0
+    assert 0 < sum(count for length, count in lengths.items() if length > MOST_PHRASES) < 40
+
+
+def test_long_lists_are_of_many_lengths_and_hold_all_that_is_there() -> None:
+    names = tuple(f"thing {i}" for i in range(MOST_PHRASES))
+    asked = [choose(*contents(record([3, 8, 9], names=names)), item_rng(0, position)) for position in range(2000)]
+    lengths = Counter(map(len, asked))
+    long = [count for length, count in lengths.items() if length > MOST_PHRASES // 2]
+    assert len(long) == MOST_PHRASES // 2
+    assert max(long) < 3 * sum(long) / len(long)
+    assert sum({3, 8, 9} <= set(one) for one in asked) > 0.32 * len(asked)
 
 
 @pytest.mark.parametrize("count", [1_203, 20_000])

@@ -30,7 +30,7 @@ from visionllm.mllm.vision import count_tiles, make_tiles
 from visionllm.processor import Processor, Tiling
 from visionllm.routing.queries import LinkQueries, spelling
 from visionllm.routing.readout import Text, read_out, run_text
-from visionllm.routing.vocabulary import Vocabulary
+from visionllm.routing.vocabulary import END, Vocabulary
 
 
 @dataclass(kw_only=True, slots=True, frozen=True, eq=False)
@@ -169,7 +169,7 @@ class VisionLLM(Answering, PreTrainedModel):
         vision = None if batch.tiles is None else self.mllm.vision(batch.tiles)
         text = Text.of(batch)
         out = run_text(self.mllm, text, vision, keep_cache=len(batch.links) > 0)
-        sums = {"lm": self._language_loss(out.hidden_BTD, batch)}
+        sums = self._language_losses(out.hidden_BTD, batch)
         if len(batch.links):
             links = read_out(self.mllm, self.link_queries, text, batch.links, out.cache)
             sums["link"] = self._spelling_loss(links, batch)
@@ -185,7 +185,8 @@ class VisionLLM(Answering, PreTrainedModel):
 
     def counts(self, batch: Batch) -> dict[str, float]:
         """The divisor of every loss ``forward`` gives for this batch; from targets alone, before any pass."""
-        counts = {"lm": float((batch.labels[:, 1:] != -100).sum())}
+        labels = batch.labels[:, 1:]
+        counts = {"lm": float((labels != -100).sum()), "end": float((labels == self.vocabulary.control(END)).sum())}
         if len(batch.links):
             counts["link"] = float((spelling(batch.links, self.vocabulary) != -100).sum())
         layout = batch.links.select(_with_targets(batch))
@@ -199,7 +200,7 @@ class VisionLLM(Answering, PreTrainedModel):
 
     def loss_weights(self) -> dict[str, float]:
         """Default weight of every loss by name."""
-        return {"lm": 1.0, "link": 0.5} | {
+        return {"lm": 1.0, "end": 0.1, "link": 0.5} | {
             f"{task.decoder}/{key}": value for task in self.tasks for key, value in task.loss_weights.items()
         }
 
@@ -207,11 +208,17 @@ class VisionLLM(Answering, PreTrainedModel):
         """Names of the decoders that learn from this batch."""
         return {TASKS[batch.links.meta[i].task].decoder for i in _with_targets(batch)}
 
-    def _language_loss(self, hidden_BTD: Tensor, batch: Batch) -> Tensor:
-        """Cross entropy of every supervised token, from the position before it. Only those positions meet the head."""
+    def _language_losses(self, hidden_BTD: Tensor, batch: Batch) -> dict[str, Tensor]:
+        """Cross entropy of every supervised token, from the position before it, and of the ends of replies alone.
+
+        Where a list ends is one token among hundreds: averaged over tokens it is the last thing a small model learns.
+        """
         wanted = batch.labels[:, 1:] != -100
+        labels = batch.labels[:, 1:][wanted]
+        # Only these positions meet the head.
         logits = self.mllm.logits(hidden_BTD[:, :-1][wanted]).float()
-        return nn.functional.cross_entropy(logits, batch.labels[:, 1:][wanted], reduction="sum")
+        loss = nn.functional.cross_entropy(logits, labels, reduction="none")
+        return {"lm": loss.sum(), "end": loss[labels == self.vocabulary.control(END)].sum()}
 
     def _spelling_loss(self, links: SuperLinks, batch: Batch) -> Tensor:
         """Cross entropy of naming each link's phrase from its queries, through the language model's own head."""

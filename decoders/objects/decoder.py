@@ -134,9 +134,12 @@ class ObjectsDecoder(Decoder):
         return dict(total)
 
     def counts(self, links: SuperLinks, ctx: Context) -> dict[str, float]:
-        pictures = len({(meta.sample, meta.media[0]) for meta in links.meta})
-        # Pictures without any object still teach what is not there; their sums must not go undivided.
-        boxes = float(max(pictures, sum(len(_target(links, i, ctx)[0]) for i in range(len(links)))))
+        found: dict[tuple[int, int], int] = defaultdict(int)
+        for i, meta in enumerate(links.meta):
+            found[(meta.sample, meta.media[0])] += len(_target(links, i, ctx)[0])
+        # A picture without any object still teaches what is not there and counts as one box; picture by picture, so
+        # that the counts of parts add up to the count of the whole.
+        boxes = float(sum(max(1, count) for count in found.values()))
         layers = float(self.detector.config.decoder_layers)
         divisors = {"presence": float(len(links))}
         divisors |= dict.fromkeys(criterion.PARTS, layers * boxes)

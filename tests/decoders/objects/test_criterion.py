@@ -323,8 +323,10 @@ def test_counts_are_of_targets_alone(tiny_network: Make, model: Any, boxed: Make
     links = SuperLinks(states=torch.zeros(16, 32), queries=batch.links.queries, meta=batch.links.meta)
     counts = decoder.counts(links, Context(batch=batch))
     assert counts["presence"] == 4
-    assert counts["l1"] == 3 * 2  # boxes x layers
+    assert counts["l1"] == (3 + 1) * 2  # boxes and the picture without any, x layers
     assert counts == model_counts(model, batch)
+    parts = [model.counts(model.processor.encode([sample])) for sample in batch.samples]
+    assert counts["l1"] == sum(part["objects/l1"] for part in parts)
 
 
 def model_counts(model: Any, batch: Any) -> dict[str, float]:

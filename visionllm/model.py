@@ -209,16 +209,20 @@ class VisionLLM(Answering, PreTrainedModel):
         return {TASKS[batch.links.meta[i].task].decoder for i in _with_targets(batch)}
 
     def _language_losses(self, hidden_BTD: Tensor, batch: Batch) -> dict[str, Tensor]:
-        """Cross entropy of every supervised token, from the position before it, and of the ends of replies alone.
+        """Cross entropy of every supervised token, from the position before it, and again of whether a reply goes on.
 
         Where a list ends is one token among hundreds: averaged over tokens it is the last thing a small model learns.
+        So the choice behind each routing token, and every end, counts once more, a reply at a time. Both sides of it:
+        with the ends alone a model that is unsure would stop early.
         """
         wanted = batch.labels[:, 1:] != -100
         labels = batch.labels[:, 1:][wanted]
         # Only these positions meet the head.
         logits = self.mllm.logits(hidden_BTD[:, :-1][wanted]).float()
         loss = nn.functional.cross_entropy(logits, labels, reduction="none")
-        return {"lm": loss.sum(), "end": loss[labels == self.vocabulary.control(END)].sum()}
+        routing = torch.tensor(sorted(self.vocabulary.routing), device=labels.device)
+        choice = torch.isin(batch.input_ids[:, :-1][wanted], routing) | (labels == self.vocabulary.control(END))
+        return {"lm": loss.sum(), "end": loss[choice].sum()}
 
     def _spelling_loss(self, links: SuperLinks, batch: Batch) -> Tensor:
         """Cross entropy of naming each link's phrase from its queries, through the language model's own head."""

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from html import escape
 from io import BytesIO
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import numpy as np
 from PIL import Image
@@ -59,6 +59,9 @@ class Detections:
     picture: Picture | None = None
     picture_name: str = ""
 
+    # What holds one entry a box, so that all of it is taken and joined together.
+    _rows_of: ClassVar[tuple[str, ...]] = ("boxes_xyxy", "scores", "labels")
+
     def __post_init__(self) -> None:
         count = len(self.scores)
         _check_array("boxes_xyxy", self.boxes_xyxy, (count, 4), np.float32)
@@ -82,12 +85,10 @@ class Detections:
         *,
         threshold: float = 0.0,
         picture: Picture | None = None,
-    ) -> Detections:
+    ) -> Self:
         """Nothing found of ``phrases``."""
         return cls(
-            boxes_xyxy=np.zeros((0, 4), np.float32),
-            scores=np.zeros(0, np.float32),
-            labels=np.zeros(0, np.int64),
+            **cls._no_rows(),
             phrases=tuple(phrases),
             presence=np.zeros(len(phrases), np.float32),
             size=picture.size if picture else size,
@@ -97,7 +98,15 @@ class Detections:
         )
 
     @classmethod
-    def merge(cls, results: Sequence[Detections], picture: Picture | None = None) -> Detections:
+    def _no_rows(cls) -> dict[str, np.ndarray]:
+        return {
+            "boxes_xyxy": np.zeros((0, 4), np.float32),
+            "scores": np.zeros(0, np.float32),
+            "labels": np.zeros(0, np.int64),
+        }
+
+    @classmethod
+    def merge(cls, results: Sequence[Self], picture: Picture | None = None) -> Self:
         """Put detections of one picture together; phrases are joined in order, the lowest threshold holds for all.
 
         Args:
@@ -114,10 +123,10 @@ class Detections:
             names = ", ".join(sorted({f"{d.picture_name or 'unnamed'} {d.size}" for d in results}))
             raise ShapeError(f"detections of different pictures cannot merge ({names}); take one with answer.on(index)")
         offsets = np.cumsum([0, *(len(d.phrases) for d in results)])
+        rows = {name: np.concatenate([getattr(d, name) for d in results]) for name in cls._rows_of}
+        rows["labels"] = np.concatenate([d.labels + offset for d, offset in zip(results, offsets[:-1], strict=True)])
         return cls(
-            boxes_xyxy=np.concatenate([d.boxes_xyxy for d in results]),
-            scores=np.concatenate([d.scores for d in results]),
-            labels=np.concatenate([d.labels + offset for d, offset in zip(results, offsets[:-1], strict=True)]),
+            **rows,
             phrases=tuple(phrase for d in results for phrase in d.phrases),
             presence=np.concatenate([d.presence for d in results]),
             size=first.size,
@@ -129,17 +138,17 @@ class Detections:
     def __len__(self) -> int:
         return len(self.scores)
 
-    def __iter__(self) -> Iterator[Detections]:
+    def __iter__(self) -> Iterator[Self]:
         return (self[i] for i in range(len(self)))
 
-    def __getitem__(self, index: int | slice | Sequence[int] | np.ndarray) -> Detections:
+    def __getitem__(self, index: int | slice | Sequence[int] | np.ndarray) -> Self:
         """Some of the boxes, by number, slice, bool mask or index array; the phrases stay."""
         if isinstance(index, (int, np.integer)):
             index = np.array([index])
         elif not isinstance(index, slice):
             index = np.asarray(index)
             index = index if index.size else index.astype(np.int64)
-        return replace(self, boxes_xyxy=self.boxes_xyxy[index], scores=self.scores[index], labels=self.labels[index])
+        return replace(self, **{name: getattr(self, name)[index] for name in self._rows_of})
 
     @property
     def found(self) -> np.ndarray:
@@ -151,7 +160,7 @@ class Detections:
         """(P,) int64: boxes of each phrase."""
         return np.bincount(self.labels, minlength=len(self.phrases))
 
-    def of(self, phrase: str) -> Detections:
+    def of(self, phrase: str) -> Self:
         """Only what belongs to a phrase.
 
         Raises:
@@ -168,7 +177,7 @@ class Detections:
             presence=self.presence[chosen],
         )
 
-    def above(self, threshold: float) -> Detections:
+    def above(self, threshold: float) -> Self:
         """Only boxes that score at least ``threshold``."""
         return replace(self[self.scores >= threshold], threshold=max(threshold, self.threshold))
 

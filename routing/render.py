@@ -13,6 +13,10 @@ from visionllm.core.task import TASKS, Task
 from visionllm.routing.vocabulary import END, IMAGE, IMAGE_END, IMAGE_START, REF, REF_END, START
 from visionllm.routing.wording import Templates, load_templates
 
+# Share of lists in which no name has a quantifier. Drawn a name at a time, a long list would never be without one, and
+# that is how people write long lists.
+_BARE = 0.4
+
 
 @dataclass(kw_only=True, slots=True, frozen=True)
 class Piece:
@@ -113,7 +117,8 @@ def _question(turn: Turn, templates: Templates, rng: np.random.Generator | None,
         return canonical.questions[0].format(phrases=", ".join(turn.phrases)), canonical.reply
     group = templates.groups[int(rng.integers(len(templates.groups)))]
     between, last = templates.joins[int(rng.integers(len(templates.joins)))]
-    named = [_quantified(phrase, templates, rng) for phrase in turn.phrases]
+    bare = rng.random() < _BARE
+    named = [phrase if bare else _quantified(phrase, templates, rng) for phrase in turn.phrases]
     listed = last.join([between.join(named[:-1]), named[-1]]) if len(named) > 1 else named[0]
     words = _pick(group.questions, rng).replace("{phrases}", listed)
     words = _pick(templates.prefixes, rng) + words + _pick(templates.suffixes, rng)

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     import supervision
 
 # (box, letters on it): hues that are told apart; phrase i takes colour i modulo their number.
-_COLOURS = (
+COLOURS = (
     ("#E6194B", "#FFFFFF"), ("#1F77FF", "#FFFFFF"), ("#2CA02C", "#FFFFFF"), ("#FF8C00", "#000000"),
     ("#9B30FF", "#FFFFFF"), ("#00B8B8", "#000000"), ("#FFD500", "#000000"), ("#F032E6", "#FFFFFF"),
     ("#8B5A2B", "#FFFFFF"), ("#7FDB00", "#000000"),
@@ -246,18 +246,20 @@ class Detections:
             PictureError: no picture is kept and none is given.
             ShapeError: the picture given has another size.
         """
+        return self._annotated(self._scene(picture), boxes=True)
+
+    def _annotated(self, scene: Image.Image, *, boxes: bool) -> Image.Image:
+        """Boxes, if wanted, and a label for each."""
         import supervision
         from matplotlib import get_data_path
 
-        scene = self._scene(picture)
-        boxes = self.to_supervision()
+        found = Detections.to_supervision(self)
         # Lines are drawn through pixels, our right and bottom edges lie behind the last one.
-        boxes.xyxy[:, 2:] = np.maximum(boxes.xyxy[:, 2:] - 1, boxes.xyxy[:, :2])
-        colours, letters = (supervision.ColorPalette.from_hex(list(column)) for column in zip(*_COLOURS, strict=True))
+        found.xyxy[:, 2:] = np.maximum(found.xyxy[:, 2:] - 1, found.xyxy[:, :2])
+        colours, letters = (supervision.ColorPalette.from_hex(list(column)) for column in zip(*COLOURS, strict=True))
         # supervision brings matplotlib, whose font knows far more letters than Pillow's own.
         font = Path(get_data_path(), "fonts", "ttf", "DejaVuSans.ttf")
         unit = min(scene.size) / 400
-        line = supervision.BoxAnnotator(color=colours, thickness=max(1, round(1.5 * unit)))
         label = supervision.RichLabelAnnotator(
             color=colours,
             text_color=letters,
@@ -266,8 +268,11 @@ class Detections:
             text_padding=max(2, round(3 * unit)),
             smart_position=True,
         )
+        if boxes:
+            line = supervision.BoxAnnotator(color=colours, thickness=max(1, round(1.5 * unit)))
+            scene = line.annotate(scene, found)
         texts = [f"{self.phrases[label]} {score:.2f}" for label, score, _ in self._rows()]
-        return label.annotate(line.annotate(scene, boxes), boxes, labels=texts)
+        return label.annotate(scene, found, labels=texts)
 
     def save(self, path: str | Path) -> None:
         """Write the drawing, or JSON, by the suffix of ``path``."""

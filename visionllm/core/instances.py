@@ -1,0 +1,125 @@
+"""Masks of phrases in one picture: what segmentation gives back."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import cv2
+import numpy as np
+from PIL import Image, ImageColor
+
+from visionllm.core.answer import RESULT_TYPES
+from visionllm.core.detections import COLOURS, Detections
+from visionllm.core.errors import ShapeError
+from visionllm.core.masks import Mask
+from visionllm.core.sample import Picture
+
+if TYPE_CHECKING:
+    import supervision
+
+_TINT = 0.45  # how much of a mask's colour covers the picture
+
+
+@RESULT_TYPES.register("masks")
+@dataclass(kw_only=True, slots=True, frozen=True, eq=False, repr=False)
+class Masks(Detections):
+    """Detections, each with the pixels it fills. All that ``Detections`` does, masks do.
+
+    Args:
+        masks: (N,) objects, one ``Mask`` a box (see ``mask_array``).
+
+    Raises:
+        ShapeError: there are more or fewer masks than boxes, or one is of a picture of another size.
+    """
+
+    masks: np.ndarray
+
+    _rows_of: ClassVar[tuple[str, ...]] = ("boxes_xyxy", "scores", "labels", "masks")
+
+    def __post_init__(self) -> None:
+        Detections.__post_init__(self)
+        if self.masks.shape != self.scores.shape or self.masks.dtype != object:
+            raise ShapeError(f"masks must be ({len(self.scores)},) of Mask, got {self.masks.shape} {self.masks.dtype}")
+        for number, mask in enumerate(self.masks):
+            if not isinstance(mask, Mask) or mask.size != self.size:
+                raise ShapeError(f"masks[{number}] must be a Mask of a picture of {self.size}")
+
+    @classmethod
+    def _no_rows(cls) -> dict[str, np.ndarray]:
+        return {**Detections._no_rows(), "masks": mask_array([])}
+
+    @property
+    def dense_NHW(self) -> np.ndarray:
+        """(N, H, W) bool over the whole picture."""
+        whole = np.zeros((len(self), self.size[1], self.size[0]), bool)
+        for canvas_HW, mask in zip(whole, self.masks, strict=True):
+            mask.paste(canvas_HW, True)
+        return whole
+
+    def union(self, phrase: str) -> Mask:
+        """All pixels of a phrase: its semantic segmentation.
+
+        Raises:
+            UnknownNameError: the phrase was not asked.
+        """
+        whole = np.zeros((self.size[1], self.size[0]), bool)
+        for mask in self.of(phrase).masks:
+            mask.paste(whole, True)
+        return Mask.of(whole)
+
+    def to_dict(self) -> dict[str, Any]:
+        """As of ``Detections``, with ``mask_rle`` (COCO's compressed code) for each box."""
+        values = Detections.to_dict(self)
+        for row, mask in zip(values["boxes"], self.masks, strict=True):
+            row["mask_rle"] = mask.rle()
+        return values
+
+    def to_coco(
+        self, *, image_id: int | str = 0, category_ids: Mapping[str, int] | None = None
+    ) -> list[dict[str, Any]]:
+        """As of ``Detections``, with ``segmentation``."""
+        entries = Detections.to_coco(self, image_id=image_id, category_ids=category_ids)
+        return [{**entry, "segmentation": mask.rle()} for entry, mask in zip(entries, self.masks, strict=True)]
+
+    def to_supervision(self) -> supervision.Detections:
+        """As of ``Detections``, with dense masks."""
+        found = Detections.to_supervision(self)
+        found.mask = self.dense_NHW
+        return found
+
+    def draw(self, picture: Picture | Image.Image | None = None) -> Image.Image:
+        """Each mask as a tint with a smooth line around it, one colour a phrase; then phrases and scores."""
+        scene = np.array(self._scene(picture))
+        line = max(1, round(min(self.size) / 300))
+        # Large ones first, so that what lies in front of them stays visible.
+        areas = np.array([mask.area for mask in self.masks.tolist()])
+        for index in np.argsort(-areas, kind="stable").tolist():
+            _tint(scene, self.masks[index], COLOURS[int(self.labels[index]) % len(COLOURS)][0], line)
+        return self._annotated(Image.fromarray(scene), boxes=False)
+
+    def __repr__(self) -> str:
+        counts = zip(self.phrases, self.counts, strict=True)
+        phrases = ", ".join(f"{phrase} {count or 'none'}" for phrase, count in counts)
+        return f"Masks({len(self)} {'mask' if len(self) == 1 else 'masks'}{': ' + phrases if phrases else ''})"
+
+
+def mask_array(masks: Sequence[Mask]) -> np.ndarray:
+    """(N,) objects; numpy left alone would look into them."""
+    array = np.empty(len(masks), dtype=object)
+    for index, mask in enumerate(masks):
+        array[index] = mask
+    return array
+
+
+def _tint(scene_HW3: np.ndarray, mask: Mask, colour: str, line: int) -> None:
+    """Blend a colour into the pixels of a mask and draw its outline, in place."""
+    rgb = ImageColor.getrgb(colour)
+    (x, y), (height, width) = mask.corner, mask.patch.shape
+    if not height:
+        return
+    window = scene_HW3[y : y + height, x : x + width]
+    window[mask.patch] = (window[mask.patch] * (1 - _TINT) + np.array(rgb) * _TINT).astype(np.uint8)
+    outlines, _ = cv2.findContours(mask.patch.astype(np.uint8), cv2.RETR_CCOMP, cv2.CHAIN_APPROX_NONE, offset=(x, y))
+    cv2.drawContours(scene_HW3, outlines, -1, rgb, line, cv2.LINE_AA)

@@ -45,7 +45,8 @@ class PhrasesSplit(Config):
 class PhrasesReader:
     """Ready samples with one turn of the detection task, no picture and no target: they train the text alone.
 
-    Lists from a file are cut from shuffled rounds through it, so that each name comes equally often.
+    Lists from a file are as often of one length as of another, and are cut from shuffled rounds through the file, so
+    that each name comes equally often, too.
     """
 
     Split: ClassVar[type[Config]] = PhrasesSplit
@@ -112,7 +113,7 @@ class PhrasesReader:
         queue: list[str] = []
         cuts = []
         for _ in range(self._split.length):
-            count = _length(rng, self._split)
+            count = int(rng.integers(self._split.shortest, self._split.longest + 1))
             while len(set(queue)) < count:
                 queue += [self._pool[i] for i in rng.permutation(len(self._pool))]
             cut = tuple(dict.fromkeys(queue))[:count]
@@ -190,9 +191,9 @@ def _rng(seed: int, index: int) -> np.random.Generator:
 
 
 def _length(rng: np.random.Generator, split: PhrasesSplit) -> int:
-    """Two in five lists are short (up to five), as users' are; as many are middling, one in five is long."""
+    """A third of lists is short (up to five), as users' are, a third middling, a third long: these are learned last."""
     kind = rng.random()
-    low, limit = (1, SHORT) if kind < 0.4 else (1, MIDDLING) if kind < 0.8 else (MIDDLING + 1, split.longest)
+    low, limit = (1, SHORT) if kind < 0.35 else (1, MIDDLING) if kind < 0.67 else (MIDDLING + 1, split.longest)
     high = min(split.longest, max(split.shortest, limit))
     return int(rng.integers(min(high, max(split.shortest, low)), high + 1))
 

@@ -15,6 +15,8 @@ Every part names its source:
   so that denoising trains the links (VisionLLM v2);
 - presence: one binary question a phrase (Carion et al. 2025, "SAM 3", presence head, here per phrase).
 
+What each part gives is measured by tools/bench/parts.py; the figures stand in docs/architecture.md.
+
 All losses are sums; B = pictures, N = queries, P = phrases, M = targets. Boxes are cxcywh_norm, fp32.
 """
 

@@ -62,6 +62,9 @@ class ObjectsConfig(Config):
     overlap: float | None = Field(
         None, gt=0, le=1, description="IoU above which the weaker of two boxes of a phrase is dropped; None keeps both"
     )
+    phrases_per_pass: PositiveInt = Field(
+        16, description="longer lists are answered in several passes over one set of features"
+    )
 
 
 class ObjectsOptions(Config):
@@ -83,7 +86,9 @@ class _Group:
 class ObjectsDecoder(Decoder):
     """Grounding DINO under super links.
 
-    One link becomes one phrase embedding (``PhraseHead``). All phrases of a picture share one pass.
+    One link becomes one phrase embedding (``PhraseHead``). All phrases of a picture share one pass in training.
+    Answering, a long list is cut into passes of ``phrases_per_pass`` over the same features: phrases of a pass share
+    its queries and are fused into one picture, so among 80 each would find fewer of its objects than alone.
     """
 
     tasks = (DETECTION,)
@@ -103,6 +108,7 @@ class ObjectsDecoder(Decoder):
         dense: bool = True,
         threshold: float = 0.3,
         overlap: float | None = None,
+        phrases_per_pass: int = 16,
     ) -> None:
         super().__init__()
         self.detector = LinkDetector(network, group_norm)
@@ -112,7 +118,7 @@ class ObjectsDecoder(Decoder):
         self.presence_weight = nn.Parameter(torch.tensor([1.0, 0.0]))
         self.link_width, self.longest = link_width, longest
         self.denoising, self.label_noise, self.box_noise, self.dense = denoising, label_noise, box_noise, dense
-        self.threshold, self.overlap = threshold, overlap
+        self.threshold, self.overlap, self.phrases_per_pass = threshold, overlap, phrases_per_pass
 
     @classmethod
     def from_config(cls, config: ObjectsConfig, link_width: int) -> ObjectsDecoder:
@@ -128,7 +134,8 @@ class ObjectsDecoder(Decoder):
         for bucket, rows, groups in _buckets(links, ctx):
             phrases_BPC, padding_BP = _stack(phrases, groups)
             truth = _truth(groups, links, ctx, padding_BP)
-            encoded = self.detector.encode(bucket.values[rows], bucket.mask[rows], phrases_BPC, padding_BP)
+            features = self.detector.features(bucket.values[rows], bucket.mask[rows])
+            encoded = self.detector.encode(features, phrases_BPC, padding_BP)
             for name, value in self._bucket_loss(encoded, truth).items():
                 total[name] = total[name] + value
         return dict(total)
@@ -154,9 +161,11 @@ class ObjectsDecoder(Decoder):
         threshold = self.threshold if options.threshold is None else options.threshold
         results: dict[int, Detections] = {}
         phrases = self._phrases(links, observe=False)
-        for bucket, rows, groups in _buckets(links, ctx):
+        for bucket, rows, pictures in _buckets(links, ctx):
+            features = self.detector.features(bucket.values[rows], bucket.mask[rows])
+            row_of, groups = _passes(pictures, self.phrases_per_pass)
             phrases_BPC, padding_BP = _stack(phrases, groups)
-            encoded = self.detector.encode(bucket.values[rows], bucket.mask[rows], phrases_BPC, padding_BP)
+            encoded = self.detector.encode(features.take(row_of), phrases_BPC, padding_BP)
             last = self.detector.decode(encoded, *self.detector.select(encoded), None)[-1]
             presence_BP = self._presence(encoded, last).sigmoid()
             for b, group in enumerate(groups):
@@ -173,12 +182,10 @@ class ObjectsDecoder(Decoder):
         side = 64
         nothing = torch.zeros(self.phrase_head.queries, self.link_width, device=device)
         phrases = self.phrase_head(nothing, observe=False)[None]
-        encoded = self.detector.encode(
-            torch.zeros(1, 3, side, side, device=device),
-            torch.ones(1, side, side, dtype=torch.bool, device=device),
-            phrases,
-            torch.zeros(1, 1, dtype=torch.bool, device=device),
+        features = self.detector.features(
+            torch.zeros(1, 3, side, side, device=device), torch.ones(1, side, side, dtype=torch.bool, device=device)
         )
+        encoded = self.detector.encode(features, phrases, torch.zeros(1, 1, dtype=torch.bool, device=device))
         layers = self.detector.decode(encoded, *self.detector.select(encoded), None)
         tokens = torch.where(encoded.valid_BS[..., None], encoded.logits_BSP, torch.zeros_like(encoded.logits_BSP))
         # Every layer: references are detached, so the last one does not reach the heads before it.
@@ -239,6 +246,18 @@ def _buckets(links: SuperLinks, ctx: Context) -> list[tuple[Pixels, Tensor, list
             groups = [_Group(owner=bucket.owner[row], links=of_picture[bucket.owner[row]]) for row in rows]
             found.append((bucket, torch.tensor(rows, device=links.states.device), groups))
     return found
+
+
+def _passes(pictures: list[_Group], most: int) -> tuple[list[int], list[_Group]]:
+    """The groups cut into passes of at most ``most`` links, of nearly one size, and the row of features of each."""
+    row_of, groups = [], []
+    for row, group in enumerate(pictures):
+        count = -(-len(group.links) // most)
+        size = -(-len(group.links) // count)
+        for start in range(0, len(group.links), size):
+            row_of.append(row)
+            groups.append(_Group(owner=group.owner, links=group.links[start : start + size]))
+    return row_of, groups
 
 
 def _stack(phrases_LC: Tensor, groups: list[_Group]) -> tuple[Tensor, Tensor]:

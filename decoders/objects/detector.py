@@ -46,6 +46,35 @@ _NO_TEXT = {"model_type": "bert", "hidden_size": 8, "num_hidden_layers": 1, "num
 
 
 @dataclass(kw_only=True, slots=True, frozen=True, eq=False)
+class Features:
+    """What the backbone says of pictures, whatever is asked of them: tokens of all levels in one row.
+
+    Args:
+        tokens_BSC: projected feature maps.
+        places_BSC: their position embeddings.
+        padding_BS: True on padding.
+        shapes: (height, width) of each level.
+        ratios_BL2: valid (width, height) ratio of each level.
+    """
+
+    tokens_BSC: Tensor
+    places_BSC: Tensor
+    padding_BS: Tensor
+    shapes: list[tuple[int, int]]
+    ratios_BL2: Tensor
+
+    def take(self, rows: list[int]) -> Features:
+        """The features of these rows; a row may come several times."""
+        if rows == list(range(len(self.tokens_BSC))):
+            return self
+        index = torch.tensor(rows, device=self.tokens_BSC.device)
+        return Features(
+            tokens_BSC=self.tokens_BSC[index], places_BSC=self.places_BSC[index], padding_BS=self.padding_BS[index],
+            shapes=self.shapes, ratios_BL2=self.ratios_BL2[index],
+        )  # fmt: skip
+
+
+@dataclass(kw_only=True, slots=True, frozen=True, eq=False)
 class Encoded:
     """Everything the decoder stage needs of one batch of pictures.
 
@@ -135,17 +164,24 @@ class LinkDetector(nn.Module):
                 nn.init.xavier_uniform_(layer.weight)
         nn.init.normal_(self.net.query_position_embeddings.weight)
 
-    def encode(self, pixels_B3HW: Tensor, mask_BHW: Tensor, phrases_BPC: Tensor, phrase_padding_BP: Tensor) -> Encoded:
-        """Backbone, fusion encoder and proposals."""
+    def features(self, pixels_B3HW: Tensor, mask_BHW: Tensor) -> Features:
+        """Backbone and projections; ``mask_BHW`` is True on the picture."""
         maps, masks, positions = self._levels(pixels_B3HW, mask_BHW)
-        shapes = [(int(m.shape[-2]), int(m.shape[-1])) for m in maps]
-        device = pixels_B3HW.device
+        places = [p.flatten(2).transpose(1, 2) + self.net.level_embed[i] for i, p in enumerate(positions)]
+        return Features(
+            tokens_BSC=torch.cat([m.flatten(2).transpose(1, 2) for m in maps], 1),
+            places_BSC=torch.cat(places, 1),
+            padding_BS=~torch.cat([m.flatten(1) for m in masks], 1),
+            shapes=[(int(m.shape[-2]), int(m.shape[-1])) for m in maps],
+            ratios_BL2=torch.stack([self.net.get_valid_ratio(m, dtype=torch.float32) for m in masks], 1),
+        )
+
+    def encode(self, features: Features, phrases_BPC: Tensor, phrase_padding_BP: Tensor) -> Encoded:
+        """Fusion encoder and proposals."""
+        flat, padding, shapes = features.tokens_BSC, features.padding_BS, features.shapes
+        device = flat.device
         shape_tensor = torch.tensor(shapes, dtype=torch.long, device=device)
         starts = torch.cat((shape_tensor.new_zeros(1), shape_tensor.prod(1).cumsum(0)[:-1]))
-        ratios = torch.stack([self.net.get_valid_ratio(m, dtype=torch.float32) for m in masks], 1)
-        flat = torch.cat([m.flatten(2).transpose(1, 2) for m in maps], 1)
-        padding = ~torch.cat([m.flatten(1) for m in masks], 1)
-        embed = torch.cat([p.flatten(2).transpose(1, 2) + self.net.level_embed[i] for i, p in enumerate(positions)], 1)
         count = phrases_BPC.shape[1]
         # Phrases are independent in the text enhancer: each sees itself only, and all share position 0,
         # so neither their number nor their order changes one of them there.
@@ -153,11 +189,11 @@ class LinkDetector(nn.Module):
         out = self.net.encoder(
             vision_features=flat,
             vision_attention_mask=padding,
-            vision_position_embedding=embed,
+            vision_position_embedding=features.places_BSC,
             spatial_shapes=shape_tensor,
             spatial_shapes_list=shapes,
             level_start_index=starts,
-            valid_ratios=ratios,
+            valid_ratios=features.ratios_BL2,
             text_features=phrases_BPC,
             text_attention_mask=phrase_padding_BP,
             text_self_attention_masks=~alone,
@@ -174,7 +210,7 @@ class LinkDetector(nn.Module):
         return Encoded(
             memory_BSC=memory, padding_BS=padding, phrases_BPC=phrases, phrase_padding_BP=phrase_padding_BP,
             logits_BSP=logits.masked_fill(~valid[..., None], float("-inf")), box_logits_BS4=boxes, valid_BS=valid,
-            shapes=shapes, ratios_BL2=ratios,
+            shapes=shapes, ratios_BL2=features.ratios_BL2,
         )  # fmt: skip
 
     def select(self, encoded: Encoded) -> tuple[Tensor, Tensor]:

@@ -269,9 +269,8 @@ def test_ordinary_queries_do_not_see_the_truth(tiny_network: Make) -> None:
     detector = LinkDetector(tiny_network(), 4).eval()
     for parameter in detector.parameters():
         parameter.add_(torch.randn_like(parameter) * 0.1)
-    encoded = detector.encode(
-        torch.randn(1, 3, 64, 64), torch.ones(1, 64, 64, dtype=torch.bool), torch.randn(1, 2, 32), OPEN
-    )
+    features = detector.features(torch.randn(1, 3, 64, 64), torch.ones(1, 64, 64, dtype=torch.bool))
+    encoded = detector.encode(features, torch.randn(1, 2, 32), OPEN)
     content, reference = detector.select(encoded)
     truth = truth_of([FIRST, SECOND], [0, 1])
     made = criterion.denoise(encoded, truth, groups_of=12, label_noise=0.5, box_noise=1.0, queries=content.shape[1])

@@ -153,7 +153,7 @@ def test_equals_the_owners_implementation(pair: tuple[Any, LinkDetector, Any], m
     theirs, ours, module = pair
     pixels, mask, phrases, padding = inputs(padded=False)
     expected = run_theirs(theirs, module, pixels, mask, phrases, padding, monkeypatch)
-    encoded = ours.encode(pixels, mask, phrases, padding)
+    encoded = ours.encode(ours.features(pixels, mask), phrases, padding)
     assert bool(encoded.valid_BS.all())
     torch.testing.assert_close(encoded.memory_BSC, expected.encoder_last_hidden_state_vision, atol=1e-5, rtol=1e-5)
     seen = ~padding
@@ -177,7 +177,7 @@ def test_the_encoder_equals_the_owners_under_padding(
     theirs, ours, module = pair
     pixels, mask, phrases, padding = inputs(padded=True)
     expected = run_theirs(theirs, module, pixels, mask, phrases, padding, monkeypatch)
-    encoded = ours.encode(pixels, mask, phrases, padding)
+    encoded = ours.encode(ours.features(pixels, mask), phrases, padding)
     valid = encoded.valid_BS
     assert not bool(valid.all())
     assert not bool((valid & encoded.padding_BS).any())
@@ -197,7 +197,7 @@ def test_padding_is_not_felt(tiny_network: Make) -> None:
     pixels, mask, phrases, padding = inputs(padded=True)
 
     def run(phrases: Tensor) -> tuple[Tensor, Tensor]:
-        encoded = ours.encode(pixels, mask, phrases, padding)
+        encoded = ours.encode(ours.features(pixels, mask), phrases, padding)
         last = ours.decode(encoded, *ours.select(encoded), None)[-1]
         return last.logits_BNP, last.boxes_BN4
 
@@ -217,7 +217,7 @@ def test_phrases_do_not_meet_before_the_picture(tiny_network: Make) -> None:
     order = torch.tensor([2, 0, 1])
     outputs = []
     for given in (phrases, phrases[:, order]):
-        encoded = ours.encode(pixels, mask, given, padding)
+        encoded = ours.encode(ours.features(pixels, mask), given, padding)
         outputs.append(ours.decode(encoded, *ours.select(encoded), None)[-1])
     torch.testing.assert_close(outputs[1].logits_BNP, outputs[0].logits_BNP[..., order], atol=1e-4, rtol=1e-4)
     torch.testing.assert_close(outputs[1].boxes_BN4, outputs[0].boxes_BN4, atol=1e-5, rtol=1e-4)

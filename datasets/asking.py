@@ -24,7 +24,13 @@ STRANGERS, MOST_STRANGERS = 0.2, 8
 
 
 class Asker(Protocol):
-    """Makes samples of one task."""
+    """Makes samples of one task.
+
+    Args:
+        needs: annotations beyond boxes that it asks the reader for, such as ``masks``.
+    """
+
+    needs: frozenset[str]
 
     def draw(self, record: Record, wording: Wording, rng: np.random.Generator) -> Sample:
         """A training sample, a pure function of ``rng``."""
@@ -53,6 +59,7 @@ class BoxAsker:
     """Phrases that name categories, and the boxes of each."""
 
     task = "detection"
+    needs: frozenset[str] = frozenset()
 
     def draw(self, record: Record, wording: Wording, rng: np.random.Generator) -> Sample:
         found, absent = contents(record)
@@ -80,9 +87,20 @@ class BoxAsker:
                 place[category] = at
         phrase = place[record.labels]
         kept = phrase >= 0
-        target = BoxTarget(boxes_xyxy=record.boxes_xyxy[kept], phrase=phrase[kept], ignore=record.crowd[kept])
+        target = BoxTarget(
+            boxes_xyxy=record.boxes_xyxy[kept], phrase=phrase[kept], ignore=record.crowd[kept],
+            masks=None if record.masks is None else record.masks[kept],
+        )  # fmt: skip
         turn = Turn(task=self.task, phrases=tuple(phrases), target=target)
         return Sample(pictures=(record.picture,), turns=(turn,), source=record.source)
+
+
+@register_asker("segmentation")
+class MaskAsker(BoxAsker):
+    """As for boxes, each with its mask where the data set has one."""
+
+    task = "segmentation"
+    needs = frozenset({"masks"})
 
 
 def contents(record: Record) -> tuple[list[int], list[int]]:

@@ -59,6 +59,7 @@ class Dataset:
     split: str
     reader: Reader
     wording: Wording
+    task: str
 
     @property
     def name(self) -> str:
@@ -66,8 +67,8 @@ class Dataset:
 
     @property
     def key(self) -> str:
-        """Name of data set and split, for plans and reports."""
-        return f"{self.card.name}/{self.split}"
+        """Name of data set and split, and the task where it is not the card's, for plans and reports."""
+        return f"{self.card.name}/{self.split}" + ("" if self.task == self.card.task else f" ({self.task})")
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -86,19 +87,19 @@ class Dataset:
 
     def ask_about(self, item: Record | Sample, rng: np.random.Generator) -> Sample:
         """A training sample from what was read; what is a sample already stays as it is."""
-        return item if isinstance(item, Sample) else ASKERS[self.card.task].draw(item, self.wording, rng)
+        return item if isinstance(item, Sample) else ASKERS[self.task].draw(item, self.wording, rng)
 
     def ask_all(self, index: int, *, chunk: int | None = None) -> tuple[Sample, ...]:
         """The evaluation samples at ``index``: everything is asked, in a fixed order."""
         item = self.read(index)
-        return (item,) if isinstance(item, Sample) else ASKERS[self.card.task].every(item, self.wording, chunk=chunk)
+        return (item,) if isinstance(item, Sample) else ASKERS[self.task].every(item, self.wording, chunk=chunk)
 
     def report(self) -> str:
         return self.reader.report()
 
     def digest(self) -> str:
         """Hash of all that decides the samples: annotations, wording, task."""
-        words = f"{self.card.task} {self.reader.digest()} {self.names} {_plain(self.wording)}"
+        words = f"{self.task} {self.reader.digest()} {self.names} {_plain(self.wording)}"
         return hashlib.sha256(words.encode()).hexdigest()
 
 
@@ -127,13 +128,15 @@ def load_card(name_or_path: str | Path) -> Card:
 
 
 def open_dataset(
-    card: Card | str | Path, split: str, data_root: str | Path | None = None, *, card_folder: Path | None = None
-) -> Dataset:
+    card: Card | str | Path, split: str, data_root: str | Path | None = None, *, task: str | None = None,
+    card_folder: Path | None = None,
+) -> Dataset:  # fmt: skip
     """Open a split of a card.
 
     Args:
         card: a card, or what ``load_card`` takes.
         split: one of the card's splits.
+        task: what the samples ask for, where it is not the card's task.
         data_root: folder that relative roots are below; ``$VISIONLLM_DATA`` if None.
         card_folder: folder of the lists a card names, where ``card`` is not a path itself; the catalogue if None.
 
@@ -145,19 +148,21 @@ def open_dataset(
         card = load_card(card)
     if split not in card.splits:
         raise DatasetError(f"{card.name}: no split {split!r}; it has {', '.join(card.splits)}")
-    ASKERS[card.task]  # an unknown task is told before anything is read
+    task = card.task if task is None else task
+    asker = ASKERS[task]  # an unknown task is told before anything is read
     reader_class = FORMATS[card.format]
     place = Place(
         dataset=card.name,
         root=_root(card, data_root) if reader_class.needs_root else None,
         card_folder=(card_folder or catalogue_folder()).resolve(),
         names=tuple(card.names) if card.names is not None else None,
+        needs=asker.needs,
     )
     values = validate(reader_class.Split, card.splits[split], source=f"{card.name}: splits.{split}")
     reader = reader_class.open(values, place)
     wording = _wording(card, reader.wording)
     check_wording(wording, reader.names, source=card.name)
-    return Dataset(card=card, split=split, reader=reader, wording=wording)
+    return Dataset(card=card, split=split, reader=reader, wording=wording, task=task)
 
 
 def _card_path(name_or_path: str | Path) -> Path:

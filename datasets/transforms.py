@@ -16,6 +16,7 @@ from pydantic import Field, PositiveFloat, PositiveInt, field_validator
 
 from visionllm.core.config import Config
 from visionllm.core.geometry import Geometry
+from visionllm.core.masks import Mask, mask_array, moved_masks
 from visionllm.core.sample import Picture, Record, Sample
 
 _SIDES = re.compile(r"\b(left|right|leftmost|rightmost|lefthand|righthand|clockwise|west|east)\b", re.IGNORECASE)
@@ -125,6 +126,7 @@ def shrunk(record: Record, longest: int) -> Record:
         record,
         picture=replace(record.picture, pixels=geometry.picture(record.picture.pixels)),
         boxes_xyxy=geometry.boxes_exact(record.boxes_xyxy).reshape(-1, 4),
+        masks=None if record.masks is None else moved_masks(record.masks, geometry),
         extra={},
     )
 
@@ -139,6 +141,7 @@ def mosaic(records: list[Record], rng: np.random.Generator) -> Record:
     centre_x, centre_y = (int(side * rng.uniform(0.35, 0.65)) for side in (width, height))
     canvas = np.empty((height, width, 3), np.uint8)
     boxes_xyxy, labels, crowd = [], [], []
+    masks: list[Mask | None] = []
     for number, record in enumerate(records):
         x1, x2 = ((0, centre_x), (centre_x, width))[number % 2]
         y1, y2 = ((0, centre_y), (centre_y, height))[number // 2]
@@ -148,12 +151,16 @@ def mosaic(records: list[Record], rng: np.random.Generator) -> Record:
         boxes_xyxy.append(moved[kept] + np.array([x1, y1, x1, y1], np.float32))
         labels.append(record.labels[kept])
         crowd.append(record.crowd[kept])
+        if record.masks is not None:
+            place = geometry.then(Geometry.crop(geometry.output_size, (-x1, -y1, width - x1, height - y1)))
+            masks += moved_masks(record.masks[kept], place).tolist()
     return replace(
         records[0],
         picture=Picture(pixels=canvas, name=f"mosaic of {', '.join(record.picture.name for record in records)}"),
         boxes_xyxy=np.concatenate(boxes_xyxy).astype(np.float32),
         labels=np.concatenate(labels),
         crowd=np.concatenate(crowd),
+        masks=None if records[0].masks is None else mask_array(masks),
         extra={},
     )
 

@@ -32,12 +32,13 @@ class Context:
 class Decoder(nn.Module):
     """A head under super links. Results are in pixels of the original picture.
 
-    A subclass sets ``name``, ``tasks``, ``Config`` and ``Options`` and implements the methods below. ``Config`` builds
-    the decoder; ``Options`` are per call (``model.ask(..., options={decoder name: {...}})``).
+    A subclass sets ``name``, ``tasks``, ``Config`` and ``Options`` and implements the methods below. A decoder built
+    without the parts of a task sets a shorter ``tasks`` on itself. ``Config`` builds the decoder; ``Options`` are per
+    call (``model.ask(..., options={decoder name: {...}})``).
     """
 
     name: ClassVar[str]
-    tasks: ClassVar[tuple[Task, ...]]
+    tasks: tuple[Task, ...]
     Config: ClassVar[type[Settings]]
     Options: ClassVar[type[Settings]]
 

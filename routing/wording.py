@@ -3,7 +3,7 @@
 A file holds ``groups``; each pairs question wordings with the one reply that answers them, so that the reply follows
 from the question and a trained model's greedy reply is predictable word for word. The first group is canonical: the
 known-task path renders it. ``{phrases}`` in a question is the list of what is asked, ``{links}`` in a reply the routed
-list.
+list. With ``base: other.yaml`` everything but ``groups`` and ``branches`` is taken from there, unless the file says it.
 """
 
 from __future__ import annotations
@@ -50,5 +50,9 @@ def load_templates(name: str) -> Templates:
     """Templates of a task from ``routing/templates/<name>``, or ``package:file`` for a plugin's own."""
     package, _, file = name.rpartition(":")
     folder = resources.files(package) if package else resources.files("visionllm.routing") / "templates"
-    text = (folder / file).read_text(encoding="utf-8")
-    return validate(Templates, yaml.safe_load(text), source=name)
+    values = yaml.safe_load((folder / file).read_text(encoding="utf-8"))
+    if isinstance(values, dict) and "base" in values:
+        base = load_templates(values["base"])
+        kept = {key: getattr(base, key) for key in Templates.model_fields if key not in ("groups", "branches")}
+        values = kept | {key: value for key, value in values.items() if key != "base"}
+    return validate(Templates, values, source=name)

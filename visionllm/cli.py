@@ -74,6 +74,7 @@ def eval(
     dataset: Annotated[str, typer.Option(help="A name of the catalogue, or the path of a card.")],
     model: Model = None,
     split: Annotated[str, typer.Option(help="Split of the card.")] = "val",
+    task: Annotated[str | None, typer.Option(help="What to ask; the card's task by default.")] = None,
     known: Annotated[bool, typer.Option("--known", help="Measure the known-task path.")] = False,
     json_path: Annotated[Path | None, typer.Option("--json", help="Write the report here.")] = None,
     limit: Annotated[int | None, typer.Option(help="First so many samples.")] = None,
@@ -88,7 +89,7 @@ def eval(
 
     vision = VisionLLM.from_pretrained(model, device=device)
     report = evaluate(
-        vision, dataset, split, data_root=data_root, known=known, limit=limit, chunk=chunk, among=among,
+        vision, dataset, split, data_root=data_root, task=task, known=known, limit=limit, chunk=chunk, among=among,
         batch_size=batch_size, progress=_progress,
     )  # fmt: skip
     text = json.dumps(report, indent=2)

@@ -58,6 +58,7 @@ class Source(Config):
 
     dataset: str
     split: str = "train"
+    task: str | None = Field(None, description="what is asked of it, where that is not the card's task")
     weight: float = Field(1.0, ge=0)
 
 
@@ -230,7 +231,7 @@ def make_loader(config: TrainConfig, rank: int = 0, world_size: int = 1) -> Load
     """The plan of a run and what reads it."""
     run = config.train
     return Loader(
-        [open_dataset(source.dataset, source.split, run.data_root) for source in config.data],
+        [open_dataset(source.dataset, source.split, run.data_root, task=source.task) for source in config.data],
         [source.weight for source in config.data],
         batch_size=run.batch_size, seed=run.seed, augment=config.augment, rank=rank, world_size=world_size,
         max_side=run.max_side, cache_bytes=run.cache_bytes,

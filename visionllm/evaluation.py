@@ -38,6 +38,7 @@ class Setting:
         chunk: phrases in one question; None asks for all names of the data set at once.
         among: fill every question up to so many phrases with invented names; they are routed like any other, and only
             the boxes of the data set's own names are scored. None adds nothing.
+        task: what is asked, where it is not the card's task.
         canonical: ask in the canonical wording instead of drawn ones.
         options: per-call options of the decoders, such as ``{"objects": {"longest": 448}}``.
     """
@@ -48,6 +49,7 @@ class Setting:
     seed: int = 0
     chunk: int | None = None
     among: int | None = None
+    task: str | None = None
     canonical: bool = False
     options: dict[str, Any] = field(default_factory=dict)
 
@@ -73,8 +75,8 @@ def evaluate(
         the numbers of pictures and questions, seconds, and what was asked how.
     """
     how = Setting(**settings)
-    data = dataset if isinstance(dataset, Dataset) else open_dataset(dataset, split, data_root)
-    task = TASKS[data.card.task]
+    data = dataset if isinstance(dataset, Dataset) else open_dataset(dataset, split, data_root, task=how.task)
+    task = TASKS[data.task]
     if task not in model.tasks:
         raise ConfigError(f"{data.name}: task {task.name!r} is not loaded in this model")
     total = len(data) if how.limit is None else min(how.limit, len(data))

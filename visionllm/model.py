@@ -71,7 +71,7 @@ class VisionLLM(Answering, PreTrainedModel):
         self.decoders = nn.ModuleDict(
             {name: DECODERS[name].from_config(value, self.mllm.hidden_size) for name, value in settings.items()}
         )
-        self.tasks: tuple[Task, ...] = tuple(task for name in settings for task in DECODERS[name].tasks)
+        self.tasks: tuple[Task, ...] = tuple(task for _, decoder in self._decoders() for task in decoder.tasks)
         self.link_queries = LinkQueries((t for task in self.tasks for t in task.tokens), self.mllm.hidden_size)
         self.vocabulary = vocabulary if isinstance(vocabulary, Vocabulary) else vocabulary(self.tasks)
         self.mllm.resize_vocabulary(len(self.vocabulary))

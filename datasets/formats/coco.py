@@ -12,6 +12,7 @@ import numpy as np
 
 from visionllm.core.config import Config
 from visionllm.core.errors import AnnotationError
+from visionllm.core.masks import Mask, mask_array
 from visionllm.core.media import load_picture
 from visionllm.core.sample import Record, Source
 from visionllm.datasets.formats.reader import (
@@ -42,7 +43,8 @@ class CocoSplit(Config):
 class CocoReader:
     """Pictures in the order of the file; pictures without annotations stay, as negatives.
 
-    ``Record.extra`` holds ``image_id``, ``annotation_id`` (N,) and ``area`` (N,) as annotated.
+    ``Record.masks`` are filled where the task learns from masks. ``Record.extra`` holds ``image_id``, ``annotation_id``
+    (N,) and ``area`` (N,) as annotated.
     """
 
     Split: ClassVar[type[Config]] = CocoSplit
@@ -50,8 +52,9 @@ class CocoReader:
     wording = Wording()
 
     def __init__(
-        self, *, dataset: str, root: Path, images: str, annotations: Path, names: tuple[str, ...] | None
-    ) -> None:
+        self, *, dataset: str, root: Path, images: str, annotations: Path, names: tuple[str, ...] | None,
+        masks: bool = False,
+    ) -> None:  # fmt: skip
         data = read_bytes(annotations, limit=MAX_BYTES)
         self.dataset, self._root, self._images = dataset, root, images
         self._digest = hashlib.sha256(data).hexdigest()
@@ -66,6 +69,7 @@ class CocoReader:
         self._order = np.argsort(objects["picture"], kind="stable")
         self._starts = np.searchsorted(objects["picture"][self._order], np.arange(len(self._pictures) + 1))
         self._file = annotations
+        self._outlines = [entry.get("segmentation") for entry in table.content["annotations"]] if masks else None
 
     @classmethod
     def open(cls, split: Any, place: Place) -> CocoReader:
@@ -75,8 +79,9 @@ class CocoReader:
         where = f"{place.dataset}: annotations"
         annotations = existing(below(place.root, split.annotations, source=where), source=where)
         return cls(
-            dataset=place.dataset, root=place.root, images=split.images, annotations=annotations, names=place.names
-        )
+            dataset=place.dataset, root=place.root, images=split.images, annotations=annotations, names=place.names,
+            masks="masks" in place.needs,
+        )  # fmt: skip
 
     def __len__(self) -> int:
         return len(self._pictures)
@@ -97,6 +102,7 @@ class CocoReader:
             labels=self._objects["label"][rows],
             crowd=self._objects["crowd"][rows],
             source=source,
+            masks=self._masks(rows, picture.size, source),
             extra={
                 "image_id": entry["id"],
                 "annotation_id": self._objects["id"][rows],
@@ -114,6 +120,21 @@ class CocoReader:
     def boxes(self) -> Boxes:
         """All boxes of the split after cleaning, for reports and checks."""
         return self._boxes
+
+    def _masks(self, rows: np.ndarray, size: tuple[int, int], source: Source) -> np.ndarray | None:
+        """(N,) masks out of polygons or run-length codes, None where an object has neither."""
+        if self._outlines is None:
+            return None
+        found: list[Mask | None] = []
+        for row in rows.tolist():
+            outline, where = self._outlines[row], f"{source}: {self._file}: annotations[{row}]"
+            if not outline:
+                found.append(None)
+            elif isinstance(outline, list):
+                found.append(Mask.from_polygons(outline, size, source=where))
+            else:
+                found.append(Mask.from_rle(outline, size=size, source=f"{where}.segmentation"))
+        return mask_array(found)
 
     def _check_finite(self, rows: np.ndarray, source: Source) -> None:
         broken = rows[~self._boxes.finite[rows]]

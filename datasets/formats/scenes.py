@@ -9,6 +9,7 @@ import numpy as np
 from pydantic import Field, PositiveInt
 
 from visionllm.core.config import Config
+from visionllm.core.masks import Mask, mask_array
 from visionllm.core.sample import Picture, Record, Source
 from visionllm.datasets.formats.reader import Place, Wording, register_format
 
@@ -23,16 +24,16 @@ class ScenesSplit(Config):
 
 @register_format("scenes")
 class ScenesReader:
-    """``Record.extra["scene"]`` is the whole scene: masks, keypoints, attributes, relations."""
+    """``Record.extra["scene"]`` is the whole scene: keypoints, attributes, relations."""
 
     Split: ClassVar[type[Config]] = ScenesSplit
     needs_root: ClassVar[bool] = False
 
-    def __init__(self, *, dataset: str, length: int, seed: int, size: tuple[int, int]) -> None:
+    def __init__(self, *, dataset: str, length: int, seed: int, size: tuple[int, int], masks: bool = False) -> None:
         # Imported here: data sets of files need nothing that draws.
         from visionllm.datasets.scenes import CATEGORIES, draw_scene
 
-        self.dataset, self._length, self._seed, self._size = dataset, length, seed, size
+        self.dataset, self._length, self._seed, self._size, self._with_masks = dataset, length, seed, size, masks
         self._draw = draw_scene
         self.names = tuple(category.name for category in CATEGORIES)
         self.wording = Wording(
@@ -42,7 +43,9 @@ class ScenesReader:
 
     @classmethod
     def open(cls, split: Any, place: Place) -> ScenesReader:
-        return cls(dataset=place.dataset, length=split.length, seed=split.seed, size=split.size)
+        return cls(
+            dataset=place.dataset, length=split.length, seed=split.seed, size=split.size, masks="masks" in place.needs
+        )
 
     def __len__(self) -> int:
         return self._length
@@ -54,6 +57,7 @@ class ScenesReader:
         scene = self._draw(seed, size=self._size)
         boxes = [thing.box_xyxy for thing in scene.objects]
         labels = [self.names.index(thing.category) for thing in scene.objects]
+        masks = mask_array([Mask.of(scene.mask(i)) for i in range(len(boxes))]) if self._with_masks else None
         return Record(
             picture=Picture(pixels=scene.image, name=f"scene {seed}"),
             names=self.names,
@@ -61,6 +65,7 @@ class ScenesReader:
             labels=np.array(labels, np.int64),
             crowd=np.zeros(len(boxes), bool),
             source=Source(dataset=self.dataset, index=index, file=f"scene {seed}"),
+            masks=masks,
             extra={"scene": scene},
         )
 

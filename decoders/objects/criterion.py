@@ -36,8 +36,11 @@ from visionllm.core.boxes import (
     generalized_box_iou,
     xyxy_to_cxcywh,
 )
+from visionllm.core.masks import Mask
 from visionllm.decoders.objects.detector import Encoded, LayerOutput
 
+# Per picture (query rows, target rows).
+Pairs = list[tuple[Tensor, Tensor]]
 PARTS = ("class", "contrast", "l1", "giou")
 # Exponent of the weight of negatives, and of the IoU in the target of positives. DEIM takes 1.5 for both; boxes of a
 # detector from scratch overlap by 0.4 for most of a training, and a target of 0.25 gives classes no reason to part.
@@ -48,10 +51,12 @@ MATCH_CLASS, MATCH_L1, MATCH_GIOU = 2.0, 5.0, 2.0
 
 @dataclass(kw_only=True, slots=True, frozen=True, eq=False)
 class Truth:
-    """Targets of a batch: per picture (M, 4) cxcywh_norm boxes and (M,) phrase indices; (B, P) presence in {0, 1}."""
+    """Targets of a batch: per picture (M, 4) cxcywh_norm boxes, (M,) phrase indices and M masks, None where there is
+    none to learn; (B, P) presence in {0, 1}."""
 
     boxes: list[Tensor]
     phrases: list[Tensor]
+    masks: list[list[Mask | None]]
     present_BP: Tensor
 
 
@@ -71,24 +76,21 @@ class Denoising:
     content_BNC: Tensor
     reference_BN4: Tensor
     closed_NN: Tensor
-    positive: list[tuple[Tensor, Tensor]]
+    positive: Pairs
     count: int
     groups: int
 
 
-def set_loss(layer: LayerOutput, truth: Truth, padding_BP: Tensor) -> dict[str, Tensor]:
-    """Match the queries of one layer to the targets and sum the losses of classification, L1 and GIoU."""
-    pairs = [
+def match(layer: LayerOutput, truth: Truth) -> Pairs:
+    """The queries of one layer matched to the targets."""
+    return [
         _match(layer.logits_BNP[b].detach(), layer.boxes_BN4[b].detach(), truth.boxes[b], truth.phrases[b])
         for b in range(len(truth.boxes))
     ]
-    return paired_loss(layer, truth, pairs, padding_BP)
 
 
-def paired_loss(
-    layer: LayerOutput, truth: Truth, pairs: list[tuple[Tensor, Tensor]], padding_BP: Tensor
-) -> dict[str, Tensor]:
-    """Losses of queries whose targets are known: ``pairs`` holds (query rows, target rows) of each picture."""
+def paired_loss(layer: LayerOutput, truth: Truth, pairs: Pairs, padding_BP: Tensor) -> dict[str, Tensor]:
+    """Losses of queries whose targets are known: classification, contrast, L1 and GIoU, summed."""
     batch = torch.cat([torch.full_like(rows, b) for b, (rows, _) in enumerate(pairs)])
     rows = torch.cat([rows for rows, _ in pairs])
     boxes = torch.cat([truth.boxes[b][cols] for b, (_, cols) in enumerate(pairs)])

@@ -1,4 +1,4 @@
-"""The objects decoder: every phrase of a picture in one pass, boxes and presence out.
+"""The objects decoder: every phrase of a picture in one pass, boxes, masks and presence out.
 
 L = links, Q = queries of a link, D = width of the language model, P = phrases of a picture, C = width of the detector.
 """
@@ -6,7 +6,7 @@ L = links, Q = queries of a link, D = width of the language model, P = phrases o
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,9 +16,10 @@ from pydantic import Field, PositiveInt
 from torch import Tensor, nn
 from torchvision.ops import nms
 
-from visionllm.core.boxes import cxcywh_to_xyxy
 from visionllm.core.config import Config
 from visionllm.core.detections import Detections
+from visionllm.core.instances import Masks
+from visionllm.core.masks import Mask, mask_array
 from visionllm.core.pixels import Pixels, PixelSpec
 from visionllm.core.sample import Picture
 from visionllm.core.superlink import SuperLinks
@@ -26,6 +27,7 @@ from visionllm.core.task import Task, Token, register_task
 from visionllm.decoders.base import Context, Decoder, register_decoder
 from visionllm.decoders.objects import criterion
 from visionllm.decoders.objects.detector import Encoded, LayerOutput, LinkDetector
+from visionllm.decoders.objects.masks import MaskHead, cutter, mask_losses
 from visionllm.decoders.objects.phrases import PhraseHead
 
 PHRASE_MULTIPLE = 8
@@ -46,6 +48,19 @@ DETECTION = register_task(
         },
     )
 )  # fmt: skip
+SEGMENTATION = register_task(
+    Task(
+        name="segmentation",
+        tokens=(Token(text="[SEG]", queries=4),),
+        decoder="objects",
+        result="masks",
+        verb="segment",
+        templates="segmentation.yaml",
+        metric="segmentation",
+        loss_weights={"mask": 5.0, "dice": 5.0},
+    )
+)
+_MASKED = {token.text for token in SEGMENTATION.tokens}
 
 
 class ObjectsConfig(Config):
@@ -61,6 +76,9 @@ class ObjectsConfig(Config):
     threshold: float = Field(0.3, description="default score threshold, fixed on training data")
     overlap: float | None = Field(
         None, gt=0, le=1, description="IoU above which the weaker of two boxes of a phrase is dropped; None keeps both"
+    )
+    mask_width: int | None = Field(
+        None, gt=0, multiple_of=8, description="width of a mask embedding; None leaves out the masks and their task"
     )
     phrases_per_pass: PositiveInt = Field(
         16, description="longer lists are answered in several passes over one set of features"
@@ -84,14 +102,14 @@ class _Group:
 
 @register_decoder("objects")
 class ObjectsDecoder(Decoder):
-    """Grounding DINO under super links.
+    """Grounding DINO under super links, with masks of its boxes where ``mask_width`` is set.
 
     One link becomes one phrase embedding (``PhraseHead``). All phrases of a picture share one pass in training.
     Answering, a long list is cut into passes of ``phrases_per_pass`` over the same features: phrases of a pass share
     its queries and are fused into one picture, so among 80 each would find fewer of its objects than alone.
     """
 
-    tasks = (DETECTION,)
+    tasks = (DETECTION, SEGMENTATION)
     Config = ObjectsConfig
     Options = ObjectsOptions
 
@@ -108,13 +126,17 @@ class ObjectsDecoder(Decoder):
         dense: bool = True,
         threshold: float = 0.3,
         overlap: float | None = None,
+        mask_width: int | None = None,
         phrases_per_pass: int = 16,
     ) -> None:
         super().__init__()
+        if mask_width is None:
+            self.tasks = (DETECTION,)
         self.detector = LinkDetector(network, group_norm)
         width = self.detector.width
         self.phrase_head = PhraseHead(DETECTION.tokens[0].queries, link_width, width)
         self.presence_head = nn.Sequential(nn.LayerNorm(width), nn.Linear(width, width), nn.GELU(), nn.Linear(width, 1))
+        self.mask_head = None if mask_width is None else MaskHead(width, mask_width)
         self.presence_weight = nn.Parameter(torch.tensor([1.0, 0.0]))
         self.link_width, self.longest = link_width, longest
         self.denoising, self.label_noise, self.box_noise, self.dense = denoising, label_noise, box_noise, dense
@@ -134,22 +156,27 @@ class ObjectsDecoder(Decoder):
         for bucket, rows, groups in _buckets(links, ctx):
             phrases_BPC, padding_BP = _stack(phrases, groups)
             truth = _truth(groups, links, ctx, padding_BP)
-            features = self.detector.features(bucket.values[rows], bucket.mask[rows])
-            encoded = self.detector.encode(features, phrases_BPC, padding_BP)
-            for name, value in self._bucket_loss(encoded, truth).items():
+            pixels = bucket.values[rows]
+            encoded = self.detector.encode(self.detector.features(pixels, bucket.mask[rows]), phrases_BPC, padding_BP)
+            for name, value in self._bucket_loss(pixels, encoded, truth).items():
                 total[name] = total[name] + value
         return dict(total)
 
     def counts(self, links: SuperLinks, ctx: Context) -> dict[str, float]:
         found: dict[tuple[int, int], int] = defaultdict(int)
+        masks = 0
         for i, meta in enumerate(links.meta):
-            found[(meta.sample, meta.media[0])] += len(_target(links, i, ctx)[0])
+            boxes_xyxy, own, _ = _target(links, i, ctx)
+            found[(meta.sample, meta.media[0])] += len(boxes_xyxy)
+            masks += sum(mask is not None for mask in own)
         # A picture without any object still teaches what is not there and counts as one box; picture by picture, so
         # that the counts of parts add up to the count of the whole.
         boxes = float(sum(max(1, count) for count in found.values()))
         layers = float(self.detector.config.decoder_layers)
         divisors = {"presence": float(len(links))}
         divisors |= dict.fromkeys(criterion.PARTS, layers * boxes)
+        if self.mask_head is not None:
+            divisors |= dict.fromkeys(("mask", "dice"), layers * masks)
         if self.dense:
             divisors |= {f"dense_{name}": 4 * boxes for name in criterion.PARTS}
         if self.denoising:
@@ -162,18 +189,28 @@ class ObjectsDecoder(Decoder):
         results: dict[int, Detections] = {}
         phrases = self._phrases(links, observe=False)
         for bucket, rows, pictures in _buckets(links, ctx):
-            features = self.detector.features(bucket.values[rows], bucket.mask[rows])
+            pixels = bucket.values[rows]
+            features = self.detector.features(pixels, bucket.mask[rows])
             row_of, groups = _passes(pictures, self.phrases_per_pass)
             phrases_BPC, padding_BP = _stack(phrases, groups)
             encoded = self.detector.encode(features.take(row_of), phrases_BPC, padding_BP)
             last = self.detector.decode(encoded, *self.detector.select(encoded), None)[-1]
             presence_BP = self._presence(encoded, last).sigmoid()
+            masked = [any(links.meta[link].token in _MASKED for link in group.links) for group in groups]
+            maps = self._mask_maps(pixels[row_of], encoded) if any(masked) else None
             for b, group in enumerate(groups):
                 picture = ctx.batch.samples[group.owner[0]].pictures[group.owner[1]]
+                boxes_xyxy = _in_picture(last.boxes_BN4[b], picture)
+                cut = None
+                if maps is not None and self.mask_head is not None:
+                    cut = cutter(
+                        maps[b], encoded.ratios_BL2[b, 0], self.mask_head(last.hidden_BNC[b]), boxes_xyxy, picture.size
+                    )
                 for p, link in enumerate(group.links):
-                    results[link] = _detections(
-                        links.meta[link].phrase, picture, last.boxes_BN4[b], last.logits_BNP[b, :, p].sigmoid(),
+                    results[link] = _found(
+                        links.meta[link].phrase, picture, boxes_xyxy, last.logits_BNP[b, :, p].sigmoid(),
                         float(presence_BP[b, p]), threshold, options.max_boxes, self.overlap,
+                        cut if links.meta[link].token in _MASKED else None,
                     )  # fmt: skip
         return [results[i] for i in range(len(links))]
 
@@ -182,14 +219,15 @@ class ObjectsDecoder(Decoder):
         side = 64
         nothing = torch.zeros(self.phrase_head.queries, self.link_width, device=device)
         phrases = self.phrase_head(nothing, observe=False)[None]
-        features = self.detector.features(
-            torch.zeros(1, 3, side, side, device=device), torch.ones(1, side, side, dtype=torch.bool, device=device)
-        )
+        pixels = torch.zeros(1, 3, side, side, device=device)
+        features = self.detector.features(pixels, torch.ones(1, side, side, dtype=torch.bool, device=device))
         encoded = self.detector.encode(features, phrases, torch.zeros(1, 1, dtype=torch.bool, device=device))
         layers = self.detector.decode(encoded, *self.detector.select(encoded), None)
         tokens = torch.where(encoded.valid_BS[..., None], encoded.logits_BSP, torch.zeros_like(encoded.logits_BSP))
         # Every layer: references are detached, so the last one does not reach the heads before it.
         total = tokens.sum() + encoded.box_logits_BS4.sum() + self._presence(encoded, layers[-1]).sum()
+        if self.mask_head is not None:
+            total = total + self.mask_head.pixels(pixels, encoded).sum() + self.mask_head(layers[-1].hidden_BNC).sum()
         return total + torch.stack([layer.logits_BNP.sum() + layer.boxes_BN4.sum() for layer in layers]).sum()
 
     def _phrases(self, links: SuperLinks, *, observe: bool = True) -> Tensor:
@@ -197,7 +235,11 @@ class ObjectsDecoder(Decoder):
         assert set(links.queries) <= {self.phrase_head.queries}, "states of links of other lengths would run together"
         return self.phrase_head(links.states, observe=observe)
 
-    def _bucket_loss(self, encoded: Encoded, truth: criterion.Truth) -> dict[str, Tensor]:
+    def _mask_maps(self, pixels_B3HW: Tensor, encoded: Encoded) -> Tensor:
+        assert self.mask_head is not None, "a link of masks reached a decoder without them"
+        return self.mask_head.pixels(pixels_B3HW, encoded)
+
+    def _bucket_loss(self, pixels_B3HW: Tensor, encoded: Encoded, truth: criterion.Truth) -> dict[str, Tensor]:
         content, reference = self.detector.select(encoded)
         noised = None
         if self.denoising and self.training:
@@ -212,20 +254,42 @@ class ObjectsDecoder(Decoder):
             reference = torch.cat([noised.reference_BN4, reference], 1)
         layers = self.detector.decode(encoded, content, reference, None if noised is None else noised.closed_NN)
         losses: dict[str, Tensor] = {}
+        wanted = [[i for i, mask in enumerate(masks) if mask is not None] for masks in truth.masks]
+        maps = self._mask_maps(pixels_B3HW, encoded) if any(wanted) else None
         for layer in layers:
-            plain = LayerOutput(logits_BNP=layer.logits_BNP[:, start:], boxes_BN4=layer.boxes_BN4[:, start:])
-            _add(losses, "", criterion.set_loss(plain, truth, encoded.phrase_padding_BP))
+            plain = layer.queries(start)
+            pairs = criterion.match(plain, truth)
+            _add(losses, "", criterion.paired_loss(plain, truth, pairs, encoded.phrase_padding_BP))
+            if self.mask_head is not None:
+                _add(losses, "", self._mask_loss(maps, encoded, plain, truth, pairs))
             if noised is not None:
-                extra = LayerOutput(logits_BNP=layer.logits_BNP[:, :start], boxes_BN4=layer.boxes_BN4[:, :start])
+                extra = layer.queries(0, start)
                 part = criterion.paired_loss(extra, truth, noised.positive, encoded.phrase_padding_BP)
                 _add(losses, "denoise_", {name: value / noised.groups for name, value in part.items()})
         if self.dense:
             _add(losses, "dense_", criterion.dense_loss(encoded, truth))
-        presence = self._presence(encoded, LayerOutput(
-            logits_BNP=layers[-1].logits_BNP[:, start:], boxes_BN4=layers[-1].boxes_BN4[:, start:]
-        ))  # fmt: skip
+        presence = self._presence(encoded, layers[-1].queries(start))
         losses["presence"] = criterion.presence_loss(presence, truth, encoded.phrase_padding_BP)
         return losses
+
+    def _mask_loss(
+        self,
+        maps_BMHW: Tensor | None,
+        encoded: Encoded,
+        layer: LayerOutput,
+        truth: criterion.Truth,
+        pairs: criterion.Pairs,
+    ) -> dict[str, Tensor]:
+        """Of the matched queries whose targets have a mask; zeros where none has."""
+        if maps_BMHW is None or self.mask_head is None:
+            return dict.fromkeys(("mask", "dice"), layer.boxes_BN4.new_zeros(()))
+        queries, boxes, masks = [], [], []
+        for b, (rows, targets) in enumerate(pairs):
+            kept = [i for i, target in enumerate(targets.tolist()) if truth.masks[b][target] is not None]
+            queries.append(self.mask_head(layer.hidden_BNC[b, rows[kept]]))
+            boxes.append(truth.boxes[b][targets[kept]])
+            masks.append([mask for mask in (truth.masks[b][i] for i in targets[kept].tolist()) if mask is not None])
+        return mask_losses(maps_BMHW, encoded.ratios_BL2[:, 0], queries, boxes, masks, random=self.training)
 
     def _presence(self, encoded: Encoded, last: LayerOutput) -> Tensor:
         """(B, P) presence logits: what the fused phrase says, plus the best query's score (detached)."""
@@ -271,49 +335,66 @@ def _stack(phrases_LC: Tensor, groups: list[_Group]) -> tuple[Tensor, Tensor]:
     return with_zero[index], index == len(phrases_LC)
 
 
-def _target(links: SuperLinks, link: int, ctx: Context) -> tuple[np.ndarray, np.ndarray]:
-    """(M, 4) boxes in original pixels of one link's phrase, crowds left out, and its picture's (w, h)."""
+def _target(links: SuperLinks, link: int, ctx: Context) -> tuple[np.ndarray, list[Mask | None], np.ndarray]:
+    """(M, 4) boxes in original pixels of one link's phrase, crowds left out, their masks, and its picture's (w, h).
+
+    Masks are learned behind their own token only, and only those that hold a pixel.
+    """
     meta = links.meta[link]
     sample = ctx.batch.samples[meta.sample]
     target = sample.turns[meta.turn].target
     keep = (target.phrase == meta.group) & ~target.ignored
-    return target.boxes_xyxy[keep], np.array(sample.pictures[meta.media[0]].size, np.float32)
+    masks: list[Mask | None] = [None] * int(keep.sum())
+    if meta.token in _MASKED and target.masks is not None:
+        masks = [mask if mask is not None and mask.area else None for mask in target.masks[keep].tolist()]
+    return target.boxes_xyxy[keep], masks, np.array(sample.pictures[meta.media[0]].size, np.float32)
 
 
 def _truth(groups: list[_Group], links: SuperLinks, ctx: Context, padding_BP: Tensor) -> criterion.Truth:
     device = padding_BP.device
     boxes, phrases = [], []
+    masks: list[list[Mask | None]] = []
     present = torch.zeros(padding_BP.shape, device=device)
     for b, group in enumerate(groups):
         parts, labels = [np.zeros((0, 4), np.float32)], [np.zeros(0, np.int64)]
+        masks.append([])
         for p, link in enumerate(group.links):
-            xyxy, size = _target(links, link, ctx)
+            xyxy, own, size = _target(links, link, ctx)
+            masks[-1] += own
             norm = xyxy.astype(np.float32) / np.tile(size, 2)
             parts.append(np.concatenate([(norm[:, :2] + norm[:, 2:]) / 2, norm[:, 2:] - norm[:, :2]], 1))
             labels.append(np.full(len(xyxy), p, np.int64))
             present[b, p] = float(len(xyxy) > 0)
         boxes.append(torch.from_numpy(np.concatenate(parts)).float().to(device))
         phrases.append(torch.from_numpy(np.concatenate(labels)).to(device))
-    return criterion.Truth(boxes=boxes, phrases=phrases, present_BP=present)
+    return criterion.Truth(boxes=boxes, phrases=phrases, masks=masks, present_BP=present)
 
 
-def _detections(phrase: str, picture: Picture, boxes_N4: Tensor, scores_N: Tensor, presence: float, threshold: float,
-                limit: int, overlap: float | None) -> Detections:  # fmt: skip
+def _in_picture(boxes_N4: Tensor, picture: Picture) -> np.ndarray:
+    """(N, 4) cxcywh_norm -> float32 xyxy in pixels, inside the picture."""
+    boxes = boxes_N4.float().cpu().numpy()
+    scale = np.tile(np.array(picture.size, np.float32), 2)
+    xyxy = np.concatenate([boxes[:, :2] - boxes[:, 2:] / 2, boxes[:, :2] + boxes[:, 2:] / 2], 1) * scale
+    return np.clip(xyxy, 0, scale).astype(np.float32)
+
+
+def _found(phrase: str, picture: Picture, boxes_xyxy: np.ndarray, scores_N: Tensor, presence: float, threshold: float,
+           limit: int, overlap: float | None, cut: Callable[[int], Mask] | None = None) -> Detections:  # fmt: skip
+    """What one phrase found, best first; with ``cut`` each box has its mask."""
     order = scores_N.float().argsort(descending=True, stable=True)
     order = order[scores_N[order] >= threshold]
     if overlap is not None:
-        xyxy_N4 = cxcywh_to_xyxy(boxes_N4[order].float())
-        order = order[nms(xyxy_N4, scores_N[order].float(), overlap)]
+        order = order[nms(torch.from_numpy(boxes_xyxy).to(order.device)[order], scores_N[order].float(), overlap)]
     order = order[:limit]
-    scores, boxes = scores_N[order].float().cpu().numpy(), boxes_N4[order].float().cpu().numpy()
-    width, height = picture.size
-    scale = np.array([width, height, width, height], np.float32)
-    xyxy = np.concatenate([boxes[:, :2] - boxes[:, 2:] / 2, boxes[:, :2] + boxes[:, 2:] / 2], 1) * scale
-    return Detections(
-        boxes_xyxy=np.clip(xyxy, 0, scale).astype(np.float32), scores=scores,
-        labels=np.zeros(len(scores), np.int64), phrases=(phrase,), presence=np.array([presence], np.float32),
-        size=picture.size, threshold=float(threshold), picture=picture, picture_name=picture.name,
-    )  # fmt: skip
+    rows = order.cpu().numpy()
+    fields: dict[str, Any] = {
+        "boxes_xyxy": boxes_xyxy[rows], "scores": scores_N[order].float().cpu().numpy(),
+        "labels": np.zeros(len(rows), np.int64), "phrases": (phrase,), "presence": np.array([presence], np.float32),
+        "size": picture.size, "threshold": float(threshold), "picture": picture, "picture_name": picture.name,
+    }  # fmt: skip
+    if cut is None:
+        return Detections(**fields)
+    return Masks(masks=mask_array([cut(row) for row in rows.tolist()]), **fields)
 
 
 def _add(total: dict[str, Tensor], prefix: str, part: dict[str, Tensor]) -> None:

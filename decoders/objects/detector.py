@@ -102,10 +102,18 @@ class Encoded:
 
 @dataclass(kw_only=True, slots=True, frozen=True, eq=False)
 class LayerOutput:
-    """One decoder layer: (B, N, P) phrase logits and (B, N, 4) boxes, cxcywh_norm."""
+    """One decoder layer: (B, N, P) phrase logits, (B, N, 4) boxes, cxcywh_norm, and (B, N, C) states behind both."""
 
     logits_BNP: Tensor
     boxes_BN4: Tensor
+    hidden_BNC: Tensor
+
+    def queries(self, start: int | None = None, stop: int | None = None) -> LayerOutput:
+        """Some of the queries."""
+        return LayerOutput(
+            logits_BNP=self.logits_BNP[:, start:stop], boxes_BN4=self.boxes_BN4[:, start:stop],
+            hidden_BNC=self.hidden_BNC[:, start:stop],
+        )  # fmt: skip
 
 
 class LinkDetector(nn.Module):
@@ -258,7 +266,7 @@ class LinkDetector(nn.Module):
             # Look forward twice (Zhang et al. 2022, DINO): the loss of a layer also trains the refinement before it.
             box_logits = head(normed).float() + reference_BN4
             logits = self._score(normed, encoded.phrases_BPC, encoded.phrase_padding_BP, bias)
-            outputs.append(LayerOutput(logits_BNP=logits, boxes_BN4=box_logits.sigmoid()))
+            outputs.append(LayerOutput(logits_BNP=logits, boxes_BN4=box_logits.sigmoid(), hidden_BNC=normed))
             reference_BN4 = head(hidden).float() + reference_BN4.detach()
         return outputs
 

@@ -23,6 +23,7 @@ from torch import Tensor
 
 from visionllm.core.config import validate
 from visionllm.core.errors import ConfigError
+from visionllm.core.masks import Mask, mask_array
 from visionllm.core.sample import Sample
 from visionllm.core.superlink import SuperLinks
 from visionllm.decoders import DECODERS, Context, Decoder
@@ -33,7 +34,7 @@ from visionllm.routing.vocabulary import Vocabulary
 Make = Callable[..., Any]
 WIDTH = 32
 # Variants of our own decoders; a plugin has one, called after itself.
-OWN = ["objects", "objects of grounding-dino", "objects with heads of their own"]
+OWN = ["objects", "objects of grounding-dino", "objects with heads of their own", "objects with masks"]
 
 
 @dataclass(kw_only=True, frozen=True)
@@ -65,7 +66,9 @@ def case(request: pytest.FixtureRequest, tiny_network: Make, boxed: Make) -> tup
         OWN[0]: tiny_network(),
         OWN[1]: tiny_network("grounding-dino"),
         OWN[2]: tiny_network(decoder_bbox_embed_share=False, decoder_cls_embed_share=False),
+        OWN[3]: tiny_network(),
     }
+    with_masks = request.param == OWN[3]
 
     def sample(
         phrases: tuple[str, ...], size: tuple[int, int] = (80, 60), seed: int = 0, empty: bool = False
@@ -75,10 +78,26 @@ def case(request: pytest.FixtureRequest, tiny_network: Make, boxed: Make) -> tup
         boxes = np.concatenate([low, low + np.array(size) * (0.2 + 0.25 * rng.random((3, 2)))], 1)
         named = rng.integers(len(phrases), size=3)
         table = () if empty else tuple((int(p), *box) for p, box in zip(named, boxes, strict=True))
-        return boxed(phrases=phrases, boxes=table, size=size, seed=seed)
+        made = boxed(phrases=phrases, boxes=table, size=size, seed=seed)
+        # Every other picture is asked for boxes only: both tasks meet in a batch.
+        return outlined(made) if with_masks and seed % 2 == 0 else made
 
     config = {"network": networks[request.param], "longest": 96, "group_norm": 4, "denoising": 12}
+    if with_masks:
+        config["mask_width"] = 16
     return "objects", Case(config=config, sample=sample, options={"threshold": 0.0})
+
+
+def outlined(sample: Sample) -> Sample:
+    """The sample asked for masks: the ellipse in each box."""
+    turn, size = sample.turns[0], sample.pictures[0].size
+    y, x = np.mgrid[: size[1], : size[0]] + 0.5
+    masks = [
+        Mask.of(((2 * x - x1 - x2) / (x2 - x1)) ** 2 + ((2 * y - y1 - y2) / (y2 - y1)) ** 2 < 1)
+        for x1, y1, x2, y2 in turn.target.boxes_xyxy
+    ]
+    target = replace(turn.target, masks=mask_array(masks))
+    return sample.with_turns(replace(turn, task="segmentation", target=target))
 
 
 @dataclass(kw_only=True)
@@ -141,15 +160,15 @@ def crowd(case: tuple[str, Case]) -> list[Sample]:
     return [sample(tuple("abcdef"[: 1 + 2 * i % 6]), size=size, seed=i) for i, size in enumerate(sizes)]
 
 
-def weights_of(name: str) -> set[str]:
-    return {loss for task in DECODERS[name].tasks for loss in task.loss_weights}
+def weights_of(decoder: Decoder) -> set[str]:
+    return {loss for task in decoder.tasks for loss in task.loss_weights}
 
 
 def test_losses_are_finite_sums_and_reach_the_links(case: tuple[str, Case], stage: Make, crowd: list[Sample]) -> None:
     made = stage(crowd)
     made.decoder.train()
     losses = made.decoder.loss(made.links, made.ctx)
-    assert losses.keys() == made.decoder.counts(made.links, made.ctx).keys() == weights_of(case[0])
+    assert losses.keys() == made.decoder.counts(made.links, made.ctx).keys() == weights_of(made.decoder)
     assert all(value.shape == () and bool(torch.isfinite(value)) for value in losses.values())
     sum(losses.values()).backward()
     grad = made.links.states.grad

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -13,7 +13,7 @@ from PIL import Image, ImageColor
 from visionllm.core.answer import RESULT_TYPES
 from visionllm.core.detections import COLOURS, Detections
 from visionllm.core.errors import ShapeError
-from visionllm.core.masks import Mask
+from visionllm.core.masks import Mask, mask_array
 from visionllm.core.sample import Picture
 
 if TYPE_CHECKING:
@@ -103,14 +103,6 @@ class Masks(Detections):
         counts = zip(self.phrases, self.counts, strict=True)
         phrases = ", ".join(f"{phrase} {count or 'none'}" for phrase, count in counts)
         return f"Masks({len(self)} {'mask' if len(self) == 1 else 'masks'}{': ' + phrases if phrases else ''})"
-
-
-def mask_array(masks: Sequence[Mask]) -> np.ndarray:
-    """(N,) objects; numpy left alone would look into them."""
-    array = np.empty(len(masks), dtype=object)
-    for index, mask in enumerate(masks):
-        array[index] = mask
-    return array
 
 
 def _tint(scene_HW3: np.ndarray, mask: Mask, colour: str, line: int) -> None:

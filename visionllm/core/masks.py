@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from visionllm.core.errors import AnnotationError, ShapeError
+from visionllm.core.geometry import Geometry
 
 Size = tuple[int, int]
 
@@ -137,6 +138,23 @@ class Mask:
             "counts": counts.decode() if isinstance(counts, bytes) else counts,
         }
 
+    def moved(self, geometry: Geometry) -> Mask:
+        """Through a geometry of pictures of this size; a pixel of the result is set where half of it is covered."""
+        (x, y), (height, width) = self.corner, self.patch.shape
+        if not self.patch.any():
+            return Mask(patch=np.zeros((0, 0), bool), corner=(0, 0), size=geometry.output_size)
+        window = Geometry.crop(self.size, (x, y, x + width, y + height)).inverse().then(geometry)
+        return Mask.of(window.mask(self.patch))
+
+    def at(self, points_norm: np.ndarray) -> np.ndarray:
+        """(..., 2) points normalised by the picture -> (...) bool: whether the pixel under each is set."""
+        place = np.floor(points_norm * np.array(self.size)).astype(np.int64) - np.array(self.corner)
+        inside = ((place >= 0) & (place < np.array(self.patch.shape[::-1]))).all(-1)
+        if not inside.any():
+            return inside
+        place = np.where(inside[..., None], place, 0)
+        return inside & self.patch[place[..., 1], place[..., 0]]
+
     def intersection(self, other: Mask) -> int:
         """Number of pixels set in both.
 
@@ -160,6 +178,19 @@ class Mask:
         both = self.intersection(other)
         union = self.area + other.area - both
         return both / union if union else 0.0
+
+
+def mask_array(masks: Sequence[Mask | None]) -> np.ndarray:
+    """(N,) objects; numpy left alone would look into them."""
+    array = np.empty(len(masks), dtype=object)
+    for index, mask in enumerate(masks):
+        array[index] = mask
+    return array
+
+
+def moved_masks(masks: np.ndarray, geometry: Geometry) -> np.ndarray:
+    """(N,) masks or None through a geometry."""
+    return mask_array([None if mask is None else mask.moved(geometry) for mask in masks.tolist()])
 
 
 def _code_size(value: Any, expected: Size | None, source: str) -> tuple[int, int]:

@@ -8,6 +8,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from visionllm.core.errors import ShapeError
+from visionllm.core.masks import moved_masks
 
 
 @dataclass(kw_only=True, slots=True, frozen=True)
@@ -62,11 +63,13 @@ class BoxTarget:
         boxes_xyxy: (N, 4) float32, pixels of the sample's picture, edges (x2 is exclusive).
         phrase: (N,) int64, index into the turn's phrases.
         ignore: (N,) bool, crowd regions: no loss, no false alarm.
+        masks: (N,) objects, the ``Mask`` of each box, or None where it has none; None where no box has one.
     """
 
     boxes_xyxy: np.ndarray
     phrase: np.ndarray
     ignore: np.ndarray | None = None
+    masks: np.ndarray | None = None
 
     def __post_init__(self) -> None:
         count = len(self.boxes_xyxy)
@@ -74,6 +77,8 @@ class BoxTarget:
             raise ShapeError(f"boxes_xyxy must have shape (N, 4), got {self.boxes_xyxy.shape}")
         if self.phrase.shape != (count,):
             raise ShapeError(f"phrase must have shape ({count},), got {self.phrase.shape}")
+        if self.masks is not None and self.masks.shape != (count,):
+            raise ShapeError(f"masks must have shape ({count},), got {self.masks.shape}")
 
     @property
     def ignored(self) -> np.ndarray:
@@ -81,9 +86,10 @@ class BoxTarget:
         return self.ignore if self.ignore is not None else np.zeros(len(self.boxes_xyxy), bool)
 
     def transform(self, geometry: Any) -> BoxTarget:
-        """Carry the boxes through a geometry (``datasets.transforms``), dropping those that leave the picture."""
+        """Carry boxes and masks through a geometry (``datasets.transforms``), dropping those that leave the picture."""
         boxes_xyxy, kept = geometry.boxes(self.boxes_xyxy)
-        return BoxTarget(boxes_xyxy=boxes_xyxy[kept], phrase=self.phrase[kept], ignore=self.ignored[kept])
+        masks = None if self.masks is None else moved_masks(self.masks[kept], geometry)
+        return BoxTarget(boxes_xyxy=boxes_xyxy[kept], phrase=self.phrase[kept], ignore=self.ignored[kept], masks=masks)
 
 
 @dataclass(kw_only=True, slots=True, frozen=True, eq=False)
@@ -128,7 +134,8 @@ class Record:
         labels: (N,) int64, index into ``names``.
         crowd: (N,) bool.
         source: where it came from.
-        extra: further annotations of the format by name (masks, keypoints, captions).
+        masks: (N,) objects, ``Mask`` or None; None where nobody asked for masks or the format has none.
+        extra: further annotations of the format by name (keypoints, captions).
     """
 
     picture: Picture
@@ -137,4 +144,5 @@ class Record:
     labels: np.ndarray
     crowd: np.ndarray
     source: Source
+    masks: np.ndarray | None = None
     extra: dict[str, Any] = field(default_factory=dict)

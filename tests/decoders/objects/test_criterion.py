@@ -26,7 +26,16 @@ OPEN = torch.zeros(1, 2, dtype=torch.bool)
 def truth_of(boxes: list[list[float]], phrases: list[int], count: int = 2) -> Truth:
     table = torch.tensor(boxes, dtype=torch.float32).reshape(-1, 4)
     present = torch.tensor([[float(p in phrases) for p in range(count)]])
-    return Truth(boxes=[table], phrases=[torch.tensor(phrases, dtype=torch.long)], present_BP=present)
+    return Truth(boxes=[table], phrases=[torch.tensor(phrases, dtype=torch.long)], masks=[[None] * len(table)],
+                 present_BP=present)  # fmt: skip
+
+
+def layer_of(logits: Tensor, boxes: Tensor) -> LayerOutput:
+    return LayerOutput(logits_BNP=logits, boxes_BN4=boxes, hidden_BNC=torch.zeros(*boxes.shape[:2], 4))
+
+
+def set_loss(layer: LayerOutput, truth: Truth, padding: Tensor) -> dict[str, Tensor]:
+    return criterion.paired_loss(layer, truth, criterion.match(layer, truth), padding)
 
 
 def logit(p: float) -> float:
@@ -58,11 +67,11 @@ def test_the_phrase_decides_between_equal_boxes() -> None:
 def test_set_loss_by_hand() -> None:
     """One box, found with a shift of a quarter of its width; IoU = .6, union and hull are the same."""
     truth = truth_of([FIRST], [1])
-    layer = LayerOutput(
-        logits_BNP=torch.tensor([[[logit(0.2), logit(0.7)], [logit(0.1), logit(0.4)]]]),
-        boxes_BN4=torch.tensor([[[0.35, 0.3, 0.2, 0.2], [0.9, 0.9, 0.1, 0.1]]]),
+    layer = layer_of(
+        torch.tensor([[[logit(0.2), logit(0.7)], [logit(0.1), logit(0.4)]]]),
+        torch.tensor([[[0.35, 0.3, 0.2, 0.2], [0.9, 0.9, 0.1, 0.1]]]),
     )
-    losses = criterion.set_loss(layer, truth, OPEN)
+    losses = set_loss(layer, truth, OPEN)
     assert float(losses["l1"]) == pytest.approx(0.05, abs=1e-6)
     assert float(losses["giou"]) == pytest.approx(1 - 0.6, abs=1e-5)
     target = 0.6**QUALITY
@@ -74,15 +83,15 @@ def test_set_loss_by_hand() -> None:
 
 
 def test_a_picture_without_boxes_only_says_no() -> None:
-    layer = LayerOutput(logits_BNP=torch.zeros(1, 3, 2), boxes_BN4=torch.full((1, 3, 4), 0.5))
-    losses = criterion.set_loss(layer, truth_of([], []), OPEN)
+    layer = layer_of(torch.zeros(1, 3, 2), torch.full((1, 3, 4), 0.5))
+    losses = set_loss(layer, truth_of([], []), OPEN)
     assert float(losses["l1"]) == float(losses["giou"]) == 0
     assert float(losses["class"]) == pytest.approx(6 * 0.5**GAMMA * math.log(2), abs=1e-5)
 
 
 def test_more_targets_than_queries() -> None:
-    layer = LayerOutput(logits_BNP=torch.zeros(1, 1, 2), boxes_BN4=torch.tensor([[FIRST]]))
-    losses = criterion.set_loss(layer, truth_of([SECOND, FIRST, SECOND], [0, 1, 1]), OPEN)
+    layer = layer_of(torch.zeros(1, 1, 2), torch.tensor([[FIRST]]))
+    losses = set_loss(layer, truth_of([SECOND, FIRST, SECOND], [0, 1, 1]), OPEN)
     assert float(losses["l1"]) == pytest.approx(0, abs=1e-6)
 
 
@@ -92,8 +101,8 @@ def test_padded_phrases_do_not_count() -> None:
     values = []
     for padded in (float("-inf"), 0.0, 40.0):
         logits = torch.tensor([[[0.3, padded], [-1.0, padded]]], requires_grad=True)
-        layer = LayerOutput(logits_BNP=logits, boxes_BN4=torch.tensor([[FIRST, SECOND]]))
-        losses = criterion.set_loss(layer, truth, padding)
+        layer = layer_of(logits, torch.tensor([[FIRST, SECOND]]))
+        losses = set_loss(layer, truth, padding)
         assert float(losses["contrast"].detach()) == 0  # one phrase was asked: there is no choice
         loss = losses["class"]
         loss.backward()
@@ -208,7 +217,7 @@ def noised(label_noise: float = 0.0, box_noise: float = 0.0, groups_of: int = 12
     })  # fmt: skip
     truth = Truth(
         boxes=[torch.tensor([FIRST, SECOND]), torch.tensor([SECOND])],
-        phrases=[torch.tensor([2, 0]), torch.tensor([1])], present_BP=torch.ones(2, 3),
+        phrases=[torch.tensor([2, 0]), torch.tensor([1])], masks=[[None] * 2, [None]], present_BP=torch.ones(2, 3),
     )  # fmt: skip
     made = criterion.denoise(
         encoded, truth, groups_of=groups_of, label_noise=label_noise, box_noise=box_noise, queries=5,
@@ -257,8 +266,9 @@ def test_swapped_labels_are_phrases_of_the_picture() -> None:
 def test_nothing_to_denoise() -> None:
     encoded, _, _ = noised()
     empty = Truth(
-        boxes=[torch.zeros(0, 4)] * 2, phrases=[torch.zeros(0, dtype=torch.long)] * 2, present_BP=torch.zeros(2, 3)
-    )
+        boxes=[torch.zeros(0, 4)] * 2, phrases=[torch.zeros(0, dtype=torch.long)] * 2, masks=[[], []],
+        present_BP=torch.zeros(2, 3),
+    )  # fmt: skip
     assert criterion.denoise(encoded, empty, groups_of=9, label_noise=0, box_noise=0, queries=5) is None
 
 

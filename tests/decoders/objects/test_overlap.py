@@ -6,7 +6,7 @@ import numpy as np
 import torch
 
 from visionllm.core.sample import Picture
-from visionllm.decoders.objects.decoder import _detections
+from visionllm.decoders.objects.decoder import _found, _in_picture
 
 PICTURE = Picture(pixels=np.zeros((50, 100, 3), np.uint8))
 BOXES = torch.tensor([[0.2, 0.5, 0.2, 0.4], [0.21, 0.5, 0.2, 0.4], [0.7, 0.5, 0.2, 0.4], [0.5, 0.5, 1.0, 1.0]])
@@ -14,7 +14,7 @@ SCORES = torch.tensor([0.6, 0.9, 0.5, 0.1])
 
 
 def scores(threshold: float, limit: int, overlap: float | None) -> list[float]:
-    found = _detections("car", PICTURE, BOXES, SCORES, 0.5, threshold, limit, overlap)
+    found = _found("car", PICTURE, _in_picture(BOXES, PICTURE), SCORES, 0.5, threshold, limit, overlap)
     return [round(float(score), 3) for score in found.scores]
 
 
@@ -29,5 +29,5 @@ def test_threshold_and_limit_hold_beside_it() -> None:
 
 
 def test_boxes_are_in_pixels_of_the_picture() -> None:
-    found = _detections("car", PICTURE, BOXES, SCORES, 0.5, 0.8, 100, 0.6)
+    found = _found("car", PICTURE, _in_picture(BOXES, PICTURE), SCORES, 0.5, 0.8, 100, 0.6)
     np.testing.assert_allclose(found.boxes_xyxy, [[11, 15, 31, 35]], atol=1e-4)

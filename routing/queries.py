@@ -23,6 +23,11 @@ class LinkQueries(nn.Module):
             {_key(token.text): nn.Parameter(torch.randn(token.queries, width) * 0.02) for token in tokens}
         )
 
+    def copy(self, source: str, token: str) -> None:
+        """Give ``token`` the table of another token of as many queries."""
+        with torch.no_grad():
+            self.tables[_key(token)].copy_(self.tables[_key(source)])
+
     def inputs(self, links: LinkLayout, layout: QueryLayout) -> Tensor:
         """(B, G, D) query embeddings in their places, zeros on padding."""
         flat = torch.cat([self.tables[_key(meta.token)] for meta in links.meta])

@@ -29,15 +29,16 @@ class Vocabulary:
     Args:
         tokenizer: a fast tokenizer; missing control and routing tokens are added as special tokens.
         tasks: tasks whose routing tokens the vocabulary must hold.
+
+    ``new`` are the tokens the tokenizer lacked.
     """
 
     def __init__(self, tokenizer: Tokenizer, tasks: Iterable[Task]) -> None:
         self._tasks = tuple(tasks)
         self.tokens: dict[str, tuple[Task, Token]] = {t.text: (task, t) for task in self._tasks for t in task.tokens}
         wanted = [*CONTROL, *self.tokens]
-        tokenizer.add_special_tokens(
-            [AddedToken(text, special=True, normalized=False) for text in wanted if tokenizer.token_to_id(text) is None]
-        )
+        self.new = tuple(text for text in wanted if tokenizer.token_to_id(text) is None)
+        tokenizer.add_special_tokens([AddedToken(text, special=True, normalized=False) for text in self.new])
         self._full = tokenizer
         self._plain = _without_added_tokens(tokenizer)
         self.added = frozenset(tokenizer.get_added_tokens_decoder())

@@ -95,11 +95,12 @@ def save_weights(model: nn.Module, folder: Path, dtype: torch.dtype | None = Non
     save_torch_state_dict(state, folder, safe_serialization=True)
 
 
-def load_weights(model: nn.Module, folder: Path, fresh: Sequence[str] = ()) -> None:
+def load_weights(model: nn.Module, folder: Path, fresh: Sequence[str] = (), grown: Sequence[Tensor] = ()) -> None:
     """Fill a freshly built model; every key must be there and nothing may be left.
 
     Args:
         fresh: prefixes of parameter names that keep their initial values, whatever the files hold under them.
+        grown: tables of the model that may have more rows than the files: a row of its own becomes the mean of theirs.
 
     Raises:
         CheckpointError: no weights, broken files, missing, unexpected, wrongly shaped or non-finite tensors.
@@ -111,7 +112,7 @@ def load_weights(model: nn.Module, folder: Path, fresh: Sequence[str] = ()) -> N
     aliases = defaultdict(list)
     for name, value in own.items():
         aliases[(value.data_ptr(), value.shape) if value.numel() else name].append(name)
-    kept = tuple(fresh)
+    kept, may_grow = tuple(fresh), {table.data_ptr() for table in grown}
     missing, unexpected, wrong = {name for name in own if not name.startswith(kept)}, [], []
     for path in files:
         try:
@@ -122,7 +123,7 @@ def load_weights(model: nn.Module, folder: Path, fresh: Sequence[str] = ()) -> N
                     if name not in own:
                         unexpected.append(name)
                         continue
-                    wrong += _copy(own[name], file.get_tensor(name), name)
+                    wrong += _copy(own[name], file.get_tensor(name), name, more=own[name].data_ptr() in may_grow)
                     missing.discard(name)
         except (SafetensorError, OSError) as error:
             raise CheckpointError(f"{path}: broken or unreadable ({type(error).__name__})") from None
@@ -132,7 +133,8 @@ def load_weights(model: nn.Module, folder: Path, fresh: Sequence[str] = ()) -> N
     problems = [f"missing {_some(missing)}"] * bool(missing) + [f"unexpected {_some(unexpected)}"] * bool(unexpected)
     problems += [f"wrong {_some(wrong)}"] * bool(wrong)
     if problems:
-        raise CheckpointError(f"{folder}: weights do not fit the configuration: {'; '.join(problems)}")
+        hint = " (name what is to start anew in fresh)" if missing else ""
+        raise CheckpointError(f"{folder}: weights do not fit the configuration: {'; '.join(problems)}{hint}")
 
 
 def provider_of(module: str) -> dict[str, str]:
@@ -141,7 +143,11 @@ def provider_of(module: str) -> dict[str, str]:
     return {"distribution": names[0], "version": version(names[0])} if names else {}
 
 
-def _copy(target: Tensor, value: Tensor, name: str) -> list[str]:
+def _copy(target: Tensor, value: Tensor, name: str, *, more: bool = False) -> list[str]:
+    if more and len(target) > len(value):
+        with torch.no_grad():
+            target[len(value) :] = value.float().mean(0).to(target.dtype)
+        target = target[: len(value)]
     if target.shape != value.shape:
         return [f"{name} {tuple(value.shape)} instead of {tuple(target.shape)}"]
     if value.is_floating_point() and not bool(torch.isfinite(value).all()):

@@ -211,12 +211,8 @@ def build_model(config: ModelConfig) -> VisionLLM:
     if config.start is not None:
         if config.tokenizer is not None or config.mllm:
             raise ConfigError("model: start brings its own mllm and tokenizer; leave these keys out")
-        model = VisionLLM.from_pretrained(None if config.start == "embedded" else config.start, fresh=config.fresh)
-        for name in {*config.decoders} - {*model.decoders}:
-            raise ConfigError(f"model: the checkpoint has no decoder {name!r}; it has {', '.join(model.decoders)}")
-        for name, values in config.decoders.items():
-            model.configure(name, **values)
-        return model
+        start = None if config.start == "embedded" else config.start
+        return VisionLLM.from_pretrained(start, fresh=config.fresh, decoders=config.decoders)
     if config.tokenizer is None or not config.mllm:
         raise ConfigError("model: give start (a checkpoint), or mllm and tokenizer for a model from scratch")
     try:

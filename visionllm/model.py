@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -94,7 +94,7 @@ class VisionLLM(Answering, PreTrainedModel):
     @classmethod
     def from_pretrained(  # type: ignore[override]
         cls, name: str | Path | None = None, *, device: str | torch.device = "cpu", dtype: torch.dtype = torch.float32,
-        fresh: Sequence[str] = (),
+        fresh: Sequence[str] = (), decoders: Mapping[str, Mapping[str, Any]] | None = None,
     ) -> VisionLLM:  # fmt: skip
         """Load a checkpoint: the embedded model (no name), a folder, or a hub id. Returned in evaluation mode.
 
@@ -103,21 +103,39 @@ class VisionLLM(Answering, PreTrainedModel):
 
         Args:
             fresh: prefixes of parameter names that keep their initial values, whatever the checkpoint holds there.
+            decoders: settings over those of the checkpoint. A decoder or a part it lacks must stand in ``fresh``; its
+                routing tokens then join the vocabulary, each with a row of weights of its own (see ``Token.like``).
 
         Raises:
-            ConfigError: no parameter starts with one of ``fresh``.
+            ConfigError: no parameter starts with one of ``fresh``, or a decoder's settings are wrong.
             CheckpointError: it is not there, broken, of a newer format, or needs a plugin that is not installed.
         """
         device = _usable(device)
         folder = locate(name)
         values = read_config(folder)
+        for decoder, settings in (decoders or {}).items():
+            DECODERS[decoder]  # an unknown name is the caller's mistake, not the checkpoint's
+            values["decoders"] = {**values["decoders"]}
+            values["decoders"][decoder] = {**values["decoders"].get(decoder, {}), **settings}
         config = VisionLLMConfig.from_dict(values)
         model = cls(config, partial(Vocabulary.load, folder))
         for prefix in fresh:
             if not any(key.startswith(prefix) for key in model.state_dict()):
                 raise ConfigError(f"fresh: no parameter starts with {prefix!r}; one that does: decoders.")
-        load_weights(model, folder, fresh)
+        grown = model.mllm.vocabulary_tables() if model.vocabulary.new and fresh else []
+        load_weights(model, folder, fresh, grown)
+        model._start_tokens()
         return model.to(device=device, dtype=dtype).eval()
+
+    @torch.no_grad()
+    def _start_tokens(self) -> None:
+        """Routing tokens that join a trained model begin as the tokens they are like."""
+        for text in self.vocabulary.new:
+            like = self.vocabulary.tokens[text][1].like if text in self.vocabulary.tokens else None
+            if like in self.vocabulary.tokens and like not in self.vocabulary.new:
+                self.link_queries.copy(like, text)
+                for table in self.mllm.vocabulary_tables():
+                    table[self.vocabulary.control(text)] = table[self.vocabulary.control(like)]
 
     def save_pretrained(self, save_directory: str | Path, *, dtype: torch.dtype | None = None, **_: Any) -> None:  # type: ignore[override]
         """Write config, weights (optionally in another ``dtype``) and vocabulary to a folder."""

@@ -51,7 +51,7 @@ DETECTION = register_task(
 SEGMENTATION = register_task(
     Task(
         name="segmentation",
-        tokens=(Token(text="[SEG]", queries=4),),
+        tokens=(Token(text="[SEG]", queries=4, like="[DET]"),),
         decoder="objects",
         result="masks",
         verb="segment",
@@ -109,7 +109,7 @@ class ObjectsDecoder(Decoder):
     its queries and are fused into one picture, so among 80 each would find fewer of its objects than alone.
     """
 
-    tasks = (DETECTION, SEGMENTATION)
+    tasks: tuple[Task, ...] = (DETECTION, SEGMENTATION)
     Config = ObjectsConfig
     Options = ObjectsOptions
 

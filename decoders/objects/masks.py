@@ -129,7 +129,7 @@ def _cut(map_MHW: Tensor, ratio_2: Tensor, query_M: Tensor, box_xyxy: np.ndarray
 
 
 def _spread(places: Tensor, boxes_K4: Tensor) -> Tensor:
-    """(K, P, 2) places in [0, 1) -> the same places of the boxes and a margin around them, normalised by the picture."""
+    """(K, P, 2) places in [0, 1) -> those places of the boxes and a margin around them, normalised by the picture."""
     side = boxes_K4[:, None, 2:] * (1 + 2 * MARGIN)
     return (boxes_K4[:, None, :2] + (places.to(boxes_K4.device) - 0.5) * side).clamp(0, 1 - 1e-6)
 

@@ -13,7 +13,7 @@ import torch
 import yaml
 from safetensors.torch import load_file
 
-from visionllm.core.errors import CheckpointError, ConfigError
+from visionllm.core.errors import CheckpointError, ConfigError, VisionLLMError
 from visionllm.decoders.objects.phrases import Standardise
 from visionllm.engine import TrainConfig, build_model, describe, load_config, train, weigh
 from visionllm.model import Losses, VisionLLM
@@ -170,7 +170,7 @@ def test_going_on_from_a_checkpoint(write: Make, tmp_path: Path) -> None:
     assert model.config.decoders["objects"]["longest"] == 96
     before = load_file(first / "model.safetensors")
     assert all(torch.equal(model.state_dict()[name], value) for name, value in before.items())
-    with pytest.raises(ConfigError, match="objects"):
+    with pytest.raises(VisionLLMError, match="objects"):
         build_model(load_config(write("third"), [f"model={{start: {first}, decoders: {{object: {{}}}}}}"]).model)
 
 

@@ -14,7 +14,7 @@ from visionllm.core.detections import Detections
 from visionllm.core.sample import BoxTarget
 from visionllm.core.superlink import LinkMeta
 from visionllm.metrics import METRICS
-from visionllm.metrics.detection import DetectionMetric, auroc, match_boxes
+from visionllm.metrics.detection import DetectionMetric, auroc, box_overlaps, greedy_match
 
 FAR = (500.0, 500.0, 520.0, 520.0)
 
@@ -150,7 +150,7 @@ MATCHES = [
 @pytest.mark.parametrize(("boxes", "truth", "crowd", "expected"), MATCHES)
 def test_matching(boxes: list, truth: list, crowd: list[bool], expected: list[int]) -> None:
     arrays = (np.array(rows, float).reshape(-1, 4) for rows in (boxes, truth))
-    assert match_boxes(*arrays, np.array(crowd, bool)).tolist() == expected
+    assert greedy_match(*box_overlaps(*arrays), np.array(crowd, bool)).tolist() == expected
 
 
 def test_operating_point() -> None:

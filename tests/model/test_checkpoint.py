@@ -112,6 +112,33 @@ def test_what_is_fresh_is_not_read(model: Any, tmp_path: Path) -> None:
         VisionLLM.from_pretrained(tmp_path, fresh=["decoders.objets"])
 
 
+WITH_MASKS = {"objects": {"mask_width": 16}}
+FRESH_MASKS = ["decoders.objects.mask_head", "link_queries.tables.[SEG]"]
+
+
+def test_a_task_joins_a_trained_model(model: Any, saved: Path, picture: Make, tmp_path: Path) -> None:
+    """Its token begins as the one it is like; nothing of what the model could do changes."""
+    with pytest.raises(CheckpointError, match=r"mask_head.*\(name what is to start anew in fresh\)"):
+        VisionLLM.from_pretrained(saved, decoders=WITH_MASKS)
+    grown = VisionLLM.from_pretrained(saved, decoders=WITH_MASKS, fresh=FRESH_MASKS)
+    assert [task.name for task in grown.tasks] == ["detection", "segmentation"]
+    old, new = (grown.vocabulary.control(text) for text in ("[DET]", "[SEG]"))
+    assert new == len(model.vocabulary) == len(grown.vocabulary) - 1
+    assert all(torch.equal(table[old], table[new]) for table in grown.mllm.vocabulary_tables())
+    assert torch.equal(grown.link_queries.tables["[DET]"], grown.link_queries.tables["[SEG]"])
+    before = everything(model)
+    tables = {"embed_tokens.weight", "lm_head.weight"}
+    for name, value in everything(grown).items():
+        if name in before:
+            rows = slice(new) if any(name.endswith(table) for table in tables) else ...
+            assert torch.equal(value[rows], before[name][rows]), name
+    masks = grown.segment(picture(), ["car", "dog"], options={"objects": {"threshold": 0.0}}).masks
+    assert len(masks) == len(masks.masks) > 0
+    grown.save_pretrained(tmp_path)
+    again = VisionLLM.from_pretrained(tmp_path)
+    assert all(torch.equal(value, everything(grown)[name]) for name, value in everything(again).items())
+
+
 @pytest.mark.parametrize("dtype", [None, torch.bfloat16])
 def test_tied_weights_are_written_once(model: Any, tmp_path: Path, dtype: torch.dtype | None) -> None:
     model.save_pretrained(tmp_path, dtype=dtype)

@@ -15,11 +15,13 @@ class Token:
         text: the token as it stands in a reply, such as ``[DET]``.
         queries: number of link queries.
         parent: text of the token whose links own this token's links (pose: a keypoint belongs to an object).
+        like: text of the token whose weights this one starts from when it joins a trained model that has that token.
     """
 
     text: str
     queries: int
     parent: str | None = None
+    like: str | None = None
 
 
 @dataclass(kw_only=True, slots=True, frozen=True)

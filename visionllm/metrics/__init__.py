@@ -28,5 +28,5 @@ class Metric(Protocol):
 
 # Name -> maker of an empty metric for a data set's category names; `threshold=` is the decoder's operating point.
 METRICS: Registry[Callable[..., Metric]] = Registry(
-    "metric", group="visionllm.decoders", builtin="visionllm.metrics.detection"
+    "metric", group="visionllm.decoders", builtin="visionllm.metrics.segmentation"
 )

@@ -8,8 +8,8 @@ which would take minutes with a run of the protocol for each resample.
 from __future__ import annotations
 
 from collections.abc import Hashable, Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, ClassVar
 
 import numpy as np
 from faster_coco_eval import COCO, COCOeval_faster
@@ -30,25 +30,20 @@ class _Asked:
     """One category asked of one picture.
 
     Args:
-        boxes_xyxy: (N, 4), best score first.
+        found: N of what was found, best score first, in COCO's own terms (``bbox``, or ``segmentation``; ``area``).
         scores: (N,) descending.
         presence: score of the category being there.
-        truth_xyxy: (M, 4).
+        truth: M of what is there, in the same terms.
         crowd: (M,) bool.
         match: (N,) at IoU 0.5: hit, false or ignored (in a crowd).
     """
 
-    boxes_xyxy: np.ndarray
+    found: list[dict[str, Any]]
     scores: np.ndarray
     presence: float
-    truth_xyxy: np.ndarray
+    truth: list[dict[str, Any]]
     crowd: np.ndarray
-    match: np.ndarray = field(init=False)
-
-    def __post_init__(self) -> None:
-        order = np.argsort(-self.scores, kind="stable")[:_MAX_BOXES]
-        self.boxes_xyxy, self.scores = self.boxes_xyxy[order], self.scores[order]
-        self.match = match_boxes(self.boxes_xyxy, self.truth_xyxy, self.crowd)
+    match: np.ndarray
 
     @property
     def objects(self) -> int:
@@ -57,12 +52,13 @@ class _Asked:
     @property
     def absent(self) -> bool:
         """Nothing of it is there, no crowd either: any box is a false alarm."""
-        return len(self.truth_xyxy) == 0
+        return not self.truth
 
 
 @METRICS.register("detection")
 class DetectionMetric:
-    """Scores detections against boxes, over all pictures and categories that were asked.
+    """Scores detections against boxes, over all pictures and categories that were asked. Its subclasses compare what
+    they like: they say how.
 
     Give it detections down to score 0: precision is measured over the whole curve.
 
@@ -72,6 +68,9 @@ class DetectionMetric:
         resamples: for the interval of AP50; 0 leaves it out.
     """
 
+    result: ClassVar[str] = "detections"  # where an answer holds what is scored
+    iou_type: ClassVar[str] = "bbox"  # of the COCO protocol
+
     def __init__(self, names: Sequence[str] = (), *, threshold: float | None = None, resamples: int = 300) -> None:
         self._labels = {name: i for i, name in enumerate(names)}
         self._threshold, self._resamples = threshold, resamples
@@ -79,19 +78,31 @@ class DetectionMetric:
 
     def add(self, phrases: Sequence[str], answer: Answer, target: BoxTarget, *, key: Hashable) -> None:
         """Take an answer; a phrase that the reply did not route counts as nothing found."""
-        found = answer.detections
+        found = getattr(answer, self.result)
         # Of equal phrases in one reply the first counts; a phrase nobody asked for is the routing measure's business.
         place = {phrase: i for i, phrase in reversed(list(enumerate(found.phrases)))}
         asked = {place[phrase]: i for i, phrase in enumerate(phrases) if phrase in place}
         labels = np.array([asked.get(label, -1) for label in found.labels.tolist()], np.int64)
         presence = np.zeros(len(phrases), np.float32)
         presence[list(asked.values())] = found.presence[list(asked)]
-        self.update(phrases, found.boxes_xyxy, found.scores, labels, presence, target, key=key)
+        self.update(phrases, self.shapes(found), found.scores, labels, presence, target, key=key)
+
+    def shapes(self, found: Any) -> np.ndarray:
+        """(N, ...) what a result or a target gives to compare."""
+        return np.asarray(found.boxes_xyxy, np.float64)
+
+    def overlaps(self, found: np.ndarray, truth: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """(N, M) IoU, and the part of each found thing that lies inside each true one."""
+        return box_overlaps(found, truth)
+
+    def plain(self, shapes: np.ndarray) -> list[dict[str, Any]]:
+        """Shapes as the COCO protocol has them."""
+        return [{"bbox": box, "area": box[2] * box[3]} for box in xyxy_to_xywh(shapes).tolist()]
 
     def update(
         self,
         phrases: Sequence[str],
-        boxes_xyxy: np.ndarray,
+        shapes: np.ndarray,
         scores: np.ndarray,
         labels: np.ndarray,
         presence: np.ndarray,
@@ -103,24 +114,27 @@ class DetectionMetric:
 
         Args:
             phrases: asked of the picture in this question.
-            boxes_xyxy: (N, 4).
+            shapes: (N, ...) boxes xyxy, or what else is compared.
             scores: (N,).
-            labels: (N,); -1 for boxes of nothing asked.
+            labels: (N,); -1 for shapes of nothing asked.
             presence: (P,).
-            target: boxes of the same picture in the same pixels.
+            target: of the same picture in the same pixels.
             key: of the picture; further questions about it bring further phrases.
         """
         picture = self._pictures.setdefault(key, {})
+        truth, scores = self.shapes(target), np.asarray(scores, np.float64)
         for i, phrase in enumerate(phrases):
             label = self._labels.setdefault(phrase, len(self._labels))
             assert label not in picture, f"{phrase!r} is asked twice of picture {key!r}"
-            own, true = labels == i, target.phrase == i
+            own, true = np.flatnonzero(labels == i), target.phrase == i
+            own = own[np.argsort(-scores[own], kind="stable")[:_MAX_BOXES]]
             picture[label] = _Asked(
-                boxes_xyxy=np.asarray(boxes_xyxy[own], np.float64),
-                scores=np.asarray(scores[own], np.float64),
+                found=self.plain(shapes[own]),
+                scores=scores[own],
                 presence=float(presence[i]),
-                truth_xyxy=np.asarray(target.boxes_xyxy[true], np.float64),
+                truth=self.plain(truth[true]),
                 crowd=target.ignored[true],
+                match=greedy_match(*self.overlaps(shapes[own], truth[true]), target.ignored[true]),
             )
 
     def compute(self) -> dict[str, Any]:
@@ -249,14 +263,14 @@ class DetectionMetric:
         """(10 IoU thresholds, categories) average precision; -1 where a category has no object."""
         entries = self._all()
         truth = [
-            {"image_id": p, "category_id": label, "bbox": box, "area": box[2] * box[3], "iscrowd": int(crowd)}
+            {"image_id": p, "category_id": label, **shape, "iscrowd": int(crowd)}
             for p, label, asked in entries
-            for box, crowd in zip(xyxy_to_xywh(asked.truth_xyxy).tolist(), asked.crowd.tolist(), strict=True)
+            for shape, crowd in zip(asked.truth, asked.crowd.tolist(), strict=True)
         ]
         found = [
-            {"image_id": p, "category_id": label, "bbox": box, "score": score}
+            {"image_id": p, "category_id": label, **shape, "score": score}
             for p, label, asked in entries
-            for box, score in zip(xyxy_to_xywh(asked.boxes_xyxy).tolist(), asked.scores.tolist(), strict=True)
+            for shape, score in zip(asked.found, asked.scores.tolist(), strict=True)
         ]
         coco = COCO(
             {
@@ -266,7 +280,7 @@ class DetectionMetric:
             },
             print_function=_quiet,
         )
-        protocol = COCOeval_faster(coco, coco.loadRes(found), iouType="bbox", print_function=_quiet)
+        protocol = COCOeval_faster(coco, coco.loadRes(found), iouType=self.iou_type, print_function=_quiet)
         protocol.evaluate()
         protocol.accumulate()
         # (IoU, recall, category, area, boxes): all areas, the largest number of boxes.
@@ -274,24 +288,29 @@ class DetectionMetric:
         return precision.mean(1)
 
 
-def match_boxes(boxes_xyxy: np.ndarray, truth_xyxy: np.ndarray, crowd: np.ndarray, iou: float = 0.5) -> np.ndarray:
-    """Greedy matching as COCO does it: boxes in order take the free object they fit best, or vanish in a crowd.
+def box_overlaps(boxes_xyxy: np.ndarray, truth_xyxy: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """(N, M) IoU of boxes, and the part of each box that lies inside each true one."""
+    # Through xywh and back, so that rounding falls as in COCO's own figures.
+    boxes, truth = (xywh_to_xyxy(xyxy_to_xywh(b)) for b in (boxes_xyxy, truth_xyxy))
+    inside = intersection_area(boxes, truth) / np.maximum(box_area(boxes), 1e-12)[:, None]
+    return box_iou(boxes, truth), inside
+
+
+def greedy_match(overlap: np.ndarray, inside: np.ndarray, crowd: np.ndarray, iou: float = 0.5) -> np.ndarray:
+    """Greedy matching as COCO does it: what was found takes, best score first, the free object it fits best, or
+    vanishes in a crowd.
 
     Args:
-        boxes_xyxy: (N, 4), best score first.
-        truth_xyxy: (M, 4).
-        crowd: (M,) bool; a crowd takes any number of boxes, measured by the part of the box inside it.
+        overlap: (N, M) IoU.
+        inside: (N, M) part of each found thing inside each true one.
+        crowd: (M,) bool; a crowd takes any number of things, measured by the part inside it.
 
     Returns:
         (N,) 1 hit, 0 false, -1 ignored.
     """
-    # Through xywh and back, so that rounding falls as in COCO's own figures.
-    boxes, truth = (xywh_to_xyxy(xyxy_to_xywh(b)) for b in (boxes_xyxy, truth_xyxy))
-    overlap = box_iou(boxes, truth)
-    inside = intersection_area(boxes, truth) / np.maximum(box_area(boxes), 1e-12)[:, None]
     free = ~crowd
-    match = np.full(len(boxes), _FALSE)
-    for i in range(len(boxes)):
+    match = np.full(len(overlap), _FALSE)
+    for i in range(len(overlap)):
         fits = np.where(free, overlap[i], -1.0)
         # The last of equally good ones, as in COCO's loop.
         best = len(fits) - 1 - int(np.argmax(fits[::-1])) if len(fits) else -1

@@ -67,6 +67,11 @@ class InternVL(nn.Module):
         if size > self.vocabulary_size:
             self.net.resize_token_embeddings(size)
 
+    def vocabulary_tables(self) -> list[Tensor]:
+        """The embedding and the head, which hold a row an id; one tensor where they are tied."""
+        tables = {t.data_ptr(): t for t in (self.net.get_input_embeddings().weight, self.net.lm_head.weight)}
+        return list(tables.values())
+
     def vision(self, tiles: Tensor) -> Tensor:
         """Projected features (tiles, tokens per tile, D)."""
         return self.net.model.get_image_features(pixel_values=tiles, return_dict=True).pooler_output

@@ -152,8 +152,9 @@ def mosaic(records: list[Record], rng: np.random.Generator) -> Record:
         labels.append(record.labels[kept])
         crowd.append(record.crowd[kept])
         if record.masks is not None:
-            place = geometry.then(Geometry.crop(geometry.output_size, (-x1, -y1, width - x1, height - y1)))
-            masks += moved_masks(record.masks[kept], place).tolist()
+            # In two steps: one geometry of both would not cut at the edge of the quadrant.
+            place = Geometry.crop(geometry.output_size, (-x1, -y1, width - x1, height - y1))
+            masks += moved_masks(moved_masks(record.masks[kept], geometry), place).tolist()
     return replace(
         records[0],
         picture=Picture(pixels=canvas, name=f"mosaic of {', '.join(record.picture.name for record in records)}"),

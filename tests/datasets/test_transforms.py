@@ -8,7 +8,9 @@ import numpy as np
 import pytest
 
 from visionllm.core.geometry import Geometry
+from visionllm.core.masks import Mask, mask_array
 from visionllm.core.sample import BoxTarget, Picture, Record, Sample, Source, Turn
+from visionllm.datasets.asking import BoxAsker
 from visionllm.datasets.plan import item_rng
 from visionllm.datasets.transforms import Augment, _noisy, mosaic, shrunk, speaks_of_sides, transformed
 
@@ -196,3 +198,52 @@ def test_a_mosaic_of_tiny_pictures_holds() -> None:
         crowd=np.zeros(0, bool),
     )
     assert mosaic([record(), tiny, tiny, tiny], item_rng(0, 0)).picture.size == (160, 120)
+
+
+# --- masks ------------------------------------------------------------------------------------------------------------
+
+
+def masked(seed: int = 0) -> Record:
+    """The white square, its mask, and something without a mask."""
+    plain = record(seed)
+    whole = np.zeros((120, 160), bool)
+    x1, y1, x2, y2 = plain.boxes_xyxy[0].astype(int)
+    whole[y1:y2, x1:x2] = True
+    return replace(
+        plain, boxes_xyxy=plain.boxes_xyxy.repeat(2, 0), labels=np.zeros(2, np.int64), crowd=np.zeros(2, bool),
+        masks=mask_array([Mask.of(whole), None]),
+    )  # fmt: skip
+
+
+def covers(mask: Mask, pixels: np.ndarray) -> float:
+    """Overlap of a mask and the white pixels."""
+    return mask.iou(Mask.of(pixels.min(2) > 200))
+
+
+def test_masks_follow_the_pixels() -> None:
+    seen = 0
+    for position in range(40):
+        target = BoxAsker()._sample(masked(), [0], ["square"]).turns[0].target
+        sample = replace(square_sample(), turns=(Turn(target=target),))
+        sample = Augment(sizes=((96, 72),), out=0.5, light=0)(sample, item_rng(0, position))
+        moved = sample.turns[0].target
+        assert len(moved.masks) == len(moved.boxes_xyxy)
+        if len(moved.masks):
+            assert moved.masks[1] is None
+            assert covers(moved.masks[0], sample.pictures[0].pixels) > 0.8
+            assert np.abs(moved.masks[0].box_xyxy - moved.boxes_xyxy[0]).max() <= 1
+            seen += 1
+    assert seen > 20
+
+
+def test_shrinking_and_mosaics_carry_masks() -> None:
+    small = shrunk(masked(), 80)
+    assert small.masks[0].box_xyxy.tolist() == small.boxes_xyxy[0].tolist()
+    assert small.masks[1] is None
+    for position in range(20):
+        combined = mosaic([masked(i) for i in range(4)], item_rng(0, position))
+        assert len(combined.masks) == len(combined.labels)
+        for mask, box in zip(combined.masks, combined.boxes_xyxy, strict=True):
+            if mask is not None:
+                assert mask.size == combined.picture.size
+                assert np.abs(mask.box_xyxy - box).max() <= 1

@@ -75,6 +75,7 @@ class DetectionMetric:
         self._labels = {name: i for i, name in enumerate(names)}
         self._threshold, self._resamples = threshold, resamples
         self._pictures: dict[Hashable, dict[int, _Asked]] = {}
+        self._sizes: dict[Hashable, tuple[int, int]] = {}
 
     def add(self, phrases: Sequence[str], answer: Answer, target: BoxTarget, *, key: Hashable) -> None:
         """Take an answer; a phrase that the reply did not route counts as nothing found."""
@@ -85,6 +86,7 @@ class DetectionMetric:
         labels = np.array([asked.get(label, -1) for label in found.labels.tolist()], np.int64)
         presence = np.zeros(len(phrases), np.float32)
         presence[list(asked.values())] = found.presence[list(asked)]
+        self._sizes[key] = found.size
         self.update(phrases, self.shapes(found), found.scores, labels, presence, target, key=key)
 
     def shapes(self, found: Any) -> np.ndarray:
@@ -272,9 +274,10 @@ class DetectionMetric:
             for p, label, asked in entries
             for shape, score in zip(asked.found, asked.scores.tolist(), strict=True)
         ]
+        sizes = [self._sizes.get(key, (0, 0)) for key in self._pictures]
         coco = COCO(
             {
-                "images": [{"id": p} for p in range(len(self._pictures))],
+                "images": [{"id": p, "width": w, "height": h} for p, (w, h) in enumerate(sizes)],
                 "categories": [{"id": label, "name": name} for name, label in self._labels.items()],
                 "annotations": [{"id": i + 1, **entry} for i, entry in enumerate(truth)],
             },

@@ -12,6 +12,9 @@ import numpy as np
 import pytest
 
 from visionllm.core.errors import AnnotationError, DatasetError, PictureError
+from visionllm.core.masks import Mask
+from visionllm.core.sample import Record
+from visionllm.datasets.catalog import open_dataset
 from visionllm.datasets.formats import CocoReader, Place
 from visionllm.datasets.formats.coco import CocoSplit
 
@@ -224,3 +227,73 @@ def test_declared_names_fix_the_order(coco_root: Root) -> None:
     assert record.labels.tolist() == [0, 2]
     with pytest.raises(AnnotationError, match=r"categories\[0\].name: 'dog' is not among the card's names \(cat\)"):
         open_coco(coco_root(), names=("cat",))
+
+
+# --- masks ------------------------------------------------------------------------------------------------------------
+
+
+def open_masks(root: Path) -> CocoReader:
+    split = CocoSplit(images="images", annotations="train.json")
+    return CocoReader.open(split, Place(dataset="tiny", root=root.resolve(), needs=frozenset({"masks"})))
+
+
+def outlines(content: dict[str, Any]) -> None:
+    """A polygon, a run-length code as COCO writes crowds, a compressed one, and none."""
+    code = {"size": [30, 40], "counts": [0, 60, 1140]}
+    for entry, outline in zip(
+        content["annotations"], [[[4, 5, 14, 5, 14, 13, 4, 13]], code, Mask.from_rle(code).rle(), []], strict=True
+    ):
+        entry["segmentation"] = outline
+
+
+def test_masks_are_read_where_the_task_needs_them(coco_root: Root) -> None:
+    root = coco_root(outlines)
+    assert open_coco(root).read(0).masks is None
+    reader = open_masks(root)
+    first, second = reader.read(0).masks, reader.read(1).masks
+    whole = np.zeros((30, 40), bool)
+    whole[5:13, 4:14] = True
+    assert (first[0].dense() == whole).all()
+    columns = np.zeros((30, 40), bool)
+    columns[:, :2] = True
+    assert (first[1].dense() == columns).all()
+    assert (second[0].dense() == columns).all()
+    assert second[1] is None
+
+
+@pytest.mark.parametrize(
+    ("outline", "words"),
+    [
+        ([[1, 2, 3, 4]], r"annotations\[1\]\.segmentation\[0\]: 4 values; a polygon needs three points"),
+        ([[1, 2, 3, 4, 5, "x"]], r"annotations\[1\]\.segmentation\[0\]: value 5 is 'x'"),
+        ({"size": [30, 40], "counts": [0, 60]}, r"annotations\[1\]\.segmentation\.counts: too short"),
+        ({"size": [30, 40], "counts": [0, 60, 1141]}, r"annotations\[1\]\.segmentation\.counts: too long"),
+        ({"size": [40, 30], "counts": [0, 1200]}, r"annotations\[1\]\.segmentation\.size: .*the picture is 30 high"),
+        ({"counts": [0, 1200]}, r"annotations\[1\]\.segmentation: a run-length code has size and counts"),
+        ("mask", r"annotations\[1\]\.segmentation: a run-length code has size and counts"),
+    ],
+)
+def test_a_bad_mask_names_file_record_and_field(coco_root: Root, outline: Any, words: str) -> None:
+    root = coco_root(lambda content: content["annotations"][1].update(segmentation=outline))
+    with pytest.raises(AnnotationError, match=r"tiny\[0\] \(0\.png\): .*train\.json: " + words) as caught:
+        open_masks(root).read(0)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.skipif("VISIONLLM_DATA" not in os.environ, reason="needs VISIONLLM_DATA")
+def test_masks_of_photographs_fill_their_boxes_and_areas() -> None:
+    """Polygons and crowds of COCO itself: area and box as annotated, within the pixels of an edge."""
+    dataset = open_dataset("coco_tiny", "train")
+    seen = crowds = near = 0
+    for index in range(len(dataset)):
+        record = dataset.read(index)
+        assert isinstance(record, Record)
+        for mask, box, area, crowd in zip(
+            record.masks, record.boxes_xyxy, record.extra["area"], record.crowd, strict=True
+        ):
+            edge = 2 * (box[2:] - box[:2]).sum() + 4
+            assert abs(mask.area - area) <= edge
+            near += np.abs(mask.box_xyxy - box).max() <= 2
+            seen, crowds = seen + 1, crowds + int(crowd)
+    assert (seen, crowds) == (333, 5)
+    assert near > 0.95 * seen  # a sharp corner of a polygon may hold no pixel

@@ -51,3 +51,25 @@ def test_the_splits_of_the_card_do_not_meet() -> None:
     ranges.sort()
     assert all(end <= start for (_, end), (start, _) in pairwise(ranges))
     assert len(open_dataset("scenes", "val")) == 500
+
+
+def test_masks_come_where_the_task_needs_them() -> None:
+    split = ScenesSplit(length=10, seed=5, size=(96, 72))
+    assert open_scenes().read(0).masks is None
+    for index in range(3):
+        record = ScenesReader.open(split, Place(dataset="scenes", needs=frozenset({"masks"}))).read(index)
+        scene = record.extra["scene"]
+        for number, (mask, box) in enumerate(zip(record.masks, record.boxes_xyxy, strict=True)):
+            assert (mask.dense() == scene.mask(number)).all()
+            assert np.abs(mask.box_xyxy - box).max() <= 1
+
+
+def test_a_card_serves_another_task() -> None:
+    boxes, masks = open_dataset("scenes", "val"), open_dataset("scenes", "val", task="segmentation")
+    assert (boxes.key, masks.key) == ("scenes/val", "scenes/val (segmentation)")
+    assert boxes.digest() != masks.digest()
+    one, other = (dataset.ask_all(0)[0].turns[0] for dataset in (boxes, masks))
+    assert (one.task, other.task) == ("detection", "segmentation")
+    assert one.target.masks is None
+    assert one.target.boxes_xyxy.tolist() == other.target.boxes_xyxy.tolist()
+    assert len(other.target.masks) == len(other.target.boxes_xyxy) > 0

@@ -1,0 +1,125 @@
+"""Masks of boxes: where they are learned, where they are cut, and that they can be learned."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from visionllm.core.masks import Mask, mask_array
+from visionllm.decoders.objects import masks as module
+from visionllm.decoders.objects.masks import MARGIN, POINTS, cutter, mask_losses
+
+Make = Callable[..., Any]
+SIZE = (80, 40)  # of the picture; its map is 20 x 10 cells, padded to 24 x 16
+RATIO = torch.tensor([20 / 24, 10 / 16])
+BOX = np.array([22.0, 9.0, 58.0, 33.0], np.float32)
+
+
+def norm(box_xyxy: np.ndarray) -> Tensor:
+    x1, y1, x2, y2 = box_xyxy / np.tile(SIZE, 2)
+    return torch.tensor([[(x1 + x2) / 2, (y1 + y2) / 2, x2 - x1, y2 - y1]], dtype=torch.float32)
+
+
+def drawn(strength: float) -> tuple[Mask, Tensor]:
+    """A rectangle of whole cells, and the (1, 16, 24) map that says where it is."""
+    whole = np.zeros(SIZE[::-1], bool)
+    whole[12:32, 24:56] = True
+    table = torch.full((1, 16, 24), -strength)
+    table[0, 3:8, 6:14] = strength
+    return Mask.of(whole), table
+
+
+def test_a_right_map_costs_nothing_and_a_wrong_one_much() -> None:
+    mask, table = drawn(30.0)
+    for sign, low, high in ((1.0, 0.0, 0.25), (-1.0, 5.0, 40.0)):
+        # On a grid, because drawn points gather at the edge, where a map of cells is unsure.
+        losses = mask_losses(table[None] * sign, RATIO[None], [torch.ones(1, 1)], [norm(BOX)], [[mask]], random=False)
+        assert low <= float(losses["mask"]) <= high
+    assert float(losses["dice"]) > 0.9
+
+
+def test_points_lie_in_the_box_and_most_of_them_in_doubt(monkeypatch: pytest.MonkeyPatch) -> None:
+    mask, table = drawn(3.0)
+    seen: list[Tensor] = []
+    plain = module._logits
+    monkeypatch.setattr(module, "_logits", lambda *given: (seen.append(given[3]), plain(*given))[1])
+    torch.manual_seed(0)
+    mask_losses(table[None], RATIO[None], [torch.ones(1, 1)], [norm(BOX)], [[mask]])
+    candidates, points = (table[0] * torch.tensor(SIZE) for table in seen)
+    assert points.shape == (POINTS, 2)
+    margin = MARGIN * (BOX[2:] - BOX[:2])
+    assert bool((points.numpy() >= BOX[:2] - margin - 1e-3).all())
+    assert bool((points.numpy() <= BOX[2:] + margin + 1e-3).all())
+
+    def doubt(places: Tensor) -> float:
+        place = places / torch.tensor(SIZE)
+        return float((plain(table, RATIO, torch.ones(1, 1), place[None]).abs() < 2.9).float().mean())
+
+    assert doubt(points) > 1.5 * doubt(candidates)
+
+
+def test_no_mask_is_no_loss() -> None:
+    _, table = drawn(1.0)
+    table.requires_grad_()
+    losses = mask_losses(table[None], RATIO[None], [torch.zeros(0, 1)], [torch.zeros(0, 4)], [[]])
+    assert all(float(value.detach()) == 0 for value in losses.values())
+    sum(losses.values()).backward()
+
+
+def test_a_mask_is_cut_out_of_the_map_in_the_frame_of_the_picture() -> None:
+    mask, table = drawn(10.0)
+    boxes = np.stack([BOX, [40, 0, 80, 40], [60, 0, 70, 5], [30, 20, 30, 30]]).astype(np.float32)
+    cut = cutter(table, RATIO, torch.ones(4, 1), boxes, SIZE)
+    assert cut(0).iou(mask) > 0.95
+    assert cut(0) is cut(0)  # made once
+    right = mask.dense() & (np.arange(SIZE[0]) >= 40)[None]
+    assert cut(1).iou(Mask.of(right)) > 0.95  # nothing outside the box
+    assert cut(2).area == cut(3).area == 0
+    assert {cut(i).size for i in range(4)} == {SIZE}
+
+
+def test_masks_are_learned(make_model: Make, boxed: Make) -> None:
+    """Two things of one picture, by heart: a mask turned or shifted could not reach this."""
+    model = make_model(mask_width=16, denoising=0)
+    sample = boxed(phrases=("car", "dog"), boxes=((0, 4, 4, 44, 30), (1, 46, 20, 76, 56)), size=(80, 60))
+    rows, columns = np.mgrid[:60, :80]
+    first = (columns >= 4) & (columns < 44) & (rows >= 4) & (rows < 30) & (rows - 4 < 26 * (columns - 4) / 40)
+    second = (columns >= 46) & (columns < 76) & (rows >= 20) & (rows < 56) & ((columns < 56) | (rows > 44))
+    turn = sample.turns[0]
+    target = replace(turn.target, masks=mask_array([Mask.of(first), Mask.of(second)]))
+    sample = sample.with_turns(replace(turn, task="segmentation", target=target))
+    model.train()
+    optimizer = torch.optim.AdamW(model.decoders.parameters(), lr=3e-3)
+    weights = model.loss_weights()
+    torch.manual_seed(0)
+    batch = model.processor.encode([sample])
+    for _ in range(90):
+        losses, counts = model(batch), model.counts(batch)
+        total = sum(weights[n] * v / max(1.0, counts[n]) for n, v in losses.sums.items() if "/" in n)
+        optimizer.zero_grad()
+        total.backward()
+        optimizer.step()
+    model.eval()
+    links = model.links(batch)
+    options = model.decoders["objects"].Options(threshold=0.0)
+    from visionllm.decoders.base import Context
+
+    found = model.decoders["objects"].predict(links, Context(batch=batch), options)
+    for result, mask in zip(found, target.masks, strict=True):
+        assert result.masks[0].iou(mask) > 0.7, result.masks[0].iou(mask)
+
+
+def test_one_reply_may_hold_boxes_and_masks(make_model: Make, boxed: Make, picture: Make) -> None:
+    model = make_model(mask_width=16)
+    options = {"objects": {"threshold": 0.0}}
+    boxes = model.detect(picture(), ["car"], options=options)
+    masks = model.segment(picture(), ["car"], options=options)
+    assert (len(boxes.masks), len(masks.detections)) == (0, 0)
+    assert len(boxes.detections) == len(masks.masks) > 0
+    assert all(link.meta.token == "[SEG]" for link in masks.links)

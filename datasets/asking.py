@@ -27,9 +27,13 @@ class Asker(Protocol):
     """Makes samples of one task.
 
     Args:
-        needs: annotations beyond boxes that it asks the reader for, such as ``masks``.
+        task: registered task of its turns; None for plain words.
+        metric: registered name of the metric its answers are scored by, where it is not the task's.
+        needs: fields of ``Record`` beyond boxes that it asks the reader for, such as ``masks``.
     """
 
+    task: str | None
+    metric: str | None
     needs: frozenset[str]
 
     def draw(self, record: Record, wording: Wording, rng: np.random.Generator) -> Sample:
@@ -41,7 +45,9 @@ class Asker(Protocol):
         ...
 
 
-ASKERS: Registry[Asker] = Registry("task with an asker", group="visionllm.askers")
+ASKERS: Registry[Asker] = Registry(
+    "task with an asker", group="visionllm.askers", builtin="visionllm.datasets.speaking"
+)
 
 
 def register_asker(task: str) -> type:
@@ -59,6 +65,7 @@ class BoxAsker:
     """Phrases that name categories, and the boxes of each."""
 
     task = "detection"
+    metric: str | None = None
     needs: frozenset[str] = frozenset()
 
     def draw(self, record: Record, wording: Wording, rng: np.random.Generator) -> Sample:

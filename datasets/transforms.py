@@ -53,20 +53,24 @@ class Augment(Config):
     def __call__(self, sample: Sample, rng: np.random.Generator) -> Sample:
         """The changed sample; samples of no or several pictures keep their geometry."""
         if len(sample.pictures) == 1:
-            geometry = self.draw_geometry(sample.pictures[0].size, rng, flip=not speaks_of_sides(sample))
+            whole = any(turn.whole for turn in sample.turns)
+            size = sample.pictures[0].size
+            geometry = self.draw_geometry(size, rng, flip=not speaks_of_sides(sample), crop=not whole)
             sample = transformed(sample, geometry)
         pictures = [replace(picture, pixels=self.relight(picture.pixels, rng)) for picture in sample.pictures]
         return replace(sample, pictures=tuple(pictures))
 
-    def draw_geometry(self, size: tuple[int, int], rng: np.random.Generator, *, flip: bool = True) -> Geometry:
-        """A crop or a zoom out, a flip, and the resize to the output."""
+    def draw_geometry(
+        self, size: tuple[int, int], rng: np.random.Generator, *, flip: bool = True, crop: bool = True
+    ) -> Geometry:
+        """A crop or a zoom out, a flip, and the resize to the output; ``flip`` and ``crop`` may be forbidden."""
         # The number of draws does not depend on what they decide: a flip forbidden here changes nothing after it.
         kind, mirrored = rng.random(), rng.random() < self.flip
         area, ratio, left, top = rng.uniform(*self.scale), rng.uniform(-1, 1), rng.random(), rng.random()
         box_xyxy = (0, 0, *size)
-        if kind < self.crop:
+        if kind < self.crop and crop:
             box_xyxy = _window(size, area, self.aspect**ratio, (left, top))
-        elif kind < self.crop + self.out * (1 - self.crop):
+        elif self.crop <= kind < self.crop + self.out * (1 - self.crop):
             box_xyxy = _window(size, 1 + area, self.aspect**ratio, (left, top))
         geometry = Geometry.crop(size, box_xyxy)
         if mirrored and flip:
@@ -162,6 +166,9 @@ def mosaic(records: list[Record], rng: np.random.Generator) -> Record:
         labels=np.concatenate(labels),
         crowd=np.concatenate(crowd),
         masks=None if records[0].masks is None else mask_array(masks),
+        expressions=(),
+        captions=(),
+        questions=(),
         extra={},
     )
 

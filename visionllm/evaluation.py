@@ -15,6 +15,7 @@ from visionllm.core.answer import Answer
 from visionllm.core.errors import ConfigError
 from visionllm.core.sample import Sample
 from visionllm.core.task import TASKS
+from visionllm.datasets.asking import ASKERS
 from visionllm.datasets.catalog import Dataset, open_dataset
 from visionllm.datasets.formats.phrases import invent, plain
 from visionllm.datasets.plan import item_rng
@@ -76,38 +77,42 @@ def evaluate(
     """
     how = Setting(**settings)
     data = dataset if isinstance(dataset, Dataset) else open_dataset(dataset, split, data_root, task=how.task)
-    task = TASKS[data.task]
-    if task not in model.tasks:
+    asker = ASKERS[data.task]
+    task = None if asker.task is None else TASKS[asker.task]
+    if task is not None and task not in model.tasks:
         raise ConfigError(f"{data.name}: task {task.name!r} is not loaded in this model")
+    if how.known and task is None:
+        raise ConfigError(f"{data.key}: there is no known-task path to plain words; leave --known out")
+    name = asker.metric or (task.metric if task is not None else "words")
     total = len(data) if how.limit is None else min(how.limit, len(data))
     # The operating point a user meets is reported beside the usual ones.
-    threshold = getattr(model.decoders[task.decoder], "threshold", None)
-    metric = METRICS[task.metric](data.names, threshold=threshold)
+    threshold = None if task is None else getattr(model.decoders[task.decoder], "threshold", None)
+    metric = METRICS[name](data.names, threshold=threshold)
     routing = RoutingCounter()
     started, done, asked, pictures = time.perf_counter(), 0, 0, 0
     for samples in _batches(data, total, how):
         questions = [_fill(sample, how) for sample in samples]
         for sample, question, answer in zip(samples, questions, _ask(model, questions, how), strict=True):
             turn = sample.turns[0]
-            expected = [(task.tokens[0].text, phrase) for phrase in question.turns[0].phrases]
+            expected = [(task.tokens[0].text, phrase) for phrase in question.turns[0].phrases] if task else []
             if not how.known:
                 routing.add(expected, answer.trace.routed)
-            if sample.pictures and turn.target is not None:
-                metric.add(turn.phrases, answer, turn.target, key=sample.source.index)
+            if sample.pictures and (turn.target is not None or turn.reply is not None):
+                metric.add(turn, answer, key=sample.source.index)
                 pictures += 1
         asked += len(samples)
         done = samples[-1].source.index + 1
         if progress is not None:
             progress(min(done, total), total)
     report: dict[str, Any] = {
-        "dataset": data.key, "task": task.name, "path": "known task" if how.known else "free-running",
+        "dataset": data.key, "task": data.task, "path": "known task" if how.known else "free-running",
         "samples": total, "questions": asked, "model": model.fingerprint,
         "seconds": round(time.perf_counter() - started, 1), "seed": how.seed,
     }  # fmt: skip
     if not how.known:
         report["routing"] = routing.compute()
     if pictures:
-        report[task.metric] = metric.compute()
+        report[name] = metric.compute()
     return report
 
 

@@ -45,7 +45,8 @@ class Place:
         root: folder of its files, resolved; None for a format that draws or invents its samples.
         card_folder: folder of its card, resolved, where the lists it names lie; None without a card file.
         names: the category names the card declares, or None to take those of the annotations.
-        needs: annotations beyond boxes that the task learns from, such as ``masks``; others need not be read.
+        needs: fields of ``Record`` beyond boxes that the task learns from (``masks``, ``expressions``, ``captions``,
+            ``questions``); others need not be filled.
     """
 
     dataset: str

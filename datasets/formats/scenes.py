@@ -13,6 +13,8 @@ from visionllm.core.masks import Mask, mask_array
 from visionllm.core.sample import Picture, Record, Source
 from visionllm.datasets.formats.reader import Place, Wording, register_format
 
+MOST_EXPRESSIONS = 8  # of one scene
+
 
 class ScenesSplit(Config):
     """A split of a scenes card. Splits are disjoint when their ranges [seed, seed + length) are."""
@@ -24,16 +26,18 @@ class ScenesSplit(Config):
 
 @register_format("scenes")
 class ScenesReader:
-    """``Record.extra["scene"]`` is the whole scene: keypoints, attributes, relations."""
+    """All that a task needs is filled in; ``Record.extra["scene"]`` is the whole scene: keypoints, attributes."""
 
     Split: ClassVar[type[Config]] = ScenesSplit
     needs_root: ClassVar[bool] = False
 
-    def __init__(self, *, dataset: str, length: int, seed: int, size: tuple[int, int], masks: bool = False) -> None:
+    def __init__(
+        self, *, dataset: str, length: int, seed: int, size: tuple[int, int], needs: frozenset[str] = frozenset()
+    ) -> None:
         # Imported here: data sets of files need nothing that draws.
         from visionllm.datasets.scenes import CATEGORIES, draw_scene
 
-        self.dataset, self._length, self._seed, self._size, self._with_masks = dataset, length, seed, size, masks
+        self.dataset, self._length, self._seed, self._size, self._needs = dataset, length, seed, size, needs
         self._draw = draw_scene
         self.names = tuple(category.name for category in CATEGORIES)
         self.wording = Wording(
@@ -43,9 +47,7 @@ class ScenesReader:
 
     @classmethod
     def open(cls, split: Any, place: Place) -> ScenesReader:
-        return cls(
-            dataset=place.dataset, length=split.length, seed=split.seed, size=split.size, masks="masks" in place.needs
-        )
+        return cls(dataset=place.dataset, length=split.length, seed=split.seed, size=split.size, needs=place.needs)
 
     def __len__(self) -> int:
         return self._length
@@ -57,7 +59,7 @@ class ScenesReader:
         scene = self._draw(seed, size=self._size)
         boxes = [thing.box_xyxy for thing in scene.objects]
         labels = [self.names.index(thing.category) for thing in scene.objects]
-        masks = mask_array([Mask.of(scene.mask(i)) for i in range(len(boxes))]) if self._with_masks else None
+        needs = self._needs
         return Record(
             picture=Picture(pixels=scene.image, name=f"scene {seed}"),
             names=self.names,
@@ -65,7 +67,10 @@ class ScenesReader:
             labels=np.array(labels, np.int64),
             crowd=np.zeros(len(boxes), bool),
             source=Source(dataset=self.dataset, index=index, file=f"scene {seed}"),
-            masks=masks,
+            masks=mask_array([Mask.of(scene.mask(i)) for i in range(len(boxes))]) if "masks" in needs else None,
+            expressions=tuple(scene.referring(MOST_EXPRESSIONS)) if "expressions" in needs else (),
+            captions=(scene.caption(),) if "captions" in needs else (),
+            questions=tuple(scene.questions()) if "questions" in needs else (),
             extra={"scene": scene},
         )
 

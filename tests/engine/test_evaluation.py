@@ -11,6 +11,7 @@ import pytest
 
 from visionllm.core.answer import Answer, LinkResult, Trace
 from visionllm.core.detections import Detections
+from visionllm.core.errors import ConfigError
 from visionllm.core.superlink import LinkMeta
 from visionllm.datasets.catalog import Dataset, open_dataset
 from visionllm.evaluation import evaluate
@@ -113,3 +114,19 @@ def test_a_reply_is_compared_with_all_that_was_asked(
     assert report["routing"]["failures"] == {"missing": 2}
     assert all(name in question for name in scenes.names for question in seen)
     assert len(seen[-1]) > len(seen[0])
+
+
+def test_plain_words_are_asked_and_compared(model: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    data = open_dataset("scenes", "val", task="questions")
+    truth = {question: reply for i in range(2) for question, reply in data.read(i).questions}  # type: ignore[union-attr]
+
+    def ask_many(requests: Sequence[tuple[Any, str]], **_: Any) -> list[Answer]:
+        return [Answer(text=truth[question]) for _, question in requests]
+
+    monkeypatch.setattr(model, "ask_many", ask_many)
+    report = evaluate(model, data, limit=1)
+    assert report["words"]["exact"] > 0.7  # the same question may have another answer in the other picture
+    assert report["routing"]["exact"] == 1.0
+    assert report["task"] == "questions"
+    with pytest.raises(ConfigError, match="no known-task path to plain words"):
+        evaluate(model, data, known=True)

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from visionllm.core.answer import Answer, LinkResult
 from visionllm.core.detections import Detections
-from visionllm.core.sample import BoxTarget
+from visionllm.core.sample import BoxTarget, Turn
 from visionllm.core.superlink import LinkMeta
 from visionllm.metrics import METRICS
 from visionllm.metrics.detection import DetectionMetric, auroc, box_overlaps, greedy_match
@@ -257,7 +257,7 @@ def test_answers_are_matched_by_phrase() -> None:
         ("car", 0.1, [(0.5, *FAR)]),
     )
     truth = target([(0, 20, 20, 40, 40), (1, 0, 0, 10, 10), (2, 0, 0, 30, 30)])
-    metric.add(("car", "bus", "dog"), reply, truth, key=0)
+    metric.add(Turn(phrases=("car", "bus", "dog"), target=truth), reply, key=0)
     figures = metric.compute()
     assert {name: c["AP50"] for name, c in figures["categories"].items()} == {"car": 1, "bus": 1, "dog": 0}
     assert figures["presence"]["accuracy"] == pytest.approx(2 / 3)
@@ -268,10 +268,10 @@ def test_answers_are_matched_by_phrase() -> None:
 def test_questions_in_chunks_are_one_picture() -> None:
     whole, chunks = DetectionMetric(("car", "bus")), DetectionMetric(("car", "bus"))
     car, bus = ("car", 0.9, [(0.9, 20, 20, 40, 40)]), ("bus", 0.2, [(0.3, 0, 0, 10, 10)])
-    whole.add(("car", "bus"), answer(car, bus), target([(0, 20, 20, 40, 40)]), key=7)
-    chunks.add(("bus",), answer(bus), target([]), key=7)
-    chunks.add(("car",), answer(car), target([(0, 20, 20, 40, 40)]), key=7)
+    whole.add(Turn(phrases=("car", "bus"), target=target([(0, 20, 20, 40, 40)])), answer(car, bus), key=7)
+    chunks.add(Turn(phrases=("bus",), target=target([])), answer(bus), key=7)
+    chunks.add(Turn(phrases=("car",), target=target([(0, 20, 20, 40, 40)])), answer(car), key=7)
     assert whole.compute() == chunks.compute()
     assert chunks.compute()["pictures"] == 1
     with pytest.raises(AssertionError, match="asked twice"):
-        chunks.add(("car",), answer(car), target([]), key=7)
+        chunks.add(Turn(phrases=("car",), target=target([])), answer(car), key=7)

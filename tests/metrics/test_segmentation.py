@@ -12,7 +12,7 @@ from visionllm.core.answer import Answer, LinkResult
 from visionllm.core.errors import DatasetError
 from visionllm.core.instances import Masks
 from visionllm.core.masks import Mask, mask_array
-from visionllm.core.sample import BoxTarget
+from visionllm.core.sample import BoxTarget, Turn
 from visionllm.core.superlink import LinkMeta
 from visionllm.metrics import METRICS
 from visionllm.metrics.segmentation import SegmentationMetric
@@ -32,6 +32,10 @@ def target(rows: list[tuple[int, Mask | None]]) -> BoxTarget:
         boxes_xyxy=np.array(boxes, np.float32).reshape(-1, 4), phrase=np.array([p for p, _ in rows], np.int64),
         masks=mask_array([mask for _, mask in rows]),
     )  # fmt: skip
+
+
+def asked(phrases: tuple[str, ...], truth: BoxTarget) -> Turn:
+    return Turn(task="segmentation", phrases=phrases, target=truth)
 
 
 def answer(**found: list[tuple[float, Mask]]) -> Answer:
@@ -56,7 +60,7 @@ def test_worked_by_hand() -> None:
         road=[(0.8, block(0, 20, 40, 30)), (0.6, block(0, 20, 20, 30))],
         dog=[(0.4, block(0, 0, 4, 4))],
     )  # fmt: skip
-    metric.add(("car", "road", "dog"), found, truth, key=0)
+    metric.add(asked(("car", "road", "dog"), truth), found, key=0)
     report = metric.compute()
     # One of two cars at precision one: recall up to .5 counts, 51 of 101 points.
     assert report["categories"]["car"]["AP50"] == pytest.approx(51 / 101)
@@ -76,7 +80,7 @@ def test_shape_counts_and_not_the_box() -> None:
     truth, found = np.zeros(SIZE[::-1], bool), np.zeros(SIZE[::-1], bool)
     truth[:20, :20], found[:20, :20] = upper, ~upper
     metric = SegmentationMetric(("car",))
-    metric.add(("car",), answer(car=[(0.9, Mask.of(found))]), target([(0, Mask.of(truth))]), key=0)
+    metric.add(asked(("car",), target([(0, Mask.of(truth))])), answer(car=[(0.9, Mask.of(found))]), key=0)
     assert metric.compute()["AP50"] == 0.0
 
 
@@ -96,26 +100,26 @@ def test_own_ap50_is_cocos(seed: int) -> None:
         found: dict[str, Any] = {
             name: [(float(rng.random()), m) for m in near if rng.random() < 0.6] for name in ("a", "b")
         }
-        metric.add(("a", "b"), answer(**found), target(truth), key=key)
+        metric.add(asked(("a", "b"), target(truth)), answer(**found), key=key)
     assert metric.compute()["AP50"] == pytest.approx(metric.ap50(), abs=1e-6)
 
 
 def test_an_object_without_a_mask_is_no_mistake() -> None:
     metric = SegmentationMetric(("car",))
     truth = target([(0, block(10, 10, 20, 20)), (0, None)])
-    metric.add(("car",), answer(car=[(0.9, block(1, 1, 4, 4)), (0.8, block(10, 10, 20, 20))]), truth, key=0)
+    metric.add(asked(("car",), truth), answer(car=[(0.9, block(1, 1, 4, 4)), (0.8, block(10, 10, 20, 20))]), key=0)
     assert metric.compute()["AP50"] == 1.0
 
 
 def test_a_data_set_without_masks_is_refused_in_one_line() -> None:
     truth = BoxTarget(boxes_xyxy=np.array([[0, 0, 5, 5]], np.float32), phrase=np.zeros(1, np.int64))
     with pytest.raises(DatasetError, match="sample 7: the data set has no masks") as caught:
-        SegmentationMetric(("car",)).add(("car",), answer(car=[]), truth, key=7)
+        SegmentationMetric(("car",)).add(asked(("car",), truth), answer(car=[]), key=7)
     assert "\n" not in str(caught.value)
 
 
 def test_a_phrase_that_was_not_routed_found_nothing() -> None:
     metric = SegmentationMetric(("car", "dog"))
-    metric.add(("car", "dog"), answer(dog=[]), target([(0, block(0, 0, 4, 4))]), key=0)
+    metric.add(asked(("car", "dog"), target([(0, block(0, 0, 4, 4))])), answer(dog=[]), key=0)
     report = metric.compute()
     assert (report["AP50"], report["mIoU"]) == (0.0, 0.0)

@@ -102,6 +102,7 @@ class Turn:
         target: the truth, None in use.
         question: the user's own words; None lets the renderer draw a wording from the task's templates.
         reply: words of a plain text answer (training of text tasks), None otherwise.
+        whole: what is said is true of the whole picture only ("the leftmost tree", a number): nothing may be cut off.
     """
 
     task: str | None = None
@@ -109,6 +110,7 @@ class Turn:
     target: Any = None
     question: str | None = None
     reply: str | None = None
+    whole: bool = False
 
 
 @dataclass(kw_only=True, slots=True, frozen=True, eq=False)
@@ -135,7 +137,10 @@ class Record:
         crowd: (N,) bool.
         source: where it came from.
         masks: (N,) objects, ``Mask`` or None; None where nobody asked for masks or the format has none.
-        extra: further annotations of the format by name (keypoints, captions).
+        expressions: words for some of the objects ("the red van"), and the indices of these.
+        captions: sentences about the whole picture.
+        questions: (question, answer) pairs about the whole picture.
+        extra: further annotations of the format by name.
     """
 
     picture: Picture
@@ -145,4 +150,7 @@ class Record:
     crowd: np.ndarray
     source: Source
     masks: np.ndarray | None = None
+    expressions: tuple[tuple[str, tuple[int, ...]], ...] = ()
+    captions: tuple[str, ...] = ()
+    questions: tuple[tuple[str, str], ...] = ()
     extra: dict[str, Any] = field(default_factory=dict)

@@ -16,7 +16,7 @@ from faster_coco_eval import COCO, COCOeval_faster
 
 from visionllm.core.answer import Answer
 from visionllm.core.boxes import box_area, box_iou, intersection_area, xywh_to_xyxy, xyxy_to_xywh
-from visionllm.core.sample import BoxTarget
+from visionllm.core.sample import BoxTarget, Turn
 from visionllm.metrics import METRICS
 
 _MAX_BOXES = 100  # a category and picture, as the COCO protocol counts
@@ -77,8 +77,9 @@ class DetectionMetric:
         self._pictures: dict[Hashable, dict[int, _Asked]] = {}
         self._sizes: dict[Hashable, tuple[int, int]] = {}
 
-    def add(self, phrases: Sequence[str], answer: Answer, target: BoxTarget, *, key: Hashable) -> None:
+    def add(self, turn: Turn, answer: Answer, *, key: Hashable) -> None:
         """Take an answer; a phrase that the reply did not route counts as nothing found."""
+        phrases = turn.phrases
         found = getattr(answer, self.result)
         # Of equal phrases in one reply the first counts; a phrase nobody asked for is the routing measure's business.
         place = {phrase: i for i, phrase in reversed(list(enumerate(found.phrases)))}
@@ -87,7 +88,7 @@ class DetectionMetric:
         presence = np.zeros(len(phrases), np.float32)
         presence[list(asked.values())] = found.presence[list(asked)]
         self._sizes[key] = found.size
-        self.update(phrases, self.shapes(found), found.scores, labels, presence, target, key=key)
+        self.update(phrases, self.shapes(found), found.scores, labels, presence, turn.target, key=key)
 
     def shapes(self, found: Any) -> np.ndarray:
         """(N, ...) what a result or a target gives to compare."""

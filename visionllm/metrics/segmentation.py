@@ -16,7 +16,7 @@ import numpy as np
 from visionllm.core.answer import Answer
 from visionllm.core.errors import DatasetError
 from visionllm.core.masks import Mask, mask_array
-from visionllm.core.sample import BoxTarget
+from visionllm.core.sample import Turn
 from visionllm.metrics import METRICS
 from visionllm.metrics.detection import DetectionMetric
 
@@ -35,12 +35,13 @@ class SegmentationMetric(DetectionMetric):
         self._pixels: dict[str, np.ndarray] = {}  # of both, of either
         self._codes: dict[int, dict[str, Any]] = {}
 
-    def add(self, phrases: Sequence[str], answer: Answer, target: BoxTarget, *, key: Hashable) -> None:
+    def add(self, turn: Turn, answer: Answer, *, key: Hashable) -> None:
         """As for boxes.
 
         Raises:
             DatasetError: the target has boxes but no masks.
         """
+        target = turn.target
         if target.masks is None and len(target.boxes_xyxy):
             raise DatasetError(f"sample {key}: the data set has no masks to compare with; give one that has")
         found = answer.masks
@@ -50,15 +51,15 @@ class SegmentationMetric(DetectionMetric):
         filled = [m or _box_mask(box, size) for m, box in zip(masks, target.boxes_xyxy, strict=True)]
         target = replace(target, masks=mask_array(filled), ignore=target.ignored | unknown)
         self._codes = {}
-        super().add(phrases, answer, target, key=key)
+        super().add(replace(turn, target=target), answer, key=key)
         threshold = _THRESHOLD if self._threshold is None else self._threshold
-        for i, phrase in enumerate(phrases):
+        for i, phrase in enumerate(turn.phrases):
             true = mask_array(filled)[(target.phrase == i) & ~target.ignored]
             own = mask_array([])
             if phrase in found.phrases:
                 of_phrase = found.of(phrase)
                 own = of_phrase.masks[of_phrase.scores >= threshold]
-            ours, theirs = (_union(masks, size) for masks in (own, true))
+            ours, theirs = (union(masks, size) for masks in (own, true))
             counts = np.array([(ours & theirs).sum(), (ours | theirs).sum()], np.float64)
             self._pixels[phrase] = self._pixels.get(phrase, np.zeros(2)) + counts
 
@@ -87,7 +88,7 @@ class SegmentationMetric(DetectionMetric):
         return {**report, "mIoU": float(np.mean(list(each.values()))) if each else None}
 
 
-def _union(masks: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+def union(masks: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     """(H, W) bool."""
     whole = np.zeros((size[1], size[0]), bool)
     for mask in masks:

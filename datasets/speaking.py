@@ -1,0 +1,115 @@
+"""Askers whose questions or replies are free words: expressions for single objects, captions, questions.
+
+What is said of a picture ("the leftmost tree", a number of cups) is true of the whole picture only, so all turns here
+are ``whole``.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+import numpy as np
+
+from visionllm.core.errors import AnnotationError
+from visionllm.core.sample import BoxTarget, Record, Sample, Turn
+from visionllm.datasets.asking import register_asker
+from visionllm.datasets.formats.reader import Wording
+
+# Expressions in one question, at most; turns of one conversation, at most.
+MOST_EXPRESSIONS, MOST_TURNS = 4, 4
+_ARTICLE = re.compile(r"^(the|a|an) ", re.IGNORECASE)
+_CAPTION_QUESTIONS = (
+    "describe the picture", "describe the image", "describe this picture", "what is in the picture?",
+    "what do you see?", "what can you see in this image?", "what does the picture show?", "caption the image",
+    "give a caption for this picture", "write a caption", "tell me what you see", "summarise the scene",
+)  # fmt: skip
+
+
+@register_asker("grounding")
+class GroundingAsker:
+    """Expressions, and the box of each thing they mean."""
+
+    task: str | None = "detection"
+    metric: str | None = "grounding"
+    needs: frozenset[str] = frozenset({"expressions"})
+
+    def draw(self, record: Record, wording: Wording, rng: np.random.Generator) -> Sample:
+        """One to four expressions, one alone most of the time."""
+        if not record.expressions:
+            raise AnnotationError(f"{record.source}: nothing is said of any object; remove it")
+        count = 1 if rng.random() < 0.5 else 1 + int(rng.integers(MOST_EXPRESSIONS))
+        return self._sample(record, [record.expressions[i] for i in rng.permutation(len(record.expressions))[:count]])
+
+    def every(self, record: Record, wording: Wording, *, chunk: int | None = None) -> tuple[Sample, ...]:
+        """All expressions that mean one thing, ``chunk`` in a question (one if None)."""
+        single = [expression for expression in record.expressions if len(expression[1]) == 1]
+        step = chunk or 1
+        return tuple(self._sample(record, single[i : i + step]) for i in range(0, len(single), step))
+
+    def _sample(self, record: Record, expressions: Sequence[tuple[str, tuple[int, ...]]]) -> Sample:
+        # Phrases stand without an article, as categories do; the wording of a question puts one where it likes.
+        named = [(_ARTICLE.sub("", words), things) for words, things in expressions]
+        phrases = tuple(dict.fromkeys(words for words, _ in named))
+        pairs = sorted({(phrases.index(words), thing) for words, things in named for thing in things})
+        rows = np.array([thing for _, thing in pairs], np.int64)
+        target = BoxTarget(
+            boxes_xyxy=record.boxes_xyxy[rows], phrase=np.array([p for p, _ in pairs], np.int64),
+            ignore=record.crowd[rows], masks=None if record.masks is None else record.masks[rows],
+        )  # fmt: skip
+        turn = Turn(task=self.task, phrases=phrases, target=target, whole=True)
+        return Sample(pictures=(record.picture,), turns=(turn,), source=record.source)
+
+
+@register_asker("referring")
+class ReferringAsker(GroundingAsker):
+    """Expressions, and the mask of each thing they mean."""
+
+    task = "segmentation"
+    metric = "referring"
+    needs = frozenset({"expressions", "masks"})
+
+
+@register_asker("captions")
+class CaptionAsker:
+    """A request for a caption, and a caption."""
+
+    task: str | None = None
+    metric: str | None = "words"
+    needs: frozenset[str] = frozenset({"captions"})
+
+    def draw(self, record: Record, wording: Wording, rng: np.random.Generator) -> Sample:
+        """Request and caption drawn."""
+        if not record.captions:
+            raise AnnotationError(f"{record.source}: no caption; remove it")
+        question = _CAPTION_QUESTIONS[int(rng.integers(len(_CAPTION_QUESTIONS)))]
+        return _talk(record, [(question, record.captions[int(rng.integers(len(record.captions)))])])
+
+    def every(self, record: Record, wording: Wording, *, chunk: int | None = None) -> tuple[Sample, ...]:
+        """The plainest request, and the first caption."""
+        return tuple(_talk(record, [(_CAPTION_QUESTIONS[0], caption)]) for caption in record.captions[:1])
+
+
+@register_asker("questions")
+class QuestionAsker:
+    """Questions about the picture, and their answers."""
+
+    task: str | None = None
+    metric: str | None = "words"
+    needs: frozenset[str] = frozenset({"questions"})
+
+    def draw(self, record: Record, wording: Wording, rng: np.random.Generator) -> Sample:
+        """One to four questions in a conversation."""
+        if not record.questions:
+            raise AnnotationError(f"{record.source}: no question; remove it")
+        count = 1 + int(rng.integers(MOST_TURNS))
+        return _talk(record, [record.questions[i] for i in rng.permutation(len(record.questions))[:count]])
+
+    def every(self, record: Record, wording: Wording, *, chunk: int | None = None) -> tuple[Sample, ...]:
+        """Each question in a conversation of its own."""
+        return tuple(_talk(record, [pair]) for pair in record.questions)
+
+
+def _talk(record: Record, pairs: Sequence[tuple[str, str]]) -> Sample:
+    turns = tuple(Turn(question=question, reply=answer, whole=True) for question, answer in pairs)
+    return Sample(pictures=(record.picture,), turns=turns, source=record.source)

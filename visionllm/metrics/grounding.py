@@ -1,0 +1,93 @@
+"""Expressions against the one thing they mean: was it found, and how well does it fit.
+
+``P@0.5`` is the share of expressions whose answer overlaps the thing by half or more (Kazemzadeh et al. 2014,
+"ReferItGame"; Yu et al. 2016, "RefCOCO"); ``gIoU`` the mean overlap of an expression and ``cIoU`` the sum of all
+intersections over the sum of all unions (Liu et al. 2023, "GRES", section 5.1).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Sequence
+from typing import Any
+
+import numpy as np
+
+from visionllm.core.answer import Answer
+from visionllm.core.errors import DatasetError
+from visionllm.core.sample import Turn
+from visionllm.metrics import METRICS
+from visionllm.metrics.detection import box_overlaps
+from visionllm.metrics.segmentation import union
+
+
+class _Expressions:
+    """Overlap of each expression's answer with its truth."""
+
+    def __init__(self, names: Sequence[str] = (), *, threshold: float | None = None, resamples: int = 300) -> None:
+        self._threshold, self._resamples = threshold, resamples
+        self._ious: list[float] = []
+
+    def compute(self) -> dict[str, Any]:
+        """``P@0.5``, its 95 % interval (expressions drawn with replacement), ``gIoU``, number of expressions."""
+        ious = np.array(self._ious)
+        if not len(ious):
+            return {"P@0.5": None, "P@0.5_interval": None, "gIoU": None, "expressions": 0}
+        hits = (ious >= 0.5).astype(float)
+        draws = np.random.default_rng(0).choice(hits, (self._resamples or 1, len(hits))).mean(1)
+        return {
+            "P@0.5": float(hits.mean()),
+            "P@0.5_interval": [float(np.quantile(draws, q)) for q in (0.025, 0.975)] if self._resamples else None,
+            "gIoU": float(ious.mean()),
+            "expressions": len(ious),
+        }
+
+
+@METRICS.register("grounding")
+class GroundingMetric(_Expressions):
+    """The best box of each expression against the truth; of several true ones the nearest."""
+
+    def add(self, turn: Turn, answer: Answer, *, key: Hashable) -> None:
+        found = answer.detections
+        for i, phrase in enumerate(turn.phrases):
+            true = turn.target.boxes_xyxy[turn.target.phrase == i]
+            own = found.of(phrase) if phrase in found.phrases else None
+            iou = 0.0
+            if own is not None and len(own) and len(true):
+                best = own.boxes_xyxy[int(own.scores.argmax())]
+                iou = float(box_overlaps(best[None].astype(np.float64), true.astype(np.float64))[0].max())
+            self._ious.append(iou)
+
+
+@METRICS.register("referring")
+class ReferringMetric(_Expressions):
+    """The pixels of each expression: all its masks that reach the operating point, or the best where none does."""
+
+    def __init__(self, names: Sequence[str] = (), **settings: Any) -> None:
+        super().__init__(names, **settings)
+        self._pixels = np.zeros(2)
+
+    def add(self, turn: Turn, answer: Answer, *, key: Hashable) -> None:
+        """Take an answer.
+
+        Raises:
+            DatasetError: the truth has no masks.
+        """
+        target, found = turn.target, answer.masks
+        if target.masks is None or any(mask is None for mask in target.masks.tolist()):
+            raise DatasetError(f"sample {key}: the data set has no masks to compare with; give one that has")
+        for i, phrase in enumerate(turn.phrases):
+            true = union(target.masks[target.phrase == i], found.size)
+            ours = np.zeros_like(true)
+            if phrase in found.phrases and len(found.of(phrase)):
+                own = found.of(phrase)
+                kept = own.scores >= (0.5 if self._threshold is None else self._threshold)
+                kept[int(own.scores.argmax())] = True
+                ours = union(own.masks[kept], found.size)
+            both, either = float((ours & true).sum()), float((ours | true).sum())
+            self._pixels += both, either
+            self._ious.append(both / either if either else 0.0)
+
+    def compute(self) -> dict[str, Any]:
+        """As for boxes, and ``cIoU``."""
+        both, either = self._pixels
+        return {**super().compute(), "cIoU": float(both / either) if either else None}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -16,6 +17,7 @@ from visionllm.routing.wording import Templates, load_templates
 # Share of lists in which no name has a quantifier. Drawn a name at a time, a long list would never be without one, and
 # that is how people write long lists.
 _BARE = 0.4
+_RELATION = re.compile(r" (?:of|in|on|with|without|for|near|next|left|right|above|below|behind|that|and) ")
 
 
 @dataclass(kw_only=True, slots=True, frozen=True)
@@ -29,6 +31,7 @@ class Piece:
         branch: 0 on the trunk, k on the k-th branch.
         link: the link that hangs on this routing token.
         repeat: how often the control token stands (picture positions).
+        ids: what the model itself has written, in place of text.
     """
 
     text: str
@@ -37,6 +40,7 @@ class Piece:
     branch: int = 0
     link: LinkMeta | None = None
     repeat: int = 1
+    ids: tuple[int, ...] = ()
 
 
 @dataclass(kw_only=True, slots=True, frozen=True)
@@ -88,6 +92,8 @@ def render_question(turn: Turn, rng: np.random.Generator | None = None) -> str:
 
 
 def _turn(turn: Turn, sample: int, number: int, style: Style) -> tuple[str, list[Piece]]:
+    if turn.said is not None:
+        return turn.question or "", [Piece(text="", ids=turn.said)]
     if turn.task is None:
         return turn.question or "", [Piece(text=turn.reply or "", supervised=True)]
     task = TASKS[turn.task]
@@ -128,7 +134,9 @@ def _question(turn: Turn, templates: Templates, rng: np.random.Generator | None,
 
 
 def _quantified(phrase: str, templates: Templates, rng: np.random.Generator) -> str:
-    number = "plural" if phrase.endswith("s") and not phrase.endswith("ss") else "singular"
+    # "tree left of the bus": the word before the first that relates it to others tells the number.
+    noun = _RELATION.split(phrase, maxsplit=1)[0]
+    number = "plural" if noun.endswith("s") and not noun.endswith("ss") else "singular"
     return _pick(templates.quantifiers[number], rng) + phrase
 
 

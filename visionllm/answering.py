@@ -76,8 +76,15 @@ class Answering(nn.Module):
             stream: return an iterator of ``Progress`` in place of the ``Answer``; stop iterating to cancel.
             settings: see ``ask_many``.
         """
-        events = self._answer([_request(pictures, prompt)], **settings)
-        return events if stream else _answers(events, 1)[0]
+        return self._ask(_request(pictures, prompt), stream, settings)
+
+    def chat(self, pictures: Pictures = None, **settings: Any) -> Chat:
+        """A conversation about one picture, several, or none: ``chat.ask("detect all cars")``, and so on.
+
+        Args:
+            settings: of every question; see ``ask_many``.
+        """
+        return Chat(self, _sample(pictures), settings)
 
     def ask_many(self, requests: Iterable[tuple[Pictures, str]], *, stream: bool = False, **settings: Any) -> Any:
         """Answer many prompts about pictures of any sizes in one batch; each answer is what ``ask`` alone would give.
@@ -133,6 +140,10 @@ class Answering(nn.Module):
         return read_out(self.mllm, self.link_queries, text, batch.links, run_text(self.mllm, text, vision).cache)
 
     # -- inside ----------------------------------------------------------------------------------------------------
+
+    def _ask(self, sample: Sample, stream: bool, settings: Mapping[str, Any]) -> Any:
+        events = self._answer([sample], **settings)
+        return events if stream else _answers(events, 1)[0]
 
     def _decoders(self) -> list[tuple[str, Decoder]]:
         return [(name, module) for name, module in self.decoders.items() if isinstance(module, Decoder)]
@@ -293,6 +304,39 @@ class Answering(nn.Module):
 
     def _canonical(self, task: str, phrases: Sequence[str]) -> str:
         return load_templates(TASKS[task].templates).groups[0].questions[0].format(phrases=", ".join(phrases))
+
+
+class Chat:
+    """A conversation: each question is read after all that was asked and answered before it, and may route anywhere.
+
+    ``answers`` holds what came back so far.
+    """
+
+    def __init__(self, model: Answering, sample: Sample, settings: Mapping[str, Any]) -> None:
+        self.answers: list[Answer] = []
+        self._model, self._sample, self._settings = model, sample, dict(settings)
+
+    def ask(self, prompt: str, *, stream: bool = False, **settings: Any) -> Any:
+        """Answer the next prompt.
+
+        Args:
+            stream: as in ``Answering.ask``; an answer that is not waited for is not part of the conversation.
+            settings: over those of the conversation.
+
+        Raises:
+            PromptError: the prompt is empty, or the conversation no longer fits the context.
+        """
+        # What the model wrote goes back as the ids it wrote: read as text, a typed "[DET]" in it could steer.
+        past = [Turn(question=answer.prompt, said=answer.trace.token_ids) for answer in self.answers]
+        sample = self._sample.with_turns(*past, *_request(None, prompt).turns)
+        events = self._heard(self._model._ask(sample, True, {**self._settings, **settings}))
+        return events if stream else _answers(events, 1)[0]
+
+    def _heard(self, events: Iterator[Progress]) -> Iterator[Progress]:
+        for event in events:
+            if event.answer is not None:
+                self.answers.append(event.answer)
+            yield event
 
 
 def _sample(pictures: Pictures) -> Sample:

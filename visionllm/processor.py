@@ -113,6 +113,8 @@ class Processor:
         return row
 
     def _ids(self, piece: Piece) -> list[int]:
+        if piece.ids:
+            return list(piece.ids)
         if piece.control:
             return [self.vocabulary.control(piece.text)] * piece.repeat
         return self.vocabulary.plain(piece.text)

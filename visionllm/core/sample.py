@@ -102,6 +102,7 @@ class Turn:
         target: the truth, None in use.
         question: the user's own words; None lets the renderer draw a wording from the task's templates.
         reply: words of a plain text answer (training of text tasks), None otherwise.
+        said: ids of a reply the model itself has written, in a conversation that goes on; they are taken as they are.
         whole: what is said is true of the whole picture only ("the leftmost tree", a number): nothing may be cut off.
     """
 
@@ -110,6 +111,7 @@ class Turn:
     target: Any = None
     question: str | None = None
     reply: str | None = None
+    said: tuple[int, ...] | None = None
     whole: bool = False
 
 

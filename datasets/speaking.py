@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 
 from visionllm.core.errors import AnnotationError
 from visionllm.core.sample import BoxTarget, Record, Sample, Turn
-from visionllm.datasets.asking import register_asker
+from visionllm.datasets.asking import ASKERS, register_asker
 from visionllm.datasets.formats.reader import Wording
 
 # Expressions in one question, at most; turns of one conversation, at most.
@@ -108,6 +109,39 @@ class QuestionAsker:
     def every(self, record: Record, wording: Wording, *, chunk: int | None = None) -> tuple[Sample, ...]:
         """Each question in a conversation of its own."""
         return tuple(_talk(record, [pair]) for pair in record.questions)
+
+
+@register_asker("conversation")
+class ConversationAsker:
+    """Two to four turns of any kind about one picture, some of them asked in one breath: the mixture of a user's day.
+
+    An evaluation asks all of them in one breath and measures what is routed.
+    """
+
+    task: str | None = None
+    metric: str | None = None
+    kinds = ("detection", "segmentation", "grounding", "referring", "captions", "questions")
+    needs: frozenset[str] = frozenset({"masks", "expressions", "captions", "questions"})
+
+    def draw(self, record: Record, wording: Wording, rng: np.random.Generator) -> Sample:
+        """Kinds for which the record has nothing to say are left out."""
+        known = [kind for kind in self.kinds if self._serves(kind, record)]
+        count = 2 + int(rng.integers(MOST_TURNS - 1))
+        turns: list[Turn] = []
+        for kind in rng.choice(known, count):
+            drawn = ASKERS[str(kind)].draw(record, wording, rng).turns[0]
+            turns.append(replace(drawn, joined=bool(turns) and bool(rng.random() < 0.5)))
+        return Sample(pictures=(record.picture,), turns=tuple(turns), source=record.source)
+
+    def every(self, record: Record, wording: Wording, *, chunk: int | None = None) -> tuple[Sample, ...]:
+        """One sample, always the same."""
+        drawn = self.draw(record, wording, np.random.default_rng(record.source.index))
+        turns = [replace(turn, joined=number > 0) for number, turn in enumerate(drawn.turns)]
+        return (replace(drawn, turns=tuple(turns)),)
+
+    def _serves(self, kind: str, record: Record) -> bool:
+        wanted = ASKERS[kind].needs - {"masks"}
+        return all(getattr(record, name) for name in wanted)
 
 
 def _talk(record: Record, pairs: Sequence[tuple[str, str]]) -> Sample:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -17,6 +17,8 @@ from visionllm.routing.wording import Templates, load_templates
 # Share of lists in which no name has a quantifier. Drawn a name at a time, a long list would never be without one, and
 # that is how people write long lists.
 _BARE = 0.4
+# Between questions asked in one breath; the first stands between their replies.
+_BREATHS = ("; ", "; ", ", then ", ". ", " and ", ", and ", "\n")
 _RELATION = re.compile(r" (?:of|in|on|with|without|for|near|next|left|right|above|below|behind|that|and) ")
 
 
@@ -66,9 +68,13 @@ def render(sample: Sample, tokens_of_picture: Sequence[int], *, index: int = 0, 
         reply: include the last reply; without it the text ends where the model goes on.
     """
     style = style or Style()
+    # Branches leave one trunk: a conversation has no place for them.
+    tree = style.tree and len(sample.turns) == 1 and sample.turns[0].task is not None
+    style = replace(style, tree=tree)
     pieces: list[Piece] = []
-    for number, turn in enumerate(sample.turns):
-        question, answer = _turn(turn, index, number, style)
+    exchanges = _exchanges(sample.turns)
+    for number, exchange in enumerate(exchanges):
+        question, answer = _exchange([_turn(turn, index, place, style) for place, turn in exchange], style)
         pieces += [_control(START), Piece(text="user\n")]
         if number == 0:
             for count in tokens_of_picture:
@@ -76,19 +82,39 @@ def render(sample: Sample, tokens_of_picture: Sequence[int], *, index: int = 0, 
                 pieces.append(Piece(text="\n"))
         pieces += [Piece(text=question), _control(END), Piece(text="\n")]
         pieces += [_control(START), Piece(text="assistant\n")]
-        last = number == len(sample.turns) - 1
+        last = number == len(exchanges) - 1
         if reply or not last:
             pieces += answer
-            if not (last and style.tree):
+            if not tree:
                 pieces += [Piece(text=END, control=True, supervised=True), Piece(text="\n")]
     return pieces
 
 
-def render_question(turn: Turn, rng: np.random.Generator | None = None) -> str:
-    """The user's side of a turn, in a drawn wording or (without ``rng``) the canonical one."""
-    if turn.task is None or turn.question is not None:
-        return turn.question or ""
-    return _question(turn, load_templates(TASKS[turn.task].templates), rng, False)[0]
+def _exchanges(turns: Sequence[Turn]) -> list[list[tuple[int, Turn]]]:
+    """Turns with their places; joined ones stand with the turn before them."""
+    found: list[list[tuple[int, Turn]]] = []
+    for place, turn in enumerate(turns):
+        if turn.joined and found:
+            found[-1].append((place, turn))
+        else:
+            found.append([(place, turn)])
+    return found
+
+
+def _exchange(rendered: list[tuple[str, list[Piece]]], style: Style) -> tuple[str, list[Piece]]:
+    """Questions asked in one breath, and one reply to all of them, in their order."""
+    question, answer = rendered[0]
+    for more, reply in rendered[1:]:
+        question += (_BREATHS[0] if style.rng is None else _pick(_BREATHS, style.rng)) + more
+        answer = [*answer, Piece(text=_BREATHS[0], supervised=True), *reply]
+    return question, answer
+
+
+def render_question(*turns: Turn, rng: np.random.Generator | None = None) -> str:
+    """The user's side of a turn, or of several in one breath, in a drawn wording or (without ``rng``) the canonical
+    one."""
+    style = Style(rng=rng)
+    return _exchange([_turn(turn, 0, place, style) for place, turn in enumerate(turns)], style)[0]
 
 
 def _turn(turn: Turn, sample: int, number: int, style: Style) -> tuple[str, list[Piece]]:

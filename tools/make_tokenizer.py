@@ -28,7 +28,7 @@ def corpus() -> list[str]:
         for index in range(count):
             rng = np.random.default_rng(index)
             sample: Sample = dataset.ask(index, rng)
-            lines += [render_question(turn, rng) for turn in sample.turns]
+            lines += [render_question(turn, rng=rng) for turn in sample.turns]
     return lines
 
 

@@ -8,12 +8,13 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
 from visionllm.core.answer import Answer
 from visionllm.core.errors import ConfigError
-from visionllm.core.sample import Sample
+from visionllm.core.sample import Sample, Turn
 from visionllm.core.task import TASKS
 from visionllm.datasets.asking import ASKERS
 from visionllm.datasets.catalog import Dataset, open_dataset
@@ -83,21 +84,20 @@ def evaluate(
         raise ConfigError(f"{data.name}: task {task.name!r} is not loaded in this model")
     if how.known and task is None:
         raise ConfigError(f"{data.key}: there is no known-task path to plain words; leave --known out")
-    name = asker.metric or (task.metric if task is not None else "words")
+    name = asker.metric or (None if task is None else task.metric)
     total = len(data) if how.limit is None else min(how.limit, len(data))
     # The operating point a user meets is reported beside the usual ones.
     threshold = None if task is None else getattr(model.decoders[task.decoder], "threshold", None)
-    metric = METRICS[name](data.names, threshold=threshold)
+    metric = None if name is None else METRICS[name](data.names, threshold=threshold)
     routing = RoutingCounter()
     started, done, asked, pictures = time.perf_counter(), 0, 0, 0
     for samples in _batches(data, total, how):
         questions = [_fill(sample, how) for sample in samples]
         for sample, question, answer in zip(samples, questions, _ask(model, questions, how), strict=True):
             turn = sample.turns[0]
-            expected = [(task.tokens[0].text, phrase) for phrase in question.turns[0].phrases] if task else []
             if not how.known:
-                routing.add(expected, answer.trace.routed)
-            if sample.pictures and (turn.target is not None or turn.reply is not None):
+                routing.add(_routes(question), answer.trace.routed)
+            if metric is not None and sample.pictures and (turn.target is not None or turn.reply is not None):
                 metric.add(turn, answer, key=sample.source.index)
                 pictures += 1
         asked += len(samples)
@@ -111,9 +111,20 @@ def evaluate(
     }  # fmt: skip
     if not how.known:
         report["routing"] = routing.compute()
-    if pictures:
+    if name is not None and metric is not None and pictures:
         report[name] = metric.compute()
     return report
+
+
+def _routes(sample: Sample) -> list[tuple[str, str]]:
+    """(token, phrase) of all that the first reply must route."""
+    routed = [(TASKS[turn.task].tokens[0].text, turn) for turn in _breath(sample) if turn.task is not None]
+    return [(token, phrase) for token, turn in routed for phrase in turn.phrases]
+
+
+def _breath(sample: Sample) -> list[Turn]:
+    """The turns of the first question."""
+    return list(takewhile(lambda turn: turn is sample.turns[0] or turn.joined, sample.turns))
 
 
 def _batches(data: Dataset, total: int, how: Setting) -> Iterator[list[Sample]]:
@@ -129,16 +140,16 @@ def _batches(data: Dataset, total: int, how: Setting) -> Iterator[list[Sample]]:
 
 def _fill(sample: Sample, how: Setting) -> Sample:
     """The sample with invented names behind its own; its target keeps counting the first ones."""
-    turn = sample.turns[0]
+    turn, *others = sample.turns
     rng = item_rng(how.seed, sample.source.index, _STRANGERS)
     phrases = list(turn.phrases)
     taken = {plain(phrase) for phrase in phrases}
-    while len(phrases) < (how.among or 0):
+    while turn.task is not None and len(phrases) < (how.among or 0):
         name = invent(rng)
         if plain(name) not in taken:
             taken.add(plain(name))
             phrases.append(name)
-    return replace(sample, turns=(replace(turn, phrases=tuple(phrases)),))
+    return sample.with_turns(replace(turn, phrases=tuple(phrases)), *others)
 
 
 def _ask(model: VisionLLM, samples: Sequence[Sample], how: Setting) -> list[Answer]:
@@ -155,9 +166,7 @@ def _ask(model: VisionLLM, samples: Sequence[Sample], how: Setting) -> list[Answ
             model.known(sample.turns[0].task or "", list(sample.pictures), sample.turns[0].phrases, options=options)
             for sample in samples
         ]
-    words = [
-        render_question(sample.turns[0], None if how.canonical else item_rng(how.seed, sample.source.index, _WORDING))
-        for sample in samples
-    ]
+    rngs = [None if how.canonical else item_rng(how.seed, sample.source.index, _WORDING) for sample in samples]
+    words = [render_question(*_breath(sample), rng=rng) for sample, rng in zip(samples, rngs, strict=True)]
     requests = [(list(sample.pictures), question) for sample, question in zip(samples, words, strict=True)]
     return model.ask_many(requests, options=options)

@@ -13,6 +13,7 @@ from visionllm.datasets.formats.reader import Wording
 from visionllm.datasets.plan import item_rng
 from visionllm.datasets.transforms import Augment
 
+# Askers that need words; a conversation takes what there is.
 WORDS = ("grounding", "referring", "captions", "questions")
 
 

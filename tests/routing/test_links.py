@@ -118,7 +118,7 @@ def test_the_prompt_for_generation_is_the_front_of_the_training_text(model: Any,
 @pytest.mark.parametrize("seed", range(20))
 def test_every_wording_names_every_phrase_in_order(seed: int) -> None:
     phrases = ("cars", "red dog", "glass {x} %s")
-    question = render_question(Turn(task="detection", phrases=phrases), np.random.default_rng(seed))
+    question = render_question(Turn(task="detection", phrases=phrases), rng=np.random.default_rng(seed))
     places = [question.index(phrase) for phrase in phrases]
     assert places == sorted(places)
     assert "{phrases}" not in question

@@ -103,6 +103,7 @@ class Turn:
         question: the user's own words; None lets the renderer draw a wording from the task's templates.
         reply: words of a plain text answer (training of text tasks), None otherwise.
         said: ids of a reply the model itself has written, in a conversation that goes on; they are taken as they are.
+        joined: asked in one breath with the turn before it, and answered in the same reply.
         whole: what is said is true of the whole picture only ("the leftmost tree", a number): nothing may be cut off.
     """
 
@@ -112,6 +113,7 @@ class Turn:
     question: str | None = None
     reply: str | None = None
     said: tuple[int, ...] | None = None
+    joined: bool = False
     whole: bool = False
 
 

@@ -1,0 +1,103 @@
+"""Conversations as text: who asks in one breath is answered in one reply, and every reply ends."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from visionllm.core.sample import Sample, Turn
+from visionllm.routing.render import Style, render, render_question
+from visionllm.routing.vocabulary import END, START
+
+Make = Callable[..., Any]
+CARS = Turn(task="detection", phrases=("cars", "dog"))
+MASKS = Turn(task="segmentation", phrases=("red car",))
+TALK = Turn(question="How many cars?", reply="2")
+
+
+def text_of(sample: Sample, **settings: Any) -> str:
+    return "".join(piece.text for piece in render(sample, [], **settings))
+
+
+def test_one_breath_is_one_reply_and_each_link_keeps_its_turn() -> None:
+    sample = Sample(turns=(CARS, replace(MASKS, joined=True), replace(TALK, joined=True)))
+    pieces = render(sample, [])
+    assert text_of(sample) == (
+        f"{START}user\ndetect cars, dog; segment red car; How many cars?{END}\n{START}assistant\n"
+        f"<ref>cars</ref>[DET], <ref>dog</ref>[DET]; <ref>red car</ref>[SEG]; 2{END}\n"
+    )
+    links = [piece.link for piece in pieces if piece.link is not None]
+    assert [(link.token, link.phrase, link.turn, link.group) for link in links] == [
+        ("[DET]", "cars", 0, 0), ("[DET]", "dog", 0, 1), ("[SEG]", "red car", 1, 0)
+    ]  # fmt: skip
+    assert render_question(*sample.turns) == "detect cars, dog; segment red car; How many cars?"
+
+
+def test_turns_apart_are_exchanges_of_their_own() -> None:
+    sample = Sample(turns=(CARS, MASKS, replace(TALK, joined=True)))
+    whole = text_of(sample)
+    assert whole.count(f"{START}user") == whole.count(f"{START}assistant") == 2
+    assert whole.count(END) == 4
+    assert text_of(sample, reply=False).endswith(f"{START}assistant\n")
+    assert "[DET]" in text_of(sample, reply=False)  # the past stays
+    assert "[SEG]" not in text_of(sample, reply=False)
+
+
+def test_what_is_supervised_are_the_replies() -> None:
+    sample = Sample(turns=(CARS, replace(TALK, joined=True), MASKS))
+    said = "".join(piece.text for piece in render(sample, []) if piece.supervised)
+    assert said == (f"<ref>cars</ref>[DET], <ref>dog</ref>[DET]; 2{END}<ref>red car</ref>[SEG]{END}")
+
+
+@pytest.mark.parametrize("turns", [(TALK,), (CARS, MASKS), (CARS, replace(MASKS, joined=True)), (TALK, TALK)])
+def test_branches_are_for_one_routed_turn(turns: tuple[Turn, ...]) -> None:
+    """Anything else is rendered as without them: a reply in words must not lose its end."""
+    sample = Sample(turns=turns)
+    assert render(sample, [], style=Style(tree=True)) == render(sample, [])
+    alone = render(Sample(turns=(CARS,)), [], style=Style(tree=True))
+    assert {piece.branch for piece in alone} == {0, 1, 2}
+
+
+def test_wordings_are_drawn_for_each_part() -> None:
+    sample = Sample(turns=(CARS, replace(MASKS, joined=True)))
+    drawn = {render_question(*sample.turns, rng=np.random.default_rng(seed)) for seed in range(40)}
+    assert len(drawn) > 35
+    assert any("; " not in question for question in drawn)
+
+
+def test_each_part_learns_from_its_own_truth(make_model: Make, boxed: Make) -> None:
+    """Losses of a breath of boxes and boxes are those of its targets, whichever is asked first."""
+    model = make_model(mask_width=16, denoising=0)
+    one, other = (
+        boxed(phrases=(name,), boxes=((0, *box),)) for name, box in (("car", (5, 5, 40, 30)), ("dog", (9, 9, 70, 50)))
+    )
+    second = replace(other.turns[0], task="segmentation", joined=True)
+    batch = model.processor.encode([one.with_turns(one.turns[0], second)])
+    assert [(meta.token, meta.turn) for meta in batch.links.meta] == [("[DET]", 0), ("[SEG]", 1)]
+    losses = model(batch)
+    wrong = one.with_turns(one.turns[0], replace(second, target=one.turns[0].target))
+    mistaken = model(model.processor.encode([wrong]))
+    assert float(mistaken.sums["objects/l1"].detach()) != float(losses.sums["objects/l1"].detach())
+    assert model.counts(batch)["objects/presence"] == 2
+
+
+def test_a_conversation_of_all_kinds_trains(make_model: Make) -> None:
+    """Scenes bring every kind; every loss of the decoder and of the words is there and finite."""
+    from visionllm.datasets.catalog import open_dataset
+    from visionllm.datasets.plan import item_rng
+
+    model = make_model(mask_width=16, context=4096).train()
+    dataset = open_dataset("scenes", "train", task="conversation")
+    samples = [dataset.ask(i, item_rng(0, i)) for i in range(6)]
+    assert {turn.task for sample in samples for turn in sample.turns} == {None, "detection", "segmentation"}
+    assert any(turn.joined for sample in samples for turn in sample.turns)
+    losses = model(model.processor.encode(samples, [Style(rng=np.random.default_rng(i)) for i in range(6)]))
+    assert {"lm", "end", "link", "objects/mask", "objects/class"} <= set(losses.sums)
+    assert all(np.isfinite(float(value.detach())) for value in losses.sums.values())
+    assert float(losses.sums["objects/mask"].detach()) > 0
+    (question,) = dataset.ask_all(0)
+    assert [turn.joined for turn in question.turns] == [False] + [True] * (len(question.turns) - 1)

@@ -104,10 +104,10 @@ class BoxAsker:
 
 @register_asker("segmentation")
 class MaskAsker(BoxAsker):
-    """As for boxes, each with its mask where the data set has one."""
+    """As for boxes, each with its mask where the data set has one; regions without number (the road) are one each."""
 
     task = "segmentation"
-    needs = frozenset({"masks"})
+    needs = frozenset({"masks", "stuff"})
 
 
 def contents(record: Record) -> tuple[list[int], list[int]]:

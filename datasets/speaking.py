@@ -121,7 +121,7 @@ class ConversationAsker:
     task: str | None = None
     metric: str | None = None
     kinds = ("detection", "segmentation", "grounding", "referring", "captions", "questions")
-    needs: frozenset[str] = frozenset({"masks", "expressions", "captions", "questions"})
+    needs: frozenset[str] = frozenset({"masks", "stuff", "expressions", "captions", "questions"})
 
     def draw(self, record: Record, wording: Wording, rng: np.random.Generator) -> Sample:
         """Kinds for which the record has nothing to say are left out."""
@@ -140,7 +140,7 @@ class ConversationAsker:
         return (replace(drawn, turns=tuple(turns)),)
 
     def _serves(self, kind: str, record: Record) -> bool:
-        wanted = ASKERS[kind].needs - {"masks"}
+        wanted = ASKERS[kind].needs - {"masks", "stuff"}
         return all(getattr(record, name) for name in wanted)
 
 

@@ -14,6 +14,7 @@ from visionllm.core.sample import Picture, Record, Source
 from visionllm.datasets.formats.reader import Place, Wording, register_format
 
 MOST_EXPRESSIONS = 8  # of one scene
+LEAST_STUFF = 0.005  # part of the picture below which a region is left out
 
 
 class ScenesSplit(Config):
@@ -35,14 +36,17 @@ class ScenesReader:
         self, *, dataset: str, length: int, seed: int, size: tuple[int, int], needs: frozenset[str] = frozenset()
     ) -> None:
         # Imported here: data sets of files need nothing that draws.
-        from visionllm.datasets.scenes import CATEGORIES, draw_scene
+        from visionllm.datasets.scenes import CATEGORIES, STUFF, draw_scene
 
         self.dataset, self._length, self._seed, self._size, self._needs = dataset, length, seed, size, needs
         self._draw = draw_scene
-        self.names = tuple(category.name for category in CATEGORIES)
+        things = tuple(category.name for category in CATEGORIES)
+        # Stuff has no number: its plural is itself.
+        self._stuff = STUFF[1:] if "stuff" in needs else ()
+        self.names = things + self._stuff
         self.wording = Wording(
             synonyms={category.name: tuple(category.synonyms) for category in CATEGORIES},
-            plurals={category.name: category.plural for category in CATEGORIES},
+            plurals={category.name: category.plural for category in CATEGORIES} | {name: name for name in self._stuff},
         )
 
     @classmethod
@@ -57,9 +61,16 @@ class ScenesReader:
             raise IndexError(index)
         seed = self._seed + index
         scene = self._draw(seed, size=self._size)
-        boxes = [thing.box_xyxy for thing in scene.objects]
         labels = [self.names.index(thing.category) for thing in scene.objects]
+        boxes = [thing.box_xyxy for thing in scene.objects]
         needs = self._needs
+        masks = [Mask.of(scene.mask(i)) for i in range(len(boxes))] if "masks" in needs else []
+        for name in self._stuff:
+            region = Mask.of(scene.stuff(name))
+            if region.area >= LEAST_STUFF * scene.id_map.size:
+                labels.append(self.names.index(name))
+                boxes.append(tuple(region.box_xyxy.tolist()))
+                masks += [region] if "masks" in needs else []
         return Record(
             picture=Picture(pixels=scene.image, name=f"scene {seed}"),
             names=self.names,
@@ -67,7 +78,7 @@ class ScenesReader:
             labels=np.array(labels, np.int64),
             crowd=np.zeros(len(boxes), bool),
             source=Source(dataset=self.dataset, index=index, file=f"scene {seed}"),
-            masks=mask_array([Mask.of(scene.mask(i)) for i in range(len(boxes))]) if "masks" in needs else None,
+            masks=mask_array(masks) if "masks" in needs else None,
             expressions=tuple(scene.referring(MOST_EXPRESSIONS)) if "expressions" in needs else (),
             captions=(scene.caption(),) if "captions" in needs else (),
             questions=tuple(scene.questions()) if "questions" in needs else (),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from .catalogue import CATEGORIES, WORLDS, Category
+from .catalogue import CATEGORIES, STUFF, WORLDS, Category
 from .scene import Scene, SceneObject, draw_scene
 
-__all__ = ["CATEGORIES", "WORLDS", "Category", "Scene", "SceneObject", "draw_scene"]
+__all__ = ["CATEGORIES", "STUFF", "WORLDS", "Category", "Scene", "SceneObject", "draw_scene"]

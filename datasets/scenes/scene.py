@@ -59,6 +59,10 @@ class Scene:
         """(H, W) bool: the visible pixels of an object."""
         return np.equal(self.id_map, index)
 
+    def stuff(self, name: str) -> np.ndarray:
+        """(H, W) bool: the pixels of a kind of stuff that no object hides."""
+        return np.equal(self.stuff_map, STUFF.index(name)) & (self.id_map < 0)
+
     @cached_property
     def _language(self) -> Language:
         return Language(self)

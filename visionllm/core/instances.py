@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -18,6 +18,8 @@ from visionllm.core.sample import Picture
 
 if TYPE_CHECKING:
     import supervision
+
+    from visionllm.core.panoptic import Panoptic
 
 _TINT = 0.45  # how much of a mask's colour covers the picture
 
@@ -68,6 +70,16 @@ class Masks(Detections):
         for mask in self.of(phrase).masks:
             mask.paste(whole, True)
         return Mask.of(whole)
+
+    def panoptic(self, stuff: Collection[str] = ()) -> Panoptic:
+        """Masks without overlap, every pixel to one owner at most.
+
+        Args:
+            stuff: phrases that are no things ("road"): all their masks become one segment.
+        """
+        from visionllm.core.panoptic import merge
+
+        return merge(self, stuff)
 
     def to_dict(self) -> dict[str, Any]:
         """As of ``Detections``, with ``mask_rle`` (COCO's compressed code) for each box."""

@@ -1,0 +1,151 @@
+"""Every pixel has one owner: masks merged into a panoptic segmentation, and COCO's way of writing it.
+
+The merge is that of Kirillov et al. 2019, "Panoptic Segmentation", section 6: things by falling score, a pixel goes to
+the first that claims it, what has lost most of its mask to others is dropped; then stuff on what is left.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from visionllm.core.errors import AnnotationError, ShapeError, unknown_name
+from visionllm.core.instances import Masks
+from visionllm.core.masks import Mask
+
+# Part of a mask that must be left when it is its turn, and pixels below which stuff is noise (share of the picture).
+LEFT, SPECK = 0.5, 0.001
+# A png holds an id as red + 256 green + 65536 blue.
+_DIGITS = np.array([1, 256, 65536])
+
+
+@dataclass(kw_only=True, slots=True, frozen=True)
+class Segment:
+    """One thing, or all the stuff of a phrase.
+
+    Args:
+        id: value of its pixels in the id map, above 0.
+        phrase: what it is.
+        thing: whether it is one of several that could be counted.
+        score: of its mask; the best one's for stuff.
+        area: number of pixels.
+    """
+
+    id: int
+    phrase: str
+    thing: bool
+    score: float
+    area: int
+
+
+@dataclass(kw_only=True, slots=True, frozen=True, eq=False)
+class Panoptic:
+    """A panoptic segmentation of one picture.
+
+    Args:
+        ids: (H, W) int32; 0 where nothing is known.
+        segments: one entry for every id in the map.
+
+    Raises:
+        ShapeError: the map and the segments hold different ids.
+    """
+
+    ids: np.ndarray
+    segments: tuple[Segment, ...]
+
+    def __post_init__(self) -> None:
+        if self.ids.ndim != 2 or self.ids.dtype != np.int32:
+            raise ShapeError(f"ids must be (H, W) int32, got {self.ids.shape} {self.ids.dtype}")
+        if set(np.unique(self.ids)) - {0} != {segment.id for segment in self.segments}:
+            raise ShapeError("the id map and the segments hold different ids")
+
+    def mask(self, segment: Segment) -> Mask:
+        """The pixels of a segment."""
+        return Mask.of(self.ids == segment.id)
+
+    def to_coco(
+        self, category_ids: Mapping[str, int], *, image_id: int | str = 0, file_name: str = ""
+    ) -> dict[str, Any]:
+        """The entry of a COCO panoptic file that belongs to ``png``.
+
+        Raises:
+            UnknownNameError: a phrase has no category.
+        """
+        entries = []
+        for segment in self.segments:
+            if segment.phrase not in category_ids:
+                raise unknown_name("category", segment.phrase, category_ids)
+            mask = self.mask(segment)
+            x1, y1, x2, y2 = (int(edge) for edge in mask.box_xyxy)
+            entries.append({
+                "id": segment.id, "category_id": category_ids[segment.phrase], "iscrowd": 0, "area": segment.area,
+                "bbox": [x1, y1, x2 - x1, y2 - y1],
+            })  # fmt: skip
+        return {"image_id": image_id, "file_name": file_name, "segments_info": entries}
+
+    def png(self) -> Image.Image:
+        """The id map as COCO stores it."""
+        colours = self.ids[..., None] // _DIGITS % 256
+        return Image.fromarray(colours.astype(np.uint8))
+
+    def save(self, path: str | Path, category_ids: Mapping[str, int], *, image_id: int | str = 0) -> None:
+        """Write ``path`` (.png) and its entry beside it (.json)."""
+        path = Path(path)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        entry = self.to_coco(category_ids, image_id=image_id, file_name=path.name)
+        path.with_suffix(".json").write_text(json.dumps(entry), encoding="utf-8")
+        self.png().save(path, format="PNG")
+
+
+def merge(masks: Masks, stuff: Collection[str] = ()) -> Panoptic:
+    """Masks without overlap.
+
+    Args:
+        masks: of one picture; those below its operating point should be left out before (``masks.above``).
+        stuff: phrases that are no things: all their masks become one segment.
+    """
+    ids = np.zeros((masks.size[1], masks.size[0]), np.int32)
+    segments: list[Segment] = []
+
+    def settle(mask: np.ndarray, phrase: str, thing: bool, score: float, least: float) -> None:
+        free = mask & (ids == 0)
+        area = int(free.sum())
+        if area and area >= least:
+            ids[free] = len(segments) + 1
+            segments.append(Segment(id=len(segments) + 1, phrase=phrase, thing=thing, score=score, area=area))
+
+    for row in np.argsort(-masks.scores, kind="stable").tolist():
+        phrase = masks.phrases[int(masks.labels[row])]
+        if phrase not in stuff:
+            mask = masks.masks[row]
+            settle(mask.dense(), phrase, True, float(masks.scores[row]), LEFT * mask.area)
+    regions = [(masks.of(phrase), phrase) for phrase in dict.fromkeys(masks.phrases) if phrase in stuff]
+    for own, phrase in sorted(regions, key=lambda region: -region[0].scores.max(initial=0.0)):
+        if len(own):
+            settle(own.union(phrase).dense(), phrase, False, float(own.scores.max()), SPECK * ids.size)
+    return Panoptic(ids=ids, segments=tuple(segments))
+
+
+def read_ids(picture: Image.Image, segments: Collection[int], *, source: str = "panoptic") -> np.ndarray:
+    """(H, W) int32 ids out of a COCO panoptic png.
+
+    Args:
+        segments: the ids its entry lists.
+
+    Raises:
+        AnnotationError: it is no RGB picture, or holds an id that is not listed, or lacks one that is.
+    """
+    if picture.mode != "RGB":
+        raise AnnotationError(f"{source}: a panoptic png must be RGB, this is {picture.mode}")
+    ids = (np.asarray(picture, np.int64) * _DIGITS).sum(-1).astype(np.int32)
+    found = set(np.unique(ids).tolist()) - {0}
+    for wrong, words in ((found - set(segments), "is not in segments_info"), (set(segments) - found, "has no pixel")):
+        if wrong:
+            raise AnnotationError(f"{source}: segment {min(wrong)} {words}")
+    return ids

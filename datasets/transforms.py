@@ -14,9 +14,11 @@ import cv2
 import numpy as np
 from pydantic import Field, PositiveFloat, PositiveInt, field_validator
 
+from visionllm.core.arrays import move_all, object_array
 from visionllm.core.config import Config
 from visionllm.core.geometry import Geometry
-from visionllm.core.masks import Mask, mask_array, moved_masks
+from visionllm.core.masks import Mask
+from visionllm.core.poses import Pose
 from visionllm.core.sample import Picture, Record, Sample
 
 _SIDES = re.compile(r"\b(left|right|leftmost|rightmost|lefthand|righthand|clockwise|west|east)\b", re.IGNORECASE)
@@ -130,7 +132,8 @@ def shrunk(record: Record, longest: int) -> Record:
         record,
         picture=replace(record.picture, pixels=geometry.picture(record.picture.pixels)),
         boxes_xyxy=geometry.boxes_exact(record.boxes_xyxy).reshape(-1, 4),
-        masks=None if record.masks is None else moved_masks(record.masks, geometry),
+        masks=None if record.masks is None else move_all(record.masks, geometry),
+        poses=None if record.poses is None else move_all(record.poses, geometry),
         extra={},
     )
 
@@ -146,6 +149,7 @@ def mosaic(records: list[Record], rng: np.random.Generator) -> Record:
     canvas = np.empty((height, width, 3), np.uint8)
     boxes_xyxy, labels, crowd = [], [], []
     masks: list[Mask | None] = []
+    poses: list[Pose | None] = []
     for number, record in enumerate(records):
         x1, x2 = ((0, centre_x), (centre_x, width))[number % 2]
         y1, y2 = ((0, centre_y), (centre_y, height))[number // 2]
@@ -155,17 +159,20 @@ def mosaic(records: list[Record], rng: np.random.Generator) -> Record:
         boxes_xyxy.append(moved[kept] + np.array([x1, y1, x1, y1], np.float32))
         labels.append(record.labels[kept])
         crowd.append(record.crowd[kept])
+        # In two steps: one geometry of both would not cut at the edge of the quadrant.
+        place = Geometry.crop(geometry.output_size, (-x1, -y1, width - x1, height - y1))
         if record.masks is not None:
-            # In two steps: one geometry of both would not cut at the edge of the quadrant.
-            place = Geometry.crop(geometry.output_size, (-x1, -y1, width - x1, height - y1))
-            masks += moved_masks(moved_masks(record.masks[kept], geometry), place).tolist()
+            masks += move_all(move_all(record.masks[kept], geometry), place).tolist()
+        if record.poses is not None:
+            poses += move_all(move_all(record.poses[kept], geometry), place).tolist()
     return replace(
         records[0],
         picture=Picture(pixels=canvas, name=f"mosaic of {', '.join(record.picture.name for record in records)}"),
         boxes_xyxy=np.concatenate(boxes_xyxy).astype(np.float32),
         labels=np.concatenate(labels),
         crowd=np.concatenate(crowd),
-        masks=None if records[0].masks is None else mask_array(masks),
+        masks=None if records[0].masks is None else object_array(masks),
+        poses=None if records[0].poses is None else object_array(poses),
         expressions=(),
         captions=(),
         questions=(),

@@ -1,6 +1,7 @@
 """One reader per annotation format. A data set is a card; only a new format is code."""
 
 from visionllm.datasets.formats.coco import CocoReader
+from visionllm.datasets.formats.mpii import MpiiReader
 from visionllm.datasets.formats.phrases import PhrasesReader
 from visionllm.datasets.formats.reader import FORMATS, Place, Reader, Wording, register_format
 from visionllm.datasets.formats.scenes import ScenesReader
@@ -9,6 +10,7 @@ from visionllm.datasets.formats.voc import VocReader
 __all__ = [
     "FORMATS",
     "CocoReader",
+    "MpiiReader",
     "PhrasesReader",
     "Place",
     "Reader",

@@ -9,11 +9,14 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
+from pydantic import Field
 
+from visionllm.core.arrays import object_array
 from visionllm.core.config import Config
-from visionllm.core.errors import AnnotationError
-from visionllm.core.masks import Mask, mask_array
+from visionllm.core.errors import AnnotationError, ShapeError
+from visionllm.core.masks import Mask
 from visionllm.core.media import load_picture
+from visionllm.core.poses import Pose, Skeleton, plain_names
 from visionllm.core.sample import Record, Source
 from visionllm.datasets.formats.reader import (
     Boxes,
@@ -28,15 +31,20 @@ from visionllm.datasets.formats.reader import (
     read_bytes,
     register_format,
 )
+from visionllm.datasets.skeletons import load_skeleton
 
 MAX_BYTES = 2 * 1024**3
 
 
 class CocoSplit(Config):
-    """A split of a COCO card: the folder of pictures and the annotation file, below the root."""
+    """A split of a COCO card: the folder of pictures and the annotation file, below the root; and for poses, what the
+    keypoints are, where the file's own names and edges do not say it, and the fields they stand in, one after another.
+    """
 
     images: str
     annotations: str
+    skeleton: str | None = None
+    points: list[str] = Field(default=["keypoints"], min_length=1)
 
 
 @register_format("coco")
@@ -52,11 +60,11 @@ class CocoReader:
     wording = Wording()
 
     def __init__(
-        self, *, dataset: str, root: Path, images: str, annotations: Path, names: tuple[str, ...] | None,
-        masks: bool = False,
+        self, *, dataset: str, root: Path, split: CocoSplit, annotations: Path, names: tuple[str, ...] | None,
+        needs: frozenset[str] = frozenset(),
     ) -> None:  # fmt: skip
         data = read_bytes(annotations, limit=MAX_BYTES)
-        self.dataset, self._root, self._images = dataset, root, images
+        self.dataset, self._root, self._images = dataset, root, split.images
         self._digest = hashlib.sha256(data).hexdigest()
         table = _Table(annotations, _parse(data, annotations))
         self.names, labels_of = table.categories(names)
@@ -69,7 +77,14 @@ class CocoReader:
         self._order = np.argsort(objects["picture"], kind="stable")
         self._starts = np.searchsorted(objects["picture"][self._order], np.arange(len(self._pictures) + 1))
         self._file = annotations
-        self._outlines = [entry.get("segmentation") for entry in table.content["annotations"]] if masks else None
+        entries = table.content["annotations"]
+        self._outlines = [entry.get("segmentation") for entry in entries] if "masks" in needs else None
+        self._points = None
+        if "poses" in needs:
+            skeletons = table.skeletons(split.skeleton)
+            self._points = [
+                (skeletons[entry["category_id"]], [entry.get(key) for key in split.points]) for entry in entries
+            ]
 
     @classmethod
     def open(cls, split: Any, place: Place) -> CocoReader:
@@ -79,8 +94,8 @@ class CocoReader:
         where = f"{place.dataset}: annotations"
         annotations = existing(below(place.root, split.annotations, source=where), source=where)
         return cls(
-            dataset=place.dataset, root=place.root, images=split.images, annotations=annotations, names=place.names,
-            masks="masks" in place.needs,
+            dataset=place.dataset, root=place.root, split=split, annotations=annotations, names=place.names,
+            needs=place.needs,
         )  # fmt: skip
 
     def __len__(self) -> int:
@@ -103,6 +118,7 @@ class CocoReader:
             crowd=self._objects["crowd"][rows],
             source=source,
             masks=self._masks(rows, picture.size, source),
+            poses=self._poses(rows, source),
             extra={
                 "image_id": entry["id"],
                 "annotation_id": self._objects["id"][rows],
@@ -134,7 +150,17 @@ class CocoReader:
                 found.append(Mask.from_polygons(outline, size, source=where))
             else:
                 found.append(Mask.from_rle(outline, size=size, source=f"{where}.segmentation"))
-        return mask_array(found)
+        return object_array(found)
+
+    def _poses(self, rows: np.ndarray, source: Source) -> np.ndarray | None:
+        """(N,) poses, None where an object has no known point."""
+        if self._points is None:
+            return None
+        found = []
+        for row in rows.tolist():
+            skeleton, parts = self._points[row]
+            found.append(pose_of(skeleton, parts, source=f"{source}: {self._file}: annotations[{row}]"))
+        return object_array(found)
 
     def _check_finite(self, rows: np.ndarray, source: Source) -> None:
         broken = rows[~self._boxes.finite[rows]]
@@ -144,6 +170,44 @@ class CocoReader:
                 f"{source}: {self._file}: annotations[{row}].bbox is not finite "
                 f"({self._objects['bbox'][row].tolist()}); correct or remove it"
             )
+
+
+def pose_of(skeleton: Skeleton | None, parts: list[Any], *, source: str) -> Pose | None:
+    """A pose out of lists ``[x, y, flag, ...]`` that follow each other; None where no point is known.
+
+    Raises:
+        AnnotationError: a list is not such a list, their points are of another number, or a flag is not 0, 1 or 2.
+    """
+    if all(part is None for part in parts):
+        return None
+    if skeleton is None:
+        raise AnnotationError(
+            f"{source}: has keypoints, but its category names none; name a skeleton in the card's split"
+        )
+    flat: list[float] = []
+    for part in parts:
+        if not isinstance(part, list) or any(isinstance(v, bool) or not isinstance(v, (int, float)) for v in part):
+            raise AnnotationError(f"{source}: keypoints must be numbers x, y, flag, ...")
+        flat += part
+    if len(flat) != 3 * len(skeleton):
+        raise AnnotationError(
+            f"{source}: {len(flat)} numbers of keypoints, {len(skeleton)} points of {skeleton.name} have "
+            f"{3 * len(skeleton)}"
+        )
+    table = np.array(flat, np.float64).reshape(-1, 3)
+    wrong = np.flatnonzero(~np.isin(table[:, 2], (0, 1, 2)))
+    if len(wrong):
+        raise AnnotationError(
+            f"{source}: {skeleton.keypoints[int(wrong[0])]!r} has the flag {table[wrong[0], 2]:g}; 0 is unknown, "
+            "1 hidden, 2 visible"
+        )
+    if not table[:, 2].any():
+        return None
+    return Pose(points_xy=table[:, :2].astype(np.float32), visibility=table[:, 2].astype(np.int8), skeleton=skeleton)
+
+
+def _is_pair(edge: Any) -> bool:
+    return isinstance(edge, list) and len(edge) == 2 and all(type(end) is int for end in edge)
 
 
 def _edges(boxes_xywh: np.ndarray) -> np.ndarray:
@@ -182,6 +246,28 @@ class _Table:
                 if type(entry.get(key)) is not int or entry[key] <= 0:
                     raise self._error(where, key, entry.get(key), "a positive whole number of pixels")
         return entries
+
+    def skeletons(self, name: str | None) -> dict[Any, Skeleton | None]:
+        """What the keypoints of each category are: by the card, or by the names and edges of the file."""
+        if name is not None:
+            return dict.fromkeys((entry["id"] for entry in self.content["categories"]), load_skeleton(name))
+        found: dict[Any, Skeleton | None] = {}
+        for i, entry in enumerate(self.content["categories"]):
+            raw, edges = entry.get("keypoints") or [], entry.get("skeleton") or []
+            where = f"{self.file}: categories[{i}]"
+            if not isinstance(raw, list) or not all(isinstance(word, str) for word in raw):
+                raise self._error(f"categories[{i}]", "keypoints", raw, "a list of words")
+            if not isinstance(edges, list) or not all(_is_pair(edge) for edge in edges):
+                raise self._error(f"categories[{i}]", "skeleton", edges, "pairs of numbers, counted from 1")
+            try:
+                skeleton = Skeleton(
+                    name=str(entry["name"]), keypoints=plain_names(raw), edges=tuple((a - 1, b - 1) for a, b in edges)
+                )
+                skeleton.flips  # noqa: B018 (a side without a partner is told here)
+            except ShapeError as error:
+                raise AnnotationError(f"{where}: {error}; name a skeleton in the card's split") from None
+            found[entry["id"]] = skeleton if raw else None
+        return found
 
     def objects(self, picture_of: dict[Any, int], label_of: dict[Any, int]) -> dict[str, np.ndarray]:
         """Columns picture, label, bbox (N, 4) xywh, crowd, area, id of all annotations."""

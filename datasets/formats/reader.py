@@ -45,9 +45,9 @@ class Place:
         root: folder of its files, resolved; None for a format that draws or invents its samples.
         card_folder: folder of its card, resolved, where the lists it names lie; None without a card file.
         names: the category names the card declares, or None to take those of the annotations.
-        needs: fields of ``Record`` beyond boxes that the task learns from (``masks``, ``expressions``, ``captions``,
-            ``questions``); others need not be filled. ``stuff`` asks for regions without number (sky, road) among the
-            categories, each region one object.
+        needs: fields of ``Record`` beyond boxes that the task learns from (``masks``, ``poses``, ``expressions``,
+            ``captions``, ``questions``); others need not be filled. ``stuff`` asks for regions without number (sky,
+            road) among the categories, each region one object.
     """
 
     dataset: str

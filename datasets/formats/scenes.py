@@ -8,10 +8,13 @@ from typing import Any, ClassVar
 import numpy as np
 from pydantic import Field, PositiveInt
 
+from visionllm.core.arrays import object_array
 from visionllm.core.config import Config
-from visionllm.core.masks import Mask, mask_array
+from visionllm.core.masks import Mask
+from visionllm.core.poses import Pose
 from visionllm.core.sample import Picture, Record, Source
 from visionllm.datasets.formats.reader import Place, Wording, register_format
+from visionllm.datasets.skeletons import load_skeleton
 
 MOST_EXPRESSIONS = 8  # of one scene
 LEAST_STUFF = 0.005  # part of the picture below which a region is left out
@@ -65,12 +68,14 @@ class ScenesReader:
         boxes = [thing.box_xyxy for thing in scene.objects]
         needs = self._needs
         masks = [Mask.of(scene.mask(i)) for i in range(len(boxes))] if "masks" in needs else []
+        poses: list[Pose | None] = [self._pose(thing.keypoints) for thing in scene.objects]
         for name in self._stuff:
             region = Mask.of(scene.stuff(name))
             if region.area >= LEAST_STUFF * scene.id_map.size:
                 labels.append(self.names.index(name))
                 boxes.append(tuple(region.box_xyxy.tolist()))
                 masks += [region] if "masks" in needs else []
+                poses.append(None)
         return Record(
             picture=Picture(pixels=scene.image, name=f"scene {seed}"),
             names=self.names,
@@ -78,12 +83,22 @@ class ScenesReader:
             labels=np.array(labels, np.int64),
             crowd=np.zeros(len(boxes), bool),
             source=Source(dataset=self.dataset, index=index, file=f"scene {seed}"),
-            masks=mask_array(masks) if "masks" in needs else None,
+            masks=object_array(masks) if "masks" in needs else None,
+            poses=object_array(poses) if "poses" in needs else None,
             expressions=tuple(scene.referring(MOST_EXPRESSIONS)) if "expressions" in needs else (),
             captions=(scene.caption(),) if "captions" in needs else (),
             questions=tuple(scene.questions()) if "questions" in needs else (),
             extra={"scene": scene},
         )
+
+    def _pose(self, keypoints: np.ndarray | None) -> Pose | None:
+        """A person's; None of things without keypoints."""
+        if keypoints is None or not keypoints[:, 2].any():
+            return None
+        return Pose(
+            points_xy=keypoints[:, :2].astype(np.float32), visibility=keypoints[:, 2].astype(np.int8),
+            skeleton=load_skeleton("coco_17"),
+        )  # fmt: skip
 
     def digest(self) -> str:
         # The first scene stands for the drawing code: another edition of it gives other scenes for the same seeds.

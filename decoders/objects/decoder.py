@@ -16,10 +16,11 @@ from pydantic import Field, PositiveInt
 from torch import Tensor, nn
 from torchvision.ops import nms
 
+from visionllm.core.arrays import object_array
 from visionllm.core.config import Config
 from visionllm.core.detections import Detections
 from visionllm.core.instances import Masks
-from visionllm.core.masks import Mask, mask_array
+from visionllm.core.masks import Mask
 from visionllm.core.pixels import Pixels, PixelSpec
 from visionllm.core.sample import Picture
 from visionllm.core.superlink import SuperLinks
@@ -394,7 +395,7 @@ def _found(phrase: str, picture: Picture, boxes_xyxy: np.ndarray, scores_N: Tens
     }  # fmt: skip
     if cut is None:
         return Detections(**fields)
-    return Masks(masks=mask_array([cut(row) for row in rows.tolist()]), **fields)
+    return Masks(masks=object_array([cut(row) for row in rows.tolist()]), **fields)
 
 
 def _add(total: dict[str, Tensor], prefix: str, part: dict[str, Tensor]) -> None:

@@ -8,8 +8,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from visionllm.core.arrays import object_array
 from visionllm.core.errors import ShapeError
-from visionllm.core.instances import Masks, mask_array
+from visionllm.core.instances import Masks
 from visionllm.core.masks import Mask
 from visionllm.core.sample import Picture
 
@@ -23,7 +24,7 @@ def square(x: int, y: int, side: int) -> np.ndarray:
 
 
 def found(*squares: tuple[int, int, int], labels: tuple[int, ...] = (), phrases: tuple[str, ...] = ("cup",)) -> Masks:
-    masks = mask_array([Mask.of(square(*one)) for one in squares])
+    masks = object_array([Mask.of(square(*one)) for one in squares])
     return Masks(
         boxes_xyxy=np.array([mask.box_xyxy for mask in masks], np.float32).reshape(-1, 4),
         scores=np.linspace(0.9, 0.5, len(masks)).astype(np.float32),
@@ -77,8 +78,8 @@ def test_drawing_tints_the_mask_and_little_else() -> None:
 
 
 def test_a_mask_of_another_picture_is_refused() -> None:
-    wrong = mask_array([Mask.of(np.ones((5, 5), bool))])
+    wrong = object_array([Mask.of(np.ones((5, 5), bool))])
     with pytest.raises(ShapeError, match=r"masks\[0\] must be a Mask of a picture of \(60, 40\)"):
         replace(found((1, 1, 3)), masks=wrong)
     with pytest.raises(ShapeError, match=r"masks must be \(1,\)"):
-        replace(found((1, 1, 3)), masks=mask_array([]))
+        replace(found((1, 1, 3)), masks=object_array([]))

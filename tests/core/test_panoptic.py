@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from visionllm.core.arrays import object_array
 from visionllm.core.errors import AnnotationError, ShapeError, UnknownNameError
 from visionllm.core.instances import Masks
-from visionllm.core.masks import Mask, mask_array
+from visionllm.core.masks import Mask
 from visionllm.core.panoptic import Panoptic, Segment, merge, read_ids
 from visionllm.metrics.panoptic import PanopticQuality
 
@@ -32,7 +33,7 @@ def found(*rows: tuple[str, float, np.ndarray]) -> Masks:
         boxes_xyxy=np.array([mask.box_xyxy for mask in masks], np.float32).reshape(-1, 4),
         scores=np.array([score for _, score, _ in rows], np.float32),
         labels=np.array([phrases.index(phrase) for phrase, _, _ in rows], np.int64),
-        phrases=phrases, presence=np.ones(len(phrases), np.float32), size=SIZE, masks=mask_array(masks),
+        phrases=phrases, presence=np.ones(len(phrases), np.float32), size=SIZE, masks=object_array(masks),
     )  # fmt: skip
 
 

@@ -7,8 +7,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from visionllm.core.arrays import object_array
 from visionllm.core.geometry import Geometry
-from visionllm.core.masks import Mask, mask_array
+from visionllm.core.masks import Mask
 from visionllm.core.sample import BoxTarget, Picture, Record, Sample, Source, Turn
 from visionllm.datasets.asking import BoxAsker
 from visionllm.datasets.plan import item_rng
@@ -211,7 +212,7 @@ def masked(seed: int = 0) -> Record:
     whole[y1:y2, x1:x2] = True
     return replace(
         plain, boxes_xyxy=plain.boxes_xyxy.repeat(2, 0), labels=np.zeros(2, np.int64), crowd=np.zeros(2, bool),
-        masks=mask_array([Mask.of(whole), None]),
+        masks=object_array([Mask.of(whole), None]),
     )  # fmt: skip
 
 

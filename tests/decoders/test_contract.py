@@ -21,9 +21,10 @@ from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer
 from torch import Tensor
 
+from visionllm.core.arrays import object_array
 from visionllm.core.config import validate
 from visionllm.core.errors import ConfigError
-from visionllm.core.masks import Mask, mask_array
+from visionllm.core.masks import Mask
 from visionllm.core.sample import Sample
 from visionllm.core.superlink import SuperLinks
 from visionllm.decoders import DECODERS, Context, Decoder
@@ -96,7 +97,7 @@ def outlined(sample: Sample) -> Sample:
         Mask.of(((2 * x - x1 - x2) / (x2 - x1)) ** 2 + ((2 * y - y1 - y2) / (y2 - y1)) ** 2 < 1)
         for x1, y1, x2, y2 in turn.target.boxes_xyxy
     ]
-    target = replace(turn.target, masks=mask_array(masks))
+    target = replace(turn.target, masks=object_array(masks))
     return sample.with_turns(replace(turn, task="segmentation", target=target))
 
 

@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 
 from visionllm.core.answer import Answer, LinkResult
+from visionllm.core.arrays import object_array
 from visionllm.core.errors import DatasetError
 from visionllm.core.instances import Masks
-from visionllm.core.masks import Mask, mask_array
+from visionllm.core.masks import Mask
 from visionllm.core.sample import BoxTarget, Turn
 from visionllm.core.superlink import LinkMeta
 from visionllm.metrics import METRICS
@@ -30,7 +31,7 @@ def target(rows: list[tuple[int, Mask | None]]) -> BoxTarget:
     boxes = [np.array([0, 0, 5, 5], np.float32) if mask is None else mask.box_xyxy for _, mask in rows]
     return BoxTarget(
         boxes_xyxy=np.array(boxes, np.float32).reshape(-1, 4), phrase=np.array([p for p, _ in rows], np.int64),
-        masks=mask_array([mask for _, mask in rows]),
+        masks=object_array([mask for _, mask in rows]),
     )  # fmt: skip
 
 
@@ -44,7 +45,7 @@ def answer(**found: list[tuple[float, Mask]]) -> Answer:
         result = Masks(
             boxes_xyxy=np.array([mask.box_xyxy for _, mask in rows], np.float32).reshape(-1, 4),
             scores=np.array([score for score, _ in rows], np.float32), labels=np.zeros(len(rows), np.int64),
-            phrases=(phrase,), presence=np.ones(1, np.float32), size=SIZE, masks=mask_array([m for _, m in rows]),
+            phrases=(phrase,), presence=np.ones(1, np.float32), size=SIZE, masks=object_array([m for _, m in rows]),
         )  # fmt: skip
         meta = LinkMeta(sample=0, turn=0, task="segmentation", token="[SEG]", phrase=phrase)
         links.append(LinkResult(meta=meta, decoder="objects", result=result))

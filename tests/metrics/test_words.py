@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 
 from visionllm.core.answer import Answer, LinkResult
+from visionllm.core.arrays import object_array
 from visionllm.core.detections import Detections
 from visionllm.core.errors import DatasetError
 from visionllm.core.instances import Masks
-from visionllm.core.masks import Mask, mask_array
+from visionllm.core.masks import Mask
 from visionllm.core.sample import BoxTarget, Turn
 from visionllm.core.superlink import LinkMeta
 from visionllm.metrics import METRICS
@@ -29,7 +30,7 @@ def block(x1: int, y1: int, x2: int, y2: int) -> Mask:
 def asked(masks: bool = False, **truth: Mask) -> Turn:
     target = BoxTarget(
         boxes_xyxy=np.array([mask.box_xyxy for mask in truth.values()], np.float32), phrase=np.arange(len(truth)),
-        masks=mask_array(list(truth.values())) if masks else None,
+        masks=object_array(list(truth.values())) if masks else None,
     )  # fmt: skip
     return Turn(task="segmentation" if masks else "detection", phrases=tuple(truth), target=target)
 
@@ -38,7 +39,7 @@ def answer(kind: type[Detections], **found: list[tuple[float, Mask]]) -> Answer:
     task, token = ("segmentation", "[SEG]") if kind is Masks else ("detection", "[DET]")
     links = []
     for phrase, rows in found.items():
-        more = {"masks": mask_array([mask for _, mask in rows])} if kind is Masks else {}
+        more = {"masks": object_array([mask for _, mask in rows])} if kind is Masks else {}
         result = kind(
             boxes_xyxy=np.array([mask.box_xyxy for _, mask in rows], np.float32).reshape(-1, 4),
             scores=np.array([score for score, _ in rows], np.float32), labels=np.zeros(len(rows), np.int64),

@@ -11,9 +11,10 @@ import numpy as np
 from PIL import Image, ImageColor
 
 from visionllm.core.answer import RESULT_TYPES
+from visionllm.core.arrays import object_array
 from visionllm.core.detections import COLOURS, Detections
 from visionllm.core.errors import ShapeError
-from visionllm.core.masks import Mask, mask_array
+from visionllm.core.masks import Mask
 from visionllm.core.sample import Picture
 
 if TYPE_CHECKING:
@@ -30,7 +31,7 @@ class Masks(Detections):
     """Detections, each with the pixels it fills. All that ``Detections`` does, masks do.
 
     Args:
-        masks: (N,) objects, one ``Mask`` a box (see ``mask_array``).
+        masks: (N,) objects, one ``Mask`` a box (see ``object_array``).
 
     Raises:
         ShapeError: there are more or fewer masks than boxes, or one is of a picture of another size.
@@ -50,7 +51,7 @@ class Masks(Detections):
 
     @classmethod
     def _no_rows(cls) -> dict[str, np.ndarray]:
-        return {**Detections._no_rows(), "masks": mask_array([])}
+        return {**Detections._no_rows(), "masks": object_array([])}
 
     @property
     def dense_NHW(self) -> np.ndarray:

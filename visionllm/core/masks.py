@@ -180,19 +180,6 @@ class Mask:
         return both / union if union else 0.0
 
 
-def mask_array(masks: Sequence[Mask | None]) -> np.ndarray:
-    """(N,) objects; numpy left alone would look into them."""
-    array = np.empty(len(masks), dtype=object)
-    for index, mask in enumerate(masks):
-        array[index] = mask
-    return array
-
-
-def moved_masks(masks: np.ndarray, geometry: Geometry) -> np.ndarray:
-    """(N,) masks or None through a geometry."""
-    return mask_array([None if mask is None else mask.moved(geometry) for mask in masks.tolist()])
-
-
 def _code_size(value: Any, expected: Size | None, source: str) -> tuple[int, int]:
     if not isinstance(value, Sequence) or len(value) != 2 or any(type(v) is not int or v < 1 for v in value):
         raise AnnotationError(f"{source}.size: expected [height, width], got {value!r}")

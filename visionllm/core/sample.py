@@ -7,8 +7,8 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from visionllm.core.arrays import move_all
 from visionllm.core.errors import ShapeError
-from visionllm.core.masks import moved_masks
 
 
 @dataclass(kw_only=True, slots=True, frozen=True)
@@ -88,7 +88,7 @@ class BoxTarget:
     def transform(self, geometry: Any) -> BoxTarget:
         """Carry boxes and masks through a geometry (``datasets.transforms``), dropping those that leave the picture."""
         boxes_xyxy, kept = geometry.boxes(self.boxes_xyxy)
-        masks = None if self.masks is None else moved_masks(self.masks[kept], geometry)
+        masks = None if self.masks is None else move_all(self.masks[kept], geometry)
         return BoxTarget(boxes_xyxy=boxes_xyxy[kept], phrase=self.phrase[kept], ignore=self.ignored[kept], masks=masks)
 
 
@@ -141,6 +141,7 @@ class Record:
         crowd: (N,) bool.
         source: where it came from.
         masks: (N,) objects, ``Mask`` or None; None where nobody asked for masks or the format has none.
+        poses: (N,) objects, ``Pose`` or None; None where nobody asked for poses or the format has none.
         expressions: words for some of the objects ("the red van"), and the indices of these.
         captions: sentences about the whole picture.
         questions: (question, answer) pairs about the whole picture.
@@ -154,6 +155,7 @@ class Record:
     crowd: np.ndarray
     source: Source
     masks: np.ndarray | None = None
+    poses: np.ndarray | None = None
     expressions: tuple[tuple[str, tuple[int, ...]], ...] = ()
     captions: tuple[str, ...] = ()
     questions: tuple[tuple[str, str], ...] = ()

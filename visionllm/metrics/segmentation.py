@@ -14,8 +14,9 @@ from typing import Any, ClassVar
 import numpy as np
 
 from visionllm.core.answer import Answer
+from visionllm.core.arrays import object_array
 from visionllm.core.errors import DatasetError
-from visionllm.core.masks import Mask, mask_array
+from visionllm.core.masks import Mask
 from visionllm.core.sample import Turn
 from visionllm.metrics import METRICS
 from visionllm.metrics.detection import DetectionMetric
@@ -49,13 +50,13 @@ class SegmentationMetric(DetectionMetric):
         masks = [] if target.masks is None else target.masks.tolist()
         unknown = np.array([mask is None for mask in masks], bool)
         filled = [m or _box_mask(box, size) for m, box in zip(masks, target.boxes_xyxy, strict=True)]
-        target = replace(target, masks=mask_array(filled), ignore=target.ignored | unknown)
+        target = replace(target, masks=object_array(filled), ignore=target.ignored | unknown)
         self._codes = {}
         super().add(replace(turn, target=target), answer, key=key)
         threshold = _THRESHOLD if self._threshold is None else self._threshold
         for i, phrase in enumerate(turn.phrases):
-            true = mask_array(filled)[(target.phrase == i) & ~target.ignored]
-            own = mask_array([])
+            true = object_array(filled)[(target.phrase == i) & ~target.ignored]
+            own = object_array([])
             if phrase in found.phrases:
                 of_phrase = found.of(phrase)
                 own = of_phrase.masks[of_phrase.scores >= threshold]

@@ -11,7 +11,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from visionllm.core.masks import Mask, mask_array
+from visionllm.core.arrays import object_array
+from visionllm.core.masks import Mask
 from visionllm.decoders.objects import masks as module
 from visionllm.decoders.objects.masks import MARGIN, POINTS, cutter, mask_losses
 
@@ -92,7 +93,7 @@ def test_masks_are_learned(make_model: Make, boxed: Make) -> None:
     first = (columns >= 4) & (columns < 44) & (rows >= 4) & (rows < 30) & (rows - 4 < 26 * (columns - 4) / 40)
     second = (columns >= 46) & (columns < 76) & (rows >= 20) & (rows < 56) & ((columns < 56) | (rows > 44))
     turn = sample.turns[0]
-    target = replace(turn.target, masks=mask_array([Mask.of(first), Mask.of(second)]))
+    target = replace(turn.target, masks=object_array([Mask.of(first), Mask.of(second)]))
     sample = sample.with_turns(replace(turn, task="segmentation", target=target))
     model.train()
     optimizer = torch.optim.AdamW(model.decoders.parameters(), lr=3e-3)

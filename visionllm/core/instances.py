@@ -1,4 +1,4 @@
-"""Masks of phrases in one picture: what segmentation gives back."""
+"""Masks and poses of phrases in one picture: what segmentation and pose estimation give back."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from visionllm.core.arrays import object_array
 from visionllm.core.detections import COLOURS, Detections
 from visionllm.core.errors import ShapeError
 from visionllm.core.masks import Mask
+from visionllm.core.poses import VISIBLE, Pose
 from visionllm.core.sample import Picture
 
 if TYPE_CHECKING:
@@ -116,6 +117,75 @@ class Masks(Detections):
         counts = zip(self.phrases, self.counts, strict=True)
         phrases = ", ".join(f"{phrase} {count or 'none'}" for phrase, count in counts)
         return f"Masks({len(self)} {'mask' if len(self) == 1 else 'masks'}{': ' + phrases if phrases else ''})"
+
+
+@RESULT_TYPES.register("poses")
+@dataclass(kw_only=True, slots=True, frozen=True, eq=False, repr=False)
+class Poses(Detections):
+    """Detections, each with its keypoints. All that ``Detections`` does, poses do.
+
+    Args:
+        poses: (N,) objects, one ``Pose`` a box (see ``object_array``).
+
+    Raises:
+        ShapeError: there are more or fewer poses than boxes.
+    """
+
+    poses: np.ndarray
+
+    _rows_of: ClassVar[tuple[str, ...]] = ("boxes_xyxy", "scores", "labels", "poses")
+
+    def __post_init__(self) -> None:
+        Detections.__post_init__(self)
+        if self.poses.shape != self.scores.shape or self.poses.dtype != object:
+            raise ShapeError(f"poses must be ({len(self.scores)},) of Pose, got {self.poses.shape} {self.poses.dtype}")
+        for number, pose in enumerate(self.poses):
+            if not isinstance(pose, Pose):
+                raise ShapeError(f"poses[{number}] must be a Pose, got {type(pose).__name__}")
+
+    @classmethod
+    def _no_rows(cls) -> dict[str, np.ndarray]:
+        return {**Detections._no_rows(), "poses": object_array([])}
+
+    def to_dict(self) -> dict[str, Any]:
+        """As of ``Detections``, with ``keypoints``: name -> x, y and flag of every known point."""
+        values = Detections.to_dict(self)
+        for row, pose in zip(values["boxes"], self.poses, strict=True):
+            points = zip(pose.skeleton.keypoints, pose.points_xy.tolist(), pose.visibility.tolist(), strict=True)
+            row["keypoints"] = {name: [*point, flag] for name, point, flag in points if flag}
+        return values
+
+    def to_coco(
+        self, *, image_id: int | str = 0, category_ids: Mapping[str, int] | None = None
+    ) -> list[dict[str, Any]]:
+        """As of ``Detections``, with ``keypoints`` in COCO's flat form."""
+        entries = Detections.to_coco(self, image_id=image_id, category_ids=category_ids)
+        return [{**entry, "keypoints": pose.flat()} for entry, pose in zip(entries, self.poses, strict=True)]
+
+    def draw(self, picture: Picture | Image.Image | None = None) -> Image.Image:
+        """Skeletons, one colour a phrase; visible points are filled, hidden ones are rings; then phrases and scores."""
+        scene = np.array(self._scene(picture))
+        size = max(1, round(min(self.size) / 200))
+        for label, pose in zip(self.labels.tolist(), self.poses, strict=True):
+            _draw_pose(scene, pose, ImageColor.getrgb(COLOURS[label % len(COLOURS)][0]), size)
+        return self._annotated(Image.fromarray(scene), boxes=False)
+
+    def __repr__(self) -> str:
+        counts = zip(self.phrases, self.counts, strict=True)
+        phrases = ", ".join(f"{phrase} {count or 'none'}" for phrase, count in counts)
+        return f"Poses({len(self)} {'pose' if len(self) == 1 else 'poses'}{': ' + phrases if phrases else ''})"
+
+
+def _draw_pose(scene_HW3: np.ndarray, pose: Pose, colour: tuple[int, ...], size: int) -> None:
+    """Lines between known points, then the points, in place."""
+    # OpenCV counts pixels, we count edges: the pixel a point lies in.
+    places = [(int(x), int(y)) for x, y in pose.points_xy.tolist()]
+    for a, b in pose.skeleton.edges:
+        if pose.known[a] and pose.known[b]:
+            cv2.line(scene_HW3, places[a], places[b], colour, size, cv2.LINE_AA)
+    for place, flag in zip(places, pose.visibility.tolist(), strict=True):
+        if flag:
+            cv2.circle(scene_HW3, place, 2 * size, colour, cv2.FILLED if flag == VISIBLE else size, cv2.LINE_AA)
 
 
 def _tint(scene_HW3: np.ndarray, mask: Mask, colour: str, line: int) -> None:

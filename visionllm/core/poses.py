@@ -100,6 +100,11 @@ class Pose:
         """(K,) bool."""
         return self.visibility != UNKNOWN
 
+    def flat(self) -> list[float]:
+        """COCO's form: x, y, flag of every point, zeros where unknown."""
+        table = np.concatenate([np.where(self.known[:, None], self.points_xy, 0), self.visibility[:, None]], 1)
+        return [float(value) for value in table.ravel()]
+
     def moved(self, geometry: Geometry) -> Pose:
         """Through a geometry: in a mirror sides change names, and what leaves the picture is no longer known."""
         points, visibility = geometry.points(self.points_xy), self.visibility

@@ -1,0 +1,124 @@
+"""Pose figures: similarity by hand, COCO's precision from it, and distances."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from visionllm.core.arrays import object_array
+from visionllm.core.errors import DatasetError, ShapeError
+from visionllm.core.instances import Poses
+from visionllm.core.poses import Pose, Skeleton
+from visionllm.core.sample import Picture
+from visionllm.metrics.pose import PCK_REACH, PoseScores, similarity
+
+SIZE = (200, 160)
+SKELETON = Skeleton(
+    name="stick", keypoints=("head", "left hand", "right hand", "foot"), edges=((0, 3), (1, 3), (2, 3)),
+    sigmas=(0.05, 0.1, 0.1, 0.02),
+)  # fmt: skip
+STICK = np.array([[50, 20], [30, 60], [70, 60], [50, 100]], np.float32)
+BOX = np.array([[30, 20, 70, 100]], np.float32)
+
+
+def pose(shift: float = 0.0, flags: tuple[int, ...] = (2, 2, 2, 2), at: float = 0.0) -> Pose:
+    points = STICK + np.array([shift + at, 0], np.float32)
+    return Pose(points_xy=points, visibility=np.array(flags, np.int8), skeleton=SKELETON)
+
+
+def scored(found: list[Pose], truth: list[Pose | None], boxes: np.ndarray = BOX, areas: list[float] | None = None,
+           scores: list[float] | None = None) -> dict:  # fmt: skip
+    metric = PoseScores()
+    metric.add(found, scores or [0.9] * len(found), truth, boxes, size=SIZE, key=0, areas=areas)
+    return metric.compute()
+
+
+def test_similarity_by_hand() -> None:
+    area, shift = 2000.0, 6.0
+    expected = np.mean([np.exp(-(shift**2) / (2 * s) ** 2 / area / 2) for s in SKELETON.sigmas or ()])
+    assert similarity(pose(shift), pose(), area) == pytest.approx(expected)
+    assert similarity(pose(), pose(), area) == 1.0
+    # Only what is known of the truth counts.
+    assert similarity(pose(shift), pose(flags=(0, 0, 0, 2)), area) == pytest.approx(
+        np.exp(-(shift**2) / 0.04**2 / area / 2)
+    )
+    assert similarity(pose(), pose(flags=(0, 0, 0, 0)), area) == 0.0
+
+
+@pytest.mark.parametrize("shift", [0.0, 1.0, 2.0, 4.0, 6.0, 9.0, 14.0, 25.0])
+def test_precision_follows_from_similarity(shift: float) -> None:
+    """One person and one answer: the protocol's thresholds that the similarity reaches, of ten."""
+    report = scored([pose(shift)], [pose()], areas=[2000.0])
+    reached = sum(similarity(pose(shift), pose(), 2000.0) >= t for t in np.arange(0.5, 1.0, 0.05))
+    assert report["AP"] == pytest.approx(reached / 10, abs=1e-6)
+    assert report["AP50"] == float(reached > 0)
+
+
+def test_distances_are_of_the_nearest_pose() -> None:
+    """Two people side by side, found in the other order; reach is a fifth of the longer side, 16 pixels."""
+    boxes = np.concatenate([BOX, BOX + [60, 0, 60, 0]])
+    report = scored([pose(4, at=60), pose(20)], [pose(), pose(at=60)], boxes, scores=[0.5, 0.9])
+    assert PCK_REACH * 80 == 16
+    assert report["PCK"] == pytest.approx(0.5)
+    assert report["NME"] == pytest.approx((4 + 20) / 2 / np.sqrt(40 * 80))
+    assert (report["poses"], report["pictures"]) == (2, 1)
+
+
+def test_nobody_found_nobody_there_nothing_known() -> None:
+    missed = scored([], [pose()])
+    assert (missed["AP"], missed["PCK"], missed["NME"]) == (0.0, 0.0, None)
+    empty = scored([pose()], [], np.zeros((0, 4)))
+    assert (empty["AP"], empty["PCK"], empty["poses"]) == (None, None, 0)
+    # A person of whom no point is known takes an answer without blame.
+    boxes = np.concatenate([BOX, BOX + [60, 0, 60, 0]])
+    ignored = scored([pose(), pose(at=60)], [pose(), None], boxes, scores=[0.5, 0.9])
+    assert ignored["AP50"] == 1.0
+    json.dumps(ignored)
+
+
+def test_skeletons_do_not_mix() -> None:
+    other = Skeleton(name="dot", keypoints=("a",), sigmas=(0.1,))
+    dot = Pose(points_xy=np.ones((1, 2), np.float32), visibility=np.full(1, 2, np.int8), skeleton=other)
+    metric = PoseScores()
+    metric.add([pose()], [1.0], [pose()], BOX, size=SIZE, key=0)
+    with pytest.raises(DatasetError, match="sample 1: poses of dot among others"):
+        metric.add([dot], [1.0], [], np.zeros((0, 4)), size=SIZE, key=1)
+
+
+# --- the result -------------------------------------------------------------------------------------------------------
+
+
+def poses(*found: Pose) -> Poses:
+    return Poses(
+        boxes_xyxy=BOX.repeat(len(found), 0), scores=np.full(len(found), 0.5, np.float32),
+        labels=np.zeros(len(found), np.int64), phrases=("person",), presence=np.ones(1, np.float32), size=SIZE,
+        picture=Picture(pixels=np.zeros((SIZE[1], SIZE[0], 3), np.uint8)), poses=object_array(found),
+    )  # fmt: skip
+
+
+def test_poses_are_sliced_joined_and_written_with_their_points() -> None:
+    both = poses(pose(), pose(5, flags=(2, 1, 0, 2)))
+    assert both[1].poses[0] is both.poses[1]
+    assert len(Poses.merge([both, both]).poses) == 4
+    assert len(Poses.merge([]).poses) == 0
+    row = json.loads(json.dumps(both.to_dict()))["boxes"][1]
+    assert row["keypoints"] == {"head": [55, 20, 2], "left hand": [35, 60, 1], "foot": [55, 100, 2]}
+    flat = both.to_coco()[1]["keypoints"]
+    assert flat == [55, 20, 2, 35, 60, 1, 0, 0, 0, 55, 100, 2]
+    assert repr(both) == "Poses(2 poses: person 2)"
+    with pytest.raises(ShapeError, match=r"poses must be \(1,\) of Pose"):
+        replace(both[:1], poses=object_array([]))
+    with pytest.raises(ShapeError, match=r"poses\[0\] must be a Pose, got int"):
+        replace(both[:1], poses=object_array([3]))
+
+
+def test_a_drawing_shows_points_where_they_are() -> None:
+    drawn = np.asarray(poses(pose(flags=(2, 1, 0, 2))).draw())
+    assert drawn[100, 50].any()  # the foot
+    assert drawn[60, 50].any()  # the line from head to foot
+    hidden, unknown = drawn[60, 30], drawn[58:63, 68:73]
+    assert not unknown.any()
+    assert hidden.any() or drawn[60, 32].any()

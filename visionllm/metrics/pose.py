@@ -1,0 +1,152 @@
+"""Poses against truth: COCO's keypoint precision, and how far single points are off.
+
+``AP`` by faster-coco-eval (COCO protocol: object keypoint similarity with the skeleton's own sigmas, 20 poses a
+picture). ``PCK`` is the share of known points of a matched pose within a fifth of the longer side of the true box
+(Yang and Ramanan 2013, "Articulated Human Detection"); ``NME`` their mean distance over the root of that box's area.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Sequence
+from typing import Any
+
+import numpy as np
+from faster_coco_eval import COCO, COCOeval_faster
+
+from visionllm.core.boxes import xyxy_to_xywh
+from visionllm.core.errors import DatasetError
+from visionllm.core.poses import Pose
+from visionllm.metrics.detection import _quiet
+
+# Of the longer side of a box; sigma of points whose owner gives none; part of a box's area that a body fills (MPII).
+PCK_REACH, PLAIN_SIGMA, BODY = 0.2, 0.05, 0.53
+_MAX_POSES = 20
+
+
+def similarity(found: Pose, truth: Pose, area: float) -> float:
+    """Object keypoint similarity over the known points of the truth (COCO); 0 where none is known.
+
+    Args:
+        area: of the true object, square pixels.
+    """
+    known = truth.known
+    if not known.any():
+        return 0.0
+    squares = ((found.points_xy - truth.points_xy).astype(np.float64) ** 2).sum(1)[known]
+    spread = (2 * np.array(truth.skeleton.sigmas or [PLAIN_SIGMA] * len(truth.skeleton))[known]) ** 2
+    return float(np.exp(-squares / spread / (area + np.spacing(1)) / 2).mean())
+
+
+class PoseScores:
+    """Collects poses found and true, of one skeleton."""
+
+    def __init__(self) -> None:
+        self._truth: list[dict[str, Any]] = []
+        self._found: list[dict[str, Any]] = []
+        self._keys: list[Hashable] = []
+        self._sizes: list[tuple[int, int]] = []
+        self._sigmas: np.ndarray | None = None
+        self._near: list[float] = []
+        self._far: list[float] = []
+
+    def add(
+        self, found: Sequence[Pose], scores: Sequence[float], truth: Sequence[Pose | None], boxes_xyxy: np.ndarray, *,
+        size: tuple[int, int], key: Hashable, areas: Sequence[float] | None = None,
+    ) -> None:  # fmt: skip
+        """Take one picture.
+
+        Args:
+            truth: of the objects of ``boxes_xyxy`` (M, 4); None where nothing is known of one, which is then ignored.
+            size: (width, height) of the picture.
+            areas: of the true objects; without them a share of their boxes.
+
+        Raises:
+            DatasetError: two skeletons meet.
+        """
+        picture = len(self._keys)
+        self._keys.append(key)
+        self._sizes.append(size)
+        boxes_xywh = xyxy_to_xywh(np.asarray(boxes_xyxy, np.float64).reshape(-1, 4))
+        areas = list(areas) if areas is not None else [BODY * float(w * h) for _, _, w, h in boxes_xywh]
+        for known in (*found, *(pose for pose in truth if pose is not None)):
+            self._check(known, key)
+        for pose, box, area in zip(truth, boxes_xywh.tolist(), areas, strict=True):
+            flat = [0.0] if pose is None else pose.flat()
+            self._truth.append({
+                "image_id": picture, "category_id": 1, "bbox": box, "area": area, "iscrowd": 0,
+                "keypoints": flat, "num_keypoints": 0 if pose is None else int(pose.known.sum()),
+            })  # fmt: skip
+        for pose, score in zip(found, scores, strict=True):
+            points = np.array(pose.flat())
+            points[2::3] = 1
+            entry = {"image_id": picture, "category_id": 1, "score": float(score), "keypoints": points.tolist()}
+            self._found.append(entry)
+        self._distances(found, scores, truth, boxes_xywh, areas)
+
+    def compute(self) -> dict[str, Any]:
+        """``AP``, ``AP50``, ``AP75``, ``AR``, ``PCK``, ``NME``, numbers of poses; None where nothing defines one."""
+        known = sum(entry["num_keypoints"] > 0 for entry in self._truth)
+        values = dict.fromkeys(("AP", "AP50", "AP75", "AR"))
+        if known:
+            values = dict.fromkeys(values, 0.0) if not self._found else self._coco()
+        return {
+            **values,
+            "PCK": float(np.mean(self._near)) if self._near else None,
+            "NME": float(np.mean(self._far)) if self._far else None,
+            "poses": known,
+            "pictures": len(self._keys),
+        }
+
+    def _check(self, pose: Pose, key: Hashable) -> None:
+        sigmas = np.array(pose.skeleton.sigmas or [PLAIN_SIGMA] * len(pose.skeleton))
+        if self._sigmas is not None and not np.array_equal(sigmas, self._sigmas):
+            raise DatasetError(f"sample {key}: poses of {pose.skeleton.name} among others; score each kind on its own")
+        self._sigmas = sigmas
+
+    def _distances(self, found: Sequence[Pose], scores: Sequence[float], truth: Sequence[Pose | None],
+                   boxes_xywh: np.ndarray, areas: Sequence[float]) -> None:  # fmt: skip
+        """Each true pose with the free one most like it, best scores first; a true pose nobody found is far away."""
+        free = [i for i, pose in enumerate(truth) if pose is not None]
+        pairs: dict[int, Pose] = {}
+        for row in np.argsort(-np.asarray(scores, np.float64), kind="stable").tolist():
+            likes = [(similarity(found[row], truth[i], areas[i]), i) for i in free]  # type: ignore[arg-type]
+            if likes and max(likes)[0] > 0:
+                best = max(likes)[1]
+                pairs[best] = found[row]
+                free.remove(best)
+        for i, pose in enumerate(truth):
+            if pose is None:
+                continue
+            _, _, width, height = boxes_xywh[i]
+            if i not in pairs:
+                self._near += [0.0] * int(pose.known.sum())
+                continue
+            far = np.linalg.norm(pairs[i].points_xy - pose.points_xy, axis=1)[pose.known]
+            self._near += (far <= PCK_REACH * max(width, height)).astype(float).tolist()
+            self._far += (far / np.sqrt(width * height)).tolist()
+
+    def _coco(self) -> dict[str, float | None]:
+        assert self._sigmas is not None
+        points = len(self._sigmas)
+        truth = [{**entry, "keypoints": entry["keypoints"] if entry["num_keypoints"] else [0.0] * 3 * points, "id": i}
+                 for i, entry in enumerate(self._truth, 1)]  # fmt: skip
+        coco = COCO(
+            {
+                "images": [{"id": p, "width": w, "height": h} for p, (w, h) in enumerate(self._sizes)],
+                "categories": [{"id": 1, "name": "pose", "keypoints": [str(i) for i in range(points)]}],
+                "annotations": truth,
+            },
+            print_function=_quiet,
+        )
+        protocol = COCOeval_faster(
+            coco, coco.loadRes(self._found), iouType="keypoints", print_function=_quiet, kpt_oks_sigmas=self._sigmas
+        )
+        protocol.params.maxDets = [_MAX_POSES]
+        protocol.evaluate()
+        protocol.accumulate()
+        precision = np.asarray(protocol.eval["precision"])[:, :, 0, 0, -1].mean(1)
+        recall = np.asarray(protocol.eval["recall"])[:, 0, 0, -1]
+        return {
+            "AP": float(precision.mean()), "AP50": float(precision[0]), "AP75": float(precision[5]),
+            "AR": float(recall.mean()),
+        }  # fmt: skip

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
-import re
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -31,18 +29,24 @@ from visionllm.datasets.formats.reader import (
     read_bytes,
     register_format,
 )
+from visionllm.datasets.formats.strict import parse_json
 from visionllm.datasets.skeletons import load_skeleton
 
 MAX_BYTES = 2 * 1024**3
 
 
 class CocoSplit(Config):
-    """A split of a COCO card: the folder of pictures and the annotation file, below the root; and for poses, what the
-    keypoints are, where the file's own names and edges do not say it, and the fields they stand in, one after another.
+    """A split of a COCO card: the folder of pictures and the annotation file, below the root.
+
+    Args:
+        captions: the file of captions of the same pictures.
+        skeleton: what the keypoints are, where the file's own names and edges do not say it.
+        points: fields the keypoints stand in, one after another.
     """
 
     images: str
     annotations: str
+    captions: str | None = None
     skeleton: str | None = None
     points: list[str] = Field(default=["keypoints"], min_length=1)
 
@@ -60,13 +64,13 @@ class CocoReader:
     wording = Wording()
 
     def __init__(
-        self, *, dataset: str, root: Path, split: CocoSplit, annotations: Path, names: tuple[str, ...] | None,
-        needs: frozenset[str] = frozenset(),
+        self, *, dataset: str, root: Path, split: CocoSplit, annotations: Path, captions: Path | None = None,
+        names: tuple[str, ...] | None = None, needs: frozenset[str] = frozenset(),
     ) -> None:  # fmt: skip
         data = read_bytes(annotations, limit=MAX_BYTES)
         self.dataset, self._root, self._images = dataset, root, split.images
         self._digest = hashlib.sha256(data).hexdigest()
-        table = _Table(annotations, _parse(data, annotations))
+        table = _Table(annotations, parse_json(data, annotations))
         self.names, labels_of = table.categories(names)
         self._pictures = table.pictures()
         objects = table.objects({picture["id"]: i for i, picture in enumerate(self._pictures)}, labels_of)
@@ -79,6 +83,11 @@ class CocoReader:
         self._file = annotations
         entries = table.content["annotations"]
         self._outlines = [entry.get("segmentation") for entry in entries] if "masks" in needs else None
+        self._captions: dict[Any, list[str]] = {}
+        if captions is not None and "captions" in needs:
+            data = read_bytes(captions, limit=MAX_BYTES)
+            self._digest = hashlib.sha256(self._digest.encode() + data).hexdigest()
+            self._captions = _Table(captions, parse_json(data, captions)).captions({p["id"] for p in self._pictures})
         self._points = None
         if "poses" in needs:
             skeletons = table.skeletons(split.skeleton)
@@ -93,9 +102,13 @@ class CocoReader:
         existing(below(place.root, split.images, source=where), source=where, folder=True)
         where = f"{place.dataset}: annotations"
         annotations = existing(below(place.root, split.annotations, source=where), source=where)
+        captions = None
+        if split.captions is not None:
+            where = f"{place.dataset}: captions"
+            captions = existing(below(place.root, split.captions, source=where), source=where)
         return cls(
-            dataset=place.dataset, root=place.root, split=split, annotations=annotations, names=place.names,
-            needs=place.needs,
+            dataset=place.dataset, root=place.root, split=split, annotations=annotations, captions=captions,
+            names=place.names, needs=place.needs,
         )  # fmt: skip
 
     def __len__(self) -> int:
@@ -119,6 +132,7 @@ class CocoReader:
             source=source,
             masks=self._masks(rows, picture.size, source),
             poses=self._poses(rows, source),
+            captions=tuple(self._captions.get(entry["id"], ())),
             extra={
                 "image_id": entry["id"],
                 "annotation_id": self._objects["id"][rows],
@@ -269,6 +283,18 @@ class _Table:
             found[entry["id"]] = skeleton if raw else None
         return found
 
+    def captions(self, pictures: set[Any]) -> dict[Any, list[str]]:
+        """Captions of each picture by its id, in the order of the file."""
+        found: dict[Any, list[str]] = {}
+        for i, entry in enumerate(self._entries("annotations", "id")):
+            if not _known(entry.get("image_id"), pictures):
+                raise self._error(
+                    f"annotations[{i}]", "image_id", entry.get("image_id"), "the id of an entry of images"
+                )
+            words = self._word(entry, f"annotations[{i}]", "caption")
+            found.setdefault(entry["image_id"], []).append(" ".join(words.split()))
+        return found
+
     def objects(self, picture_of: dict[Any, int], label_of: dict[Any, int]) -> dict[str, np.ndarray]:
         """Columns picture, label, bbox (N, 4) xywh, crowd, area, id of all annotations."""
         entries = self._entries("annotations", "id")
@@ -341,51 +367,3 @@ def _float(value: Any) -> float:
 
 def _shortened(text: str) -> str:
     return text if len(text) <= 60 else text[:57] + "..."
-
-
-def _parse(data: bytes, file: Path) -> Any:
-    """JSON as its standard has it: no NaN, no duplicate keys, UTF-8, and a place in every error."""
-    try:
-        text = data.decode("utf-8")
-        return json.loads(text, object_pairs_hook=_pairs, parse_constant=_constant)
-    except UnicodeDecodeError as error:
-        raise AnnotationError(f"{file}: not UTF-8 at byte {error.start}; save it as UTF-8") from None
-    except json.JSONDecodeError as error:
-        raise AnnotationError(
-            f"{file}: not valid JSON at line {error.lineno}, column {error.colno} (byte {error.pos} of {len(data)}): "
-            f"{error.msg}; is the file complete?"
-        ) from None
-    except RecursionError:
-        raise AnnotationError(f"{file}: nested too deeply for an annotation file; is it COCO?") from None
-    except _NotJsonError as error:
-        match = re.search(error.pattern, text)
-        where = f" (line {text.count(chr(10), 0, match.start()) + 1})" if match else ""
-        raise AnnotationError(f"{file}: {error}{where}; correct it") from None
-    except ValueError as error:  # a number of absurd length
-        raise AnnotationError(f"{file}: {str(error).split(';')[0]}") from None
-
-
-class _NotJsonError(Exception):
-    """What Python's parser lets pass, though the standard does not; ``pattern`` finds it in the text."""
-
-    def __init__(self, message: str, pattern: str) -> None:
-        super().__init__(message)
-        self.pattern = pattern
-
-
-def _pairs(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    result = dict(pairs)
-    if len(result) != len(pairs):
-        keys = [key for key, _ in pairs]
-        key = next(key for key in keys if keys.count(key) > 1)
-        raise _NotJsonError(f"an object has the key {key!r} twice", _twice(key))
-    return result
-
-
-def _twice(key: str) -> str:
-    quoted = re.escape(json.dumps(key, ensure_ascii=False))
-    return rf"{quoted}\s*:[^{{}}]*(?={quoted}\s*:)"
-
-
-def _constant(word: str) -> Any:
-    raise _NotJsonError(f"{word} is not a JSON number", rf"(?<![\w\"]){re.escape(word)}(?![\w\"])")

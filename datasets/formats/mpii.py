@@ -7,7 +7,6 @@ A person has no box: it is the square of 200 pixels times the scale around the c
 from __future__ import annotations
 
 import hashlib
-import json
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -29,6 +28,7 @@ from visionllm.datasets.formats.reader import (
     read_bytes,
     register_format,
 )
+from visionllm.datasets.formats.strict import parse_json
 from visionllm.datasets.skeletons import load_skeleton
 
 MAX_BYTES = 512 * 1024**2
@@ -57,7 +57,7 @@ class MpiiReader:
         self._digest, self._with_poses = hashlib.sha256(data).hexdigest(), "poses" in needs
         self._skeleton = load_skeleton("mpii_16")
         self._people: dict[str, list[dict[str, Any]]] = {}
-        for number, entry in enumerate(_parsed(data, annotations)):
+        for number, entry in enumerate(_people(parse_json(data, annotations), annotations)):
             self._people.setdefault(str(entry.get("image")), []).append(self._checked(entry, number))
         self._pictures = list(self._people)
 
@@ -124,11 +124,7 @@ class MpiiReader:
         return entry
 
 
-def _parsed(data: bytes, file: Path) -> list[dict[str, Any]]:
-    try:
-        content = json.loads(data)
-    except (ValueError, RecursionError) as error:
-        raise AnnotationError(f"{file}: not JSON ({error})") from None
+def _people(content: Any, file: Path) -> list[dict[str, Any]]:
     if not isinstance(content, list) or not all(isinstance(entry, dict) for entry in content):
         raise AnnotationError(f"{file}: expected a list of people; is it MPII?")
     return content

@@ -297,3 +297,49 @@ def test_masks_of_photographs_fill_their_boxes_and_areas() -> None:
             seen, crowds = seen + 1, crowds + int(crowd)
     assert (seen, crowds) == (333, 5)
     assert near > 0.95 * seen  # a sharp corner of a polygon may hold no pixel
+
+
+# --- captions ---------------------------------------------------------------------------------------------------------
+
+
+def with_captions(root: Path, entries: list[dict[str, Any]]) -> CocoReader:
+    content = json.loads((root / "train.json").read_text())
+    text = json.dumps({"images": content["images"], "annotations": entries})
+    (root / "captions.json").write_text(text)
+    split = CocoSplit(images="images", annotations="train.json", captions="captions.json")
+    return CocoReader.open(split, Place(dataset="tiny", root=root.resolve(), needs=frozenset({"captions"})))
+
+
+def test_captions_find_their_picture(coco_root: Root) -> None:
+    entries = [
+        {"id": 1, "image_id": 101, "caption": "Two cats."}, {"id": 2, "image_id": 100, "caption": " A cat\n and a dog. "},
+        {"id": 3, "image_id": 101, "caption": "Cats, mostly."},
+    ]  # fmt: skip
+    root = coco_root()
+    reader = with_captions(root, entries)
+    assert [reader.read(i).captions for i in range(3)] == [
+        ("A cat and a dog.",), ("Two cats.", "Cats, mostly."), ()
+    ]  # fmt: skip
+    assert open_coco(root).read(1).captions == ()
+    assert reader.digest() != open_coco(root).digest()
+
+
+@pytest.mark.parametrize(
+    ("entry", "words"),
+    [
+        ({"id": 1, "image_id": 7, "caption": "x"}, r"captions\.json: annotations\[0\]\.image_id"),
+        ({"id": 1, "image_id": 100, "caption": " "}, r"captions\.json: annotations\[0\]\.caption"),
+        ({"id": 1, "image_id": 100}, r"captions\.json: annotations\[0\]\.caption"),
+    ],
+)
+def test_a_bad_caption_names_file_and_record(coco_root: Root, entry: dict[str, Any], words: str) -> None:
+    with pytest.raises(AnnotationError, match=words):
+        with_captions(coco_root(), [entry])
+
+
+@pytest.mark.skipif("VISIONLLM_DATA" not in os.environ, reason="needs VISIONLLM_DATA")
+def test_photographs_bring_captions_and_people() -> None:
+    talk = open_dataset("coco_tiny", "train", task="captions")
+    captions = [sample.turns[0].reply for index in range(len(talk)) for sample in talk.ask_all(index)]
+    assert len(captions) == 26
+    assert all(caption and len(caption) > 20 for caption in captions)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Container
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -283,15 +284,14 @@ class _Table:
             found[entry["id"]] = skeleton if raw else None
         return found
 
-    def captions(self, pictures: set[Any]) -> dict[Any, list[str]]:
+    def captions(self, pictures: Container[Any]) -> dict[Any, list[str]]:
         """Captions of each picture by its id, in the order of the file."""
         found: dict[Any, list[str]] = {}
         for i, entry in enumerate(self._entries("annotations", "id")):
+            where = f"annotations[{i}]"
             if not _known(entry.get("image_id"), pictures):
-                raise self._error(
-                    f"annotations[{i}]", "image_id", entry.get("image_id"), "the id of an entry of images"
-                )
-            words = self._word(entry, f"annotations[{i}]", "caption")
+                raise self._error(where, "image_id", entry.get("image_id"), "the id of an entry of images")
+            words = self._word(entry, where, "caption")
             found.setdefault(entry["image_id"], []).append(" ".join(words.split()))
         return found
 
@@ -354,7 +354,7 @@ class _Table:
         return AnnotationError(f"{self.file}: {path}: expected {expected}, got {came}")
 
 
-def _known(value: Any, table: dict[Any, int]) -> bool:
+def _known(value: Any, table: Container[Any]) -> bool:
     return type(value) in (int, str) and value in table
 
 

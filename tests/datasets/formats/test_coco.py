@@ -312,7 +312,8 @@ def with_captions(root: Path, entries: list[dict[str, Any]]) -> CocoReader:
 
 def test_captions_find_their_picture(coco_root: Root) -> None:
     entries = [
-        {"id": 1, "image_id": 101, "caption": "Two cats."}, {"id": 2, "image_id": 100, "caption": " A cat\n and a dog. "},
+        {"id": 1, "image_id": 101, "caption": "Two cats."},
+        {"id": 2, "image_id": 100, "caption": " A cat\n and a dog. "},
         {"id": 3, "image_id": 101, "caption": "Cats, mostly."},
     ]  # fmt: skip
     root = coco_root()

@@ -154,7 +154,8 @@ def _question(turn: Turn, templates: Templates, rng: np.random.Generator | None,
     listed = last.join([between.join(named[:-1]), named[-1]]) if len(named) > 1 else named[0]
     words = _pick(group.questions, rng).replace("{phrases}", listed)
     words = _pick(templates.prefixes, rng) + words + _pick(templates.suffixes, rng)
-    if rng.random() < 0.3:
+    # A name that opens the question keeps its case: the reply repeats names as they were typed.
+    if rng.random() < 0.3 and not words.startswith(listed):
         words = words[:1].upper() + words[1:]
     return words, group.reply
 

@@ -69,6 +69,14 @@ def test_wordings_are_drawn_for_each_part() -> None:
     assert any("; " not in question for question in drawn)
 
 
+def test_names_stand_in_the_question_as_the_reply_repeats_them() -> None:
+    turn = Turn(task="detection", phrases=("throttle", "Sea lion"))
+    drawn = [render_question(turn, rng=np.random.default_rng(seed)) for seed in range(1500)]
+    assert all("throttle" in question and "Sea lion" in question for question in drawn)
+    assert any(question.startswith("throttle") for question in drawn)
+    assert any(question[0].isupper() for question in drawn)
+
+
 def test_each_part_learns_from_its_own_truth(make_model: Make, boxed: Make) -> None:
     """Losses of a breath of boxes and boxes are those of its targets, whichever is asked first."""
     model = make_model(mask_width=16, denoising=0)

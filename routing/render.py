@@ -19,7 +19,7 @@ from visionllm.routing.wording import Templates, load_templates
 _BARE = 0.4
 # Between questions asked in one breath; the first stands between their replies.
 _BREATHS = ("; ", "; ", ", then ", ". ", " and ", ", and ", "\n")
-_RELATION = re.compile(r" (?:of|in|on|with|without|for|near|next|left|right|above|below|behind|that|and) ")
+_RELATION = re.compile(r" (?:of|in|on|with|without|for|near|next|left|right|above|below|behind|that) ")
 
 
 @dataclass(kw_only=True, slots=True, frozen=True)

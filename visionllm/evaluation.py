@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from visionllm.core.answer import Answer
-from visionllm.core.errors import ConfigError
+from visionllm.core.errors import ConfigError, DatasetError
 from visionllm.core.sample import Sample, Turn
 from visionllm.core.task import TASKS
 from visionllm.datasets.asking import ASKERS
@@ -75,6 +75,10 @@ def evaluate(
     Returns:
         ``routing`` (share of replies with the right tokens, phrases and order; kinds of failure), the task's metric,
         the numbers of pictures and questions, seconds, and what was asked how.
+
+    Raises:
+        ConfigError: the task is not loaded, or has no known-task path.
+        DatasetError: there is nothing to ask, or no truth to compare with.
     """
     how = Setting(**settings)
     data = dataset if isinstance(dataset, Dataset) else open_dataset(dataset, split, data_root, task=how.task)
@@ -104,6 +108,9 @@ def evaluate(
         done = samples[-1].source.index + 1
         if progress is not None:
             progress(min(done, total), total)
+    if not asked:
+        lacks = f"; the data set has no {' or '.join(sorted(asker.needs))}" if asker.needs else ""
+        raise DatasetError(f"{data.key}: nothing to ask of {total} samples{lacks}")
     report: dict[str, Any] = {
         "dataset": data.key, "task": data.task, "path": "known task" if how.known else "free-running",
         "samples": total, "questions": asked, "model": model.fingerprint,

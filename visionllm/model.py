@@ -21,7 +21,7 @@ from visionllm.checkpoint import load_weights, locate, provider_of, read_config,
 from visionllm.config import FORMAT_VERSION, VisionLLMConfig
 from visionllm.core.batch import Batch
 from visionllm.core.config import validate
-from visionllm.core.errors import ConfigError, unknown_name
+from visionllm.core.errors import CheckpointError, ConfigError, unknown_name
 from visionllm.core.superlink import SuperLinks
 from visionllm.core.task import TASKS, Task
 from visionllm.decoders import DECODERS, Context, Decoder
@@ -113,10 +113,8 @@ class VisionLLM(Answering, PreTrainedModel):
         device = _usable(device)
         folder = locate(name)
         values = read_config(folder)
-        for decoder, settings in (decoders or {}).items():
-            DECODERS[decoder]  # an unknown name is the caller's mistake, not the checkpoint's
-            values["decoders"] = {**values["decoders"]}
-            values["decoders"][decoder] = {**values["decoders"].get(decoder, {}), **settings}
+        if decoders:
+            values["decoders"] = _merged(values.get("decoders"), decoders, source=str(folder))
         config = VisionLLMConfig.from_dict(values)
         model = cls(config, partial(Vocabulary.load, folder))
         for prefix in fresh:
@@ -124,14 +122,20 @@ class VisionLLM(Answering, PreTrainedModel):
                 raise ConfigError(f"fresh: no parameter starts with {prefix!r}; one that does: decoders.")
         grown = model.mllm.vocabulary_tables() if model.vocabulary.new and fresh else []
         load_weights(model, folder, fresh, grown)
-        model._start_tokens()
+        model._start_tokens(fresh, source=str(folder))
         return model.to(device=device, dtype=dtype).eval()
 
     @torch.no_grad()
-    def _start_tokens(self) -> None:
-        """Routing tokens that join a trained model begin as the tokens they are like."""
+    def _start_tokens(self, fresh: Sequence[str], *, source: str) -> None:
+        """Routing tokens that join a trained model begin as the tokens they are like.
+
+        Raises:
+            CheckpointError: the tokenizer lacks a token that nobody asked to start anew.
+        """
         for text in self.vocabulary.new:
-            like = self.vocabulary.tokens[text][1].like if text in self.vocabulary.tokens else None
+            if text not in self.vocabulary.tokens or not f"link_queries.tables.{text}".startswith(tuple(fresh)):
+                raise CheckpointError(f"{source}: tokenizer.json lacks {text}; restore the file it was saved with")
+            like = self.vocabulary.tokens[text][1].like
             if like in self.vocabulary.tokens and like not in self.vocabulary.new:
                 self.link_queries.copy(like, text)
                 for table in self.mllm.vocabulary_tables():
@@ -274,6 +278,20 @@ class VisionLLM(Answering, PreTrainedModel):
                 digest.update(total.to_bytes(8, "little"))
             self._fingerprint = digest.hexdigest()[:12]
         return self._fingerprint
+
+
+def _merged(held: Any, given: Mapping[str, Mapping[str, Any]], *, source: str) -> dict[str, Any]:
+    """Settings of a checkpoint's decoders with others over them.
+
+    Raises:
+        CheckpointError: the checkpoint's are no settings.
+        UnknownNameError: there is no decoder of a given name.
+    """
+    if not isinstance(held, dict) or not all(isinstance(settings, dict) for settings in held.values()):
+        raise CheckpointError(f"{source}: decoders: expected names and settings in config.json")
+    for name in given:
+        DECODERS[name]  # an unknown name is the caller's mistake, not the checkpoint's
+    return held | {name: {**held.get(name, {}), **settings} for name, settings in given.items()}
 
 
 def _usable(device: str | torch.device) -> torch.device:

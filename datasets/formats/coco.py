@@ -26,7 +26,7 @@ from visionllm.datasets.formats.reader import (
     check_relative,
     check_size,
     clean_boxes,
-    existing,
+    located,
     read_bytes,
     register_format,
 )
@@ -99,17 +99,11 @@ class CocoReader:
     @classmethod
     def open(cls, split: Any, place: Place) -> CocoReader:
         assert place.root is not None
-        where = f"{place.dataset}: images"
-        existing(below(place.root, split.images, source=where), source=where, folder=True)
-        where = f"{place.dataset}: annotations"
-        annotations = existing(below(place.root, split.annotations, source=where), source=where)
-        captions = None
-        if split.captions is not None:
-            where = f"{place.dataset}: captions"
-            captions = existing(below(place.root, split.captions, source=where), source=where)
+        located(place, "images", split.images, folder=True)
         return cls(
-            dataset=place.dataset, root=place.root, split=split, annotations=annotations, captions=captions,
-            names=place.names, needs=place.needs,
+            dataset=place.dataset, root=place.root, split=split, names=place.names, needs=place.needs,
+            annotations=located(place, "annotations", split.annotations),
+            captions=None if split.captions is None else located(place, "captions", split.captions),
         )  # fmt: skip
 
     def __len__(self) -> int:

@@ -24,7 +24,7 @@ from visionllm.datasets.formats.reader import (
     below,
     check_relative,
     clean_boxes,
-    existing,
+    located,
     read_bytes,
     register_format,
 )
@@ -64,10 +64,8 @@ class MpiiReader:
     @classmethod
     def open(cls, split: Any, place: Place) -> MpiiReader:
         assert place.root is not None
-        where = f"{place.dataset}: images"
-        existing(below(place.root, split.images, source=where), source=where, folder=True)
-        where = f"{place.dataset}: annotations"
-        annotations = existing(below(place.root, split.annotations, source=where), source=where)
+        located(place, "images", split.images, folder=True)
+        annotations = located(place, "annotations", split.annotations)
         return cls(
             dataset=place.dataset, root=place.root, images=split.images, annotations=annotations, needs=place.needs
         )

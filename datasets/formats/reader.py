@@ -125,6 +125,13 @@ def existing(path: Path, *, source: str, folder: bool = False) -> Path:
     return path
 
 
+def located(place: Place, key: str, name: str, *, folder: bool = False) -> Path:
+    """The file (or folder) that ``key`` of a split names below the data set's root; it exists."""
+    assert place.root is not None
+    where = f"{place.dataset}: {key}"
+    return existing(below(place.root, name, source=where), source=where, folder=folder)
+
+
 def check_size(picture: Picture, size: tuple[int, int], *, source: str) -> None:
     """Boxes are in the frame of the upright picture, so the annotated (width, height) must be that picture's."""
     if picture.size != size:

@@ -28,7 +28,7 @@ from visionllm.datasets.formats.reader import (
     check_relative,
     check_size,
     clean_boxes,
-    existing,
+    located,
     read_bytes,
     register_format,
 )
@@ -99,17 +99,13 @@ class VocReader:
     @classmethod
     def open(cls, split: Any, place: Place) -> VocReader:
         assert place.root is not None
-        paths = {}
-        for key in ("images", "annotations", "list"):
-            where = f"{place.dataset}: {key}"
-            path = below(place.root, getattr(split, key), source=where)
-            paths[key] = existing(path, source=where, folder=key != "list")
+        located(place, "images", split.images, folder=True)
         return cls(
             dataset=place.dataset,
             root=place.root,
             images=split.images,
-            annotations=paths["annotations"],
-            list_file=paths["list"],
+            annotations=located(place, "annotations", split.annotations, folder=True),
+            list_file=located(place, "list", split.list),
             names=place.names,
         )
 

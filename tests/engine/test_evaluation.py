@@ -4,6 +4,7 @@ phrases does not."""
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -11,7 +12,7 @@ import pytest
 
 from visionllm.core.answer import Answer, LinkResult, Trace
 from visionllm.core.detections import Detections
-from visionllm.core.errors import ConfigError
+from visionllm.core.errors import ConfigError, DatasetError
 from visionllm.core.superlink import LinkMeta
 from visionllm.datasets.catalog import Dataset, open_dataset
 from visionllm.evaluation import evaluate
@@ -114,6 +115,12 @@ def test_a_reply_is_compared_with_all_that_was_asked(
     assert report["routing"]["failures"] == {"missing": 2}
     assert all(name in question for name in scenes.names for question in seen)
     assert len(seen[-1]) > len(seen[0])
+
+
+def test_a_data_set_that_cannot_answer_is_refused(model: Any, scenes: Dataset) -> None:
+    """The scenes opened for boxes hold no captions; a report of nothing would look like a score."""
+    with pytest.raises(DatasetError, match=r"scenes/val \(captions\): nothing to ask of 2 samples; .* no captions"):
+        evaluate(model, replace(scenes, task="captions"), limit=2)
 
 
 def test_plain_words_are_asked_and_compared(model: Any, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -139,6 +139,17 @@ def test_a_task_joins_a_trained_model(model: Any, saved: Path, picture: Make, tm
     assert all(torch.equal(value, everything(grown)[name]) for name, value in everything(again).items())
 
 
+def test_a_tokenizer_that_lost_a_token_is_not_mended(make_model: Make, tmp_path: Path) -> None:
+    """Given a new row, the token would begin anew in a model that knows it."""
+    make_model(mask_width=16).save_pretrained(tmp_path)
+    file = tmp_path / "tokenizer.json"
+    content = json.loads(file.read_text())
+    content["added_tokens"] = [entry for entry in content["added_tokens"] if entry["content"] != "[SEG]"]
+    file.write_text(json.dumps(content))
+    with pytest.raises(CheckpointError, match=r"tokenizer\.json lacks \[SEG\]; restore the file"):
+        VisionLLM.from_pretrained(tmp_path)
+
+
 @pytest.mark.parametrize("dtype", [None, torch.bfloat16])
 def test_tied_weights_are_written_once(model: Any, tmp_path: Path, dtype: torch.dtype | None) -> None:
     model.save_pretrained(tmp_path, dtype=dtype)

@@ -61,6 +61,7 @@ class Detections:
 
     # What holds one entry a box, so that all of it is taken and joined together.
     _rows_of: ClassVar[tuple[str, ...]] = ("boxes_xyxy", "scores", "labels")
+    _nouns: ClassVar[tuple[str, str]] = ("box", "boxes")
 
     def __post_init__(self) -> None:
         count = len(self.scores)
@@ -279,10 +280,10 @@ class Detections:
         save_as(path, values=self.to_dict, drawing=self.draw)
 
     def __repr__(self) -> str:
-        phrases = ", ".join(
-            f"{phrase} {count or 'none'}" for phrase, count in zip(self.phrases, self.counts, strict=True)
-        )
-        return f"Detections({len(self)} {'box' if len(self) == 1 else 'boxes'}{': ' + phrases if phrases else ''})"
+        counts = zip(self.phrases, self.counts, strict=True)
+        phrases = ", ".join(f"{phrase} {count or 'none'}" for phrase, count in counts)
+        noun = self._nouns[len(self) != 1]
+        return f"{type(self).__name__}({len(self)} {noun}{': ' + phrases if phrases else ''})"
 
     def _repr_html_(self) -> str:
         drawing = ""

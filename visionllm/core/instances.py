@@ -41,6 +41,7 @@ class Masks(Detections):
     masks: np.ndarray
 
     _rows_of: ClassVar[tuple[str, ...]] = ("boxes_xyxy", "scores", "labels", "masks")
+    _nouns: ClassVar[tuple[str, str]] = ("mask", "masks")
 
     def __post_init__(self) -> None:
         Detections.__post_init__(self)
@@ -113,11 +114,6 @@ class Masks(Detections):
             _tint(scene, self.masks[index], COLOURS[int(self.labels[index]) % len(COLOURS)][0], line)
         return self._annotated(Image.fromarray(scene), boxes=False)
 
-    def __repr__(self) -> str:
-        counts = zip(self.phrases, self.counts, strict=True)
-        phrases = ", ".join(f"{phrase} {count or 'none'}" for phrase, count in counts)
-        return f"Masks({len(self)} {'mask' if len(self) == 1 else 'masks'}{': ' + phrases if phrases else ''})"
-
 
 @RESULT_TYPES.register("poses")
 @dataclass(kw_only=True, slots=True, frozen=True, eq=False, repr=False)
@@ -134,6 +130,7 @@ class Poses(Detections):
     poses: np.ndarray
 
     _rows_of: ClassVar[tuple[str, ...]] = ("boxes_xyxy", "scores", "labels", "poses")
+    _nouns: ClassVar[tuple[str, str]] = ("pose", "poses")
 
     def __post_init__(self) -> None:
         Detections.__post_init__(self)
@@ -169,11 +166,6 @@ class Poses(Detections):
         for label, pose in zip(self.labels.tolist(), self.poses, strict=True):
             _draw_pose(scene, pose, ImageColor.getrgb(COLOURS[label % len(COLOURS)][0]), size)
         return self._annotated(Image.fromarray(scene), boxes=False)
-
-    def __repr__(self) -> str:
-        counts = zip(self.phrases, self.counts, strict=True)
-        phrases = ", ".join(f"{phrase} {count or 'none'}" for phrase, count in counts)
-        return f"Poses({len(self)} {'pose' if len(self) == 1 else 'poses'}{': ' + phrases if phrases else ''})"
 
 
 def _draw_pose(scene_HW3: np.ndarray, pose: Pose, colour: tuple[int, ...], size: int) -> None:

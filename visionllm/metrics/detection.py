@@ -282,9 +282,9 @@ class DetectionMetric:
                 "categories": [{"id": label, "name": name} for name, label in self._labels.items()],
                 "annotations": [{"id": i + 1, **entry} for i, entry in enumerate(truth)],
             },
-            print_function=_quiet,
+            print_function=quiet,
         )
-        protocol = COCOeval_faster(coco, coco.loadRes(found), iouType=self.iou_type, print_function=_quiet)
+        protocol = COCOeval_faster(coco, coco.loadRes(found), iouType=self.iou_type, print_function=quiet)
         protocol.evaluate()
         protocol.accumulate()
         # (IoU, recall, category, area, boxes): all areas, the largest number of boxes.
@@ -363,7 +363,7 @@ def _ap(hits: np.ndarray, boxes: np.ndarray, objects: float) -> float:
     return float(np.append(envelope, 0.0)[place].sum() / len(_RECALLS))
 
 
-def _quiet(*_: object) -> None:
+def quiet(*_: object) -> None:
     """faster-coco-eval reports its progress through this."""
 
 

@@ -16,7 +16,7 @@ from faster_coco_eval import COCO, COCOeval_faster
 from visionllm.core.boxes import xyxy_to_xywh
 from visionllm.core.errors import DatasetError
 from visionllm.core.poses import Pose
-from visionllm.metrics.detection import _quiet
+from visionllm.metrics.detection import quiet
 
 # Of the longer side of a box; sigma of points whose owner gives none; part of a box's area that a body fills (MPII).
 PCK_REACH, PLAIN_SIGMA, BODY = 0.2, 0.05, 0.53
@@ -136,10 +136,10 @@ class PoseScores:
                 "categories": [{"id": 1, "name": "pose", "keypoints": [str(i) for i in range(points)]}],
                 "annotations": truth,
             },
-            print_function=_quiet,
+            print_function=quiet,
         )
         protocol = COCOeval_faster(
-            coco, coco.loadRes(self._found), iouType="keypoints", print_function=_quiet, kpt_oks_sigmas=self._sigmas
+            coco, coco.loadRes(self._found), iouType="keypoints", print_function=quiet, kpt_oks_sigmas=self._sigmas
         )
         protocol.params.maxDets = [_MAX_POSES]
         protocol.evaluate()

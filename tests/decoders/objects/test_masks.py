@@ -12,7 +12,11 @@ import torch
 from torch import Tensor
 
 from visionllm.core.arrays import object_array
+from visionllm.core.detections import Detections
+from visionllm.core.instances import Masks
 from visionllm.core.masks import Mask
+from visionllm.core.sample import Sample, Turn
+from visionllm.decoders.base import Context
 from visionllm.decoders.objects import masks as module
 from visionllm.decoders.objects.masks import MARGIN, POINTS, cutter, mask_losses
 
@@ -109,18 +113,32 @@ def test_masks_are_learned(make_model: Make, boxed: Make) -> None:
     model.eval()
     links = model.links(batch)
     options = model.decoders["objects"].Options(threshold=0.0)
-    from visionllm.decoders.base import Context
-
     found = model.decoders["objects"].predict(links, Context(batch=batch), options)
     for result, mask in zip(found, target.masks, strict=True):
         assert result.masks[0].iou(mask) > 0.7, result.masks[0].iou(mask)
 
 
-def test_one_reply_may_hold_boxes_and_masks(make_model: Make, boxed: Make, picture: Make) -> None:
-    model = make_model(mask_width=16)
+def test_one_reply_holds_boxes_and_masks_each_as_alone(make_model: Make, picture: Make, dictate: Make) -> None:
+    """The same words routed to boxes and to masks in one reply: typed apart, and as when asked one by one."""
+    model = make_model(mask_width=16, phrases_per_pass=1)
     options = {"objects": {"threshold": 0.0}}
-    boxes = model.detect(picture(), ["car"], options=options)
-    masks = model.segment(picture(), ["car"], options=options)
-    assert (len(boxes.masks), len(masks.detections)) == (0, 0)
-    assert len(boxes.detections) == len(masks.masks) > 0
-    assert all(link.meta.token == "[SEG]" for link in masks.links)
+    turns = (Turn(task="detection", phrases=("car",)), Turn(task="segmentation", phrases=("dog",), joined=True))
+    labels = model.processor.encode([Sample(turns=turns)]).labels[0].tolist()
+    dictate(model, [token for token in labels if token != -100])
+    both = model.ask(picture(), "detect the car; segment the dog", options=options)
+    assert both.text == "<ref>car</ref>[DET]; <ref>dog</ref>[SEG]"
+    assert both.detections.phrases == ("car",)
+    assert both.masks.phrases == ("dog",)
+    assert len(both.detections) > 0
+    assert len(both.masks) > 0
+    # A link of boxes has the same result whether or not masks are made beside it.
+    batch = model.processor.encode([Sample(pictures=(picture(),), turns=turns)])
+    links, decoder = model.links(batch), model.decoders["objects"]
+    chosen = decoder.Options(threshold=0.0)
+    together = decoder.predict(links, Context(batch=batch), chosen)
+    for i, kind in enumerate((Detections, Masks)):
+        (alone,) = decoder.predict(links.select([i]), Context(batch=batch), chosen)
+        assert type(together[i]) is type(alone) is kind
+        np.testing.assert_allclose(together[i].scores, alone.scores, atol=1e-4)
+        np.testing.assert_allclose(together[i].boxes_xyxy, alone.boxes_xyxy, atol=1e-2)
+    assert together[1].masks[0].iou(alone.masks[0]) > 0.99

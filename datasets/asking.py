@@ -12,6 +12,7 @@ from typing import Protocol
 import numpy as np
 
 from visionllm.core.errors import AnnotationError, ConfigError
+from visionllm.core.poses import Skeleton
 from visionllm.core.registry import Registry
 from visionllm.core.sample import BoxTarget, Record, Sample, Turn
 from visionllm.datasets.formats.phrases import nonsense
@@ -19,6 +20,9 @@ from visionllm.datasets.formats.reader import Wording
 
 # A list longer than this is the work of known-task chunks; free replies keep to what a context holds.
 MOST_PHRASES = 40
+# Categories whose poses are asked for in one question, at most; share of these questions that leave the keypoints
+# unsaid; share of the others that ask for a point that is not there.
+MOST_POSES, USUAL, FOREIGN = 3, 0.4, 0.15
 # Share of questions that also ask for words without a meaning, and how many at most: nothing is called so.
 STRANGERS, MOST_STRANGERS = 0.2, 8
 
@@ -77,7 +81,8 @@ class BoxAsker:
                 "or set negatives: true if every object of every category is annotated"
             )
         phrases = words_for([record.names[i] for i in asked], wording, rng)
-        if wording.negatives and rng.random() < STRANGERS:
+        # Where not all objects are annotated, a word without a meaning is absent all the same.
+        if rng.random() < STRANGERS:
             asked, phrases = among_strangers(asked, phrases, wording, rng)
         return self._sample(record, asked, phrases)
 
@@ -108,6 +113,69 @@ class MaskAsker(BoxAsker):
 
     task = "segmentation"
     needs = frozenset({"masks", "stuff"})
+
+
+@register_asker("pose")
+class PoseAsker:
+    """Phrases that name categories with a skeleton, names of keypoints, and the pose of each thing."""
+
+    task = "pose"
+    metric: str | None = None
+    needs: frozenset[str] = frozenset({"poses"})
+
+    def draw(self, record: Record, wording: Wording, rng: np.random.Generator) -> Sample:
+        """All keypoints as they go without saying, or some by name, in any order, rarely one that is not there."""
+        found, absent = _with_skeleton(record, wording)
+        asked = choose(found, absent if wording.negatives else [], rng)[: 1 + int(rng.integers(MOST_POSES))]
+        if not asked:
+            raise AnnotationError(f"{record.source}: holds nothing with keypoints to ask for; remove it")
+        phrases = words_for([record.names[i] for i in asked], wording, rng)
+        skeletons = [wording.skeletons[record.names[i]] for i in asked]
+        usual = rng.random() < USUAL
+        strange = [name for other in wording.skeletons.values() for name in other.keypoints]
+        parts = [one.keypoints if usual else _some_parts(one, strange, rng) for one in skeletons]
+        return self._sample(record, asked, phrases, parts, usual=usual)
+
+    def every(self, record: Record, wording: Wording, *, chunk: int | None = None) -> tuple[Sample, ...]:
+        """Each category in a question of its own, or ``chunk`` in one, with all its keypoints unsaid."""
+        found, absent = _with_skeleton(record, wording)
+        asked = sorted([*found, *(absent if wording.negatives else [])])
+        step = chunk or 1
+        groups = [asked[i : i + step] for i in range(0, len(asked), step)]
+        return tuple(
+            self._sample(record, group, [record.names[i] for i in group],
+                         [wording.skeletons[record.names[i]].keypoints for i in group], usual=True)
+            for group in groups
+        )  # fmt: skip
+
+    def _sample(self, record: Record, asked: Sequence[int], phrases: Sequence[str], parts: Sequence[Sequence[str]], *,
+                usual: bool) -> Sample:  # fmt: skip
+        place = np.full(len(record.names), -1, np.int64)
+        place[list(asked)] = np.arange(len(asked))
+        phrase = place[record.labels]
+        kept = phrase >= 0
+        target = BoxTarget(
+            boxes_xyxy=record.boxes_xyxy[kept], phrase=phrase[kept], ignore=record.crowd[kept],
+            poses=None if record.poses is None else record.poses[kept],
+        )  # fmt: skip
+        turn = Turn(task=self.task, phrases=tuple(phrases), parts=tuple(map(tuple, parts)), usual=usual, target=target)
+        return Sample(pictures=(record.picture,), turns=(turn,), source=record.source)
+
+
+def _with_skeleton(record: Record, wording: Wording) -> tuple[list[int], list[int]]:
+    """As ``contents``, of the categories that have keypoints."""
+    found, absent = contents(record)
+    return tuple([i for i in those if record.names[i] in wording.skeletons] for those in (found, absent))  # type: ignore[return-value]
+
+
+def _some_parts(skeleton: Skeleton, strange: Sequence[str], rng: np.random.Generator) -> list[str]:
+    count = 1 + int(rng.random() ** 2 * len(skeleton))
+    names = [skeleton.keypoints[i] for i in rng.permutation(len(skeleton))[:count]]
+    if rng.random() < FOREIGN:
+        other = str(rng.choice(list(strange))) if rng.random() < 0.5 else nonsense(rng)
+        if other not in skeleton.keypoints:
+            names.insert(int(rng.integers(len(names) + 1)), other)
+    return names
 
 
 def contents(record: Record) -> tuple[list[int], list[int]]:

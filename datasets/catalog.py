@@ -203,6 +203,7 @@ def _wording(card: Card, default: Wording) -> Wording:
         synonyms={**default.synonyms, **synonyms},
         plurals={**default.plurals, **card.plurals},
         negatives=card.negatives and default.negatives,
+        skeletons=default.skeletons,
     )
 
 

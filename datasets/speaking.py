@@ -120,8 +120,8 @@ class ConversationAsker:
 
     task: str | None = None
     metric: str | None = None
-    kinds = ("detection", "segmentation", "grounding", "referring", "captions", "questions")
-    needs: frozenset[str] = frozenset({"masks", "stuff", "expressions", "captions", "questions"})
+    kinds = ("detection", "segmentation", "pose", "grounding", "referring", "captions", "questions")
+    needs: frozenset[str] = frozenset({"masks", "stuff", "poses", "expressions", "captions", "questions"})
 
     def draw(self, record: Record, wording: Wording, rng: np.random.Generator) -> Sample:
         """Kinds for which the record has nothing to say are left out."""
@@ -141,7 +141,8 @@ class ConversationAsker:
 
     def _serves(self, kind: str, record: Record) -> bool:
         wanted = ASKERS[kind].needs - {"masks", "stuff"}
-        return all(getattr(record, name) for name in wanted)
+        held = [getattr(record, name) for name in wanted]
+        return all(values is not None and any(value is not None for value in values) for values in held)
 
 
 def _talk(record: Record, pairs: Sequence[tuple[str, str]]) -> Sample:

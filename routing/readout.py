@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from visionllm.core.batch import Batch, LinkLayout
-from visionllm.core.superlink import LinkMeta, SuperLinks
+from visionllm.core.superlink import LinkMeta, SuperLinks, owned
 from visionllm.routing.masks import QueryLayout, additive_mask, needs_mask
 from visionllm.routing.queries import LinkQueries, gather
 from visionllm.routing.vocabulary import REF, REF_END, Vocabulary
@@ -89,9 +89,9 @@ def read_out(model: LanguageModel, queries: LinkQueries, text: Text, links: Link
 
 def find_links(text: Text, start: int, vocabulary: Vocabulary) -> LinkLayout:
     """Links of a generated text: every routing token from column ``start`` on, with the phrase before it."""
-    rows, columns, counts, metas = [], [], [], []
+    rows, columns, counts, metas, owners = [], [], [], [], []
     for row in range(len(text.ids)):
-        group = 0
+        group = -1
         ids, owner = text.ids[row].tolist(), text.owner[row].tolist()
         for column in range(start, len(ids)):
             token = vocabulary.routing.get(ids[column])
@@ -99,14 +99,17 @@ def find_links(text: Text, start: int, vocabulary: Vocabulary) -> LinkLayout:
                 continue
             task = vocabulary.tokens[token.text][0]
             phrase = _phrase_before(ids[start:column], vocabulary)
+            group += token.parent is None
             metas.append(
-                LinkMeta(sample=owner[column], turn=0, task=task.name, token=token.text, phrase=phrase, group=group)
+                LinkMeta(
+                    sample=owner[column], turn=0, task=task.name, token=token.text, phrase=phrase, group=max(0, group)
+                )
             )
+            owners.append(token.parent)
             rows.append(row)
             columns.append(column)
             counts.append(token.queries)
-            group += 1
-    return LinkLayout(row=tuple(rows), column=tuple(columns), queries=tuple(counts), meta=tuple(metas))
+    return LinkLayout(row=tuple(rows), column=tuple(columns), queries=tuple(counts), meta=owned(metas, owners))
 
 
 def mask_dtype(inputs: Tensor) -> torch.dtype:

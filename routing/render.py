@@ -10,7 +10,7 @@ import numpy as np
 
 from visionllm.core.sample import Sample, Turn
 from visionllm.core.superlink import LinkMeta
-from visionllm.core.task import TASKS, Task
+from visionllm.core.task import TASKS
 from visionllm.routing.vocabulary import END, IMAGE, IMAGE_END, IMAGE_START, REF, REF_END, START
 from visionllm.routing.wording import Templates, load_templates
 
@@ -126,16 +126,16 @@ def _turn(turn: Turn, sample: int, number: int, style: Style) -> tuple[str, list
     templates = load_templates(task.templates)
     tree = style.tree and bool(templates.branches)
     question, reply = _question(turn, templates, style.rng, tree)
-    links = [_link(phrase, task, sample, number, group) for group, phrase in enumerate(turn.phrases)]
-    if tree:
-        return question, [p for k, link in enumerate(links) for p in _routed(link, supervised=False, branch=k + 1)]
     before, _, after = reply.partition("{links}")
-    answer = [Piece(text=before, supervised=True)] if before else []
-    for k, link in enumerate(links):
-        if k:
+    answer = [Piece(text=before, supervised=True)] if before and not tree else []
+    for group, phrase in enumerate(turn.phrases):
+        if group and not tree:
             answer.append(Piece(text=templates.join, supervised=True))
-        answer += _routed(link, supervised=True, branch=0)
-    return question, answer + ([Piece(text=after, supervised=True)] if after else [])
+        link = LinkMeta(sample=sample, turn=number, task=task.name, token=task.tokens[0].text, phrase=phrase,
+                        group=group)  # fmt: skip
+        parts = turn.parts[group] if turn.parts else ()
+        answer += _routed(link, parts, templates, supervised=not tree, branch=group + 1 if tree else 0)
+    return question, answer + ([Piece(text=after, supervised=True)] if after and not tree else [])
 
 
 def _question(turn: Turn, templates: Templates, rng: np.random.Generator | None, tree: bool) -> tuple[str, str]:
@@ -146,11 +146,13 @@ def _question(turn: Turn, templates: Templates, rng: np.random.Generator | None,
     if tree:
         return (templates.branches[0] if rng is None else _pick(templates.branches, rng)), canonical.reply
     if rng is None:
-        return canonical.questions[0].format(phrases=", ".join(turn.phrases)), canonical.reply
+        listed = ", ".join(_owning(turn, turn.phrases, templates.owns[0], ", "))
+        return canonical.questions[0].replace("{phrases}", listed), canonical.reply
     group = templates.groups[int(rng.integers(len(templates.groups)))]
     between, last = templates.joins[int(rng.integers(len(templates.joins)))]
     bare = rng.random() < _BARE
     named = [phrase if bare else _quantified(phrase, templates, rng) for phrase in turn.phrases]
+    named = _owning(turn, named, _pick(templates.owns, rng), between)
     listed = last.join([between.join(named[:-1]), named[-1]]) if len(named) > 1 else named[0]
     words = _pick(group.questions, rng).replace("{phrases}", listed)
     words = _pick(templates.prefixes, rng) + words + _pick(templates.suffixes, rng)
@@ -167,12 +169,32 @@ def _quantified(phrase: str, templates: Templates, rng: np.random.Generator) -> 
     return _pick(templates.quantifiers[number], rng) + phrase
 
 
-def _link(phrase: str, task: Task, sample: int, turn: int, group: int) -> LinkMeta:
-    return LinkMeta(sample=sample, turn=turn, task=task.name, token=task.tokens[0].text, phrase=phrase, group=group)
+def _owning(turn: Turn, named: Sequence[str], wording: str, between: str) -> list[str]:
+    """Each phrase of a question with its parts, unless it has none or they go without saying."""
+    if not turn.parts or turn.usual:
+        return list(named)
+    return [
+        wording.replace("{phrase}", phrase).replace("{parts}", between.join(parts)) if parts else phrase
+        for phrase, parts in zip(named, turn.parts, strict=True)
+    ]
 
 
-def _routed(link: LinkMeta, *, supervised: bool, branch: int) -> list[Piece]:
-    """``<ref>phrase</ref>[TOKEN]``; in a branch only the routing token follows from what stands before it."""
+def _routed(
+    link: LinkMeta, parts: Sequence[str], templates: Templates, *, supervised: bool, branch: int
+) -> list[Piece]:
+    """``<ref>phrase</ref>[TOKEN]`` and the same for its parts; in a branch only the routing token follows from what
+    stands before it."""
+    pieces = _named(link, supervised=supervised, branch=branch)
+    token = TASKS[link.task].parts_token
+    for number, part in enumerate(parts):
+        assert token is not None, f"task {link.task!r} has no token for parts"
+        between = templates.parts_join if number else templates.opens
+        pieces.append(Piece(text=between, supervised=supervised, branch=branch))
+        pieces += _named(replace(link, token=token.text, phrase=part), supervised=supervised, branch=branch)
+    return pieces
+
+
+def _named(link: LinkMeta, *, supervised: bool, branch: int) -> list[Piece]:
     return [
         Piece(text=REF, control=True, supervised=supervised, branch=branch),
         Piece(text=link.phrase, supervised=supervised, branch=branch),

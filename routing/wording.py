@@ -33,6 +33,9 @@ class Templates(Config):
         quantifiers: words before a phrase, by number (``plural``, ``singular``); an empty string is allowed.
         joins: (between, before the last) pairs that join the phrases of a question.
         join: joins the links of a reply.
+        owns: in a question, a phrase and its parts: ``{phrase}`` and ``{parts}``; the first is canonical.
+        opens: in a reply, stands between a phrase's link and those of its parts.
+        parts_join: joins the links of parts.
         prefixes, suffixes: politeness around a question.
     """
 
@@ -41,6 +44,9 @@ class Templates(Config):
     quantifiers: dict[str, tuple[str, ...]] = Field(default={"plural": ("",), "singular": ("",)})
     joins: tuple[tuple[str, str], ...] = ((", ", ", "),)
     join: str = ", "
+    owns: tuple[str, ...] = ("{phrase} ({parts})",)
+    opens: str = ": "
+    parts_join: str = " "
     prefixes: tuple[str, ...] = ("",)
     suffixes: tuple[str, ...] = ("",)
 

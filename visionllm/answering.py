@@ -21,7 +21,7 @@ from visionllm.core.config import validate
 from visionllm.core.errors import PromptError, VisionLLMError, unknown_name
 from visionllm.core.media import PictureSource, load_picture
 from visionllm.core.sample import Sample, Turn
-from visionllm.core.superlink import SuperLinks
+from visionllm.core.superlink import LinkMeta, SuperLinks
 from visionllm.core.task import TASKS, Task
 from visionllm.decoders import Context, Decoder
 from visionllm.mllm.internvl import InternVL
@@ -29,9 +29,8 @@ from visionllm.processor import Processor
 from visionllm.routing.generate import Step, generate
 from visionllm.routing.queries import LinkQueries
 from visionllm.routing.readout import Text, find_links, read_out, run_text
-from visionllm.routing.render import Style
+from visionllm.routing.render import Style, render_question
 from visionllm.routing.vocabulary import Vocabulary
-from visionllm.routing.wording import load_templates
 
 Pictures = PictureSource | Sequence[PictureSource] | None
 
@@ -101,32 +100,33 @@ class Answering(nn.Module):
         events = self._answer(samples, **settings)
         return events if stream else _answers(events, len(samples))
 
-    def known(self, task: str, pictures: Pictures, phrases: Sequence[str], *, verify: bool = False,
-              options: Mapping[str, Any] | None = None, chunk: int = 128) -> Answer:  # fmt: skip
+    def known(self, task: str, pictures: Pictures, phrases: Sequence[str] | Mapping[str, Sequence[str]], *,
+              verify: bool = False, options: Mapping[str, Any] | None = None, chunk: int = 128) -> Answer:  # fmt: skip
         """Answer a question whose task and phrases are known: the reply is rendered, no token is generated.
 
         Every phrase branches off the shared prefix, so what else is asked does not change its link, and long lists go
         through in chunks. The verbs (``model.detect``) call this.
 
         Args:
+            phrases: what to look for; of a task with parts (keypoints), each phrase with the names of its parts.
             verify: write the reply in one line instead and check that the model would have written each token itself;
                 if not, the model's own reply is generated. The answer is then exactly that of the canonical prompt.
             chunk: phrases in one pass.
         """
-        if isinstance(phrases, str):
-            raise PromptError(f"phrases: expected a list such as [{phrases!r}], got one string")
-        if not phrases or any(not phrase.strip() for phrase in phrases):
-            raise PromptError("phrases: expected at least one, and none of them empty")
+        turn = _turn(TASKS[task], phrases)
         if pictures is None or (isinstance(pictures, (list, tuple)) and not pictures):
             raise PromptError("pictures: expected at least one to look at")
         if verify:
-            return self._verified(task, pictures, phrases, options)
+            return self._verified(turn, pictures, options)
         sample = _sample(pictures)
-        parts = [tuple(phrases[i : i + chunk]) for i in range(0, len(phrases), chunk)]
+        chunks = [
+            replace(turn, phrases=turn.phrases[i : i + chunk], parts=turn.parts[i : i + chunk])
+            for i in range(0, len(turn.phrases), chunk)
+        ]
         started = time.perf_counter()
         links: list[LinkResult] = []
-        for part in parts:
-            batch = self._encode([sample.with_turns(Turn(task=task, phrases=part))], [Style(tree=True)], reply=True)
+        for part in chunks:
+            batch = self._encode([sample.with_turns(part)], [Style(tree=True)], reply=True)
             with self._using():
                 links += self._decode(self.links(batch), batch, options)[0]
         trace = Trace(seconds={"total": time.perf_counter() - started}, model=self.fingerprint)
@@ -221,10 +221,11 @@ class Answering(nn.Module):
         seconds = _durations(times)
         for i, sample in enumerate(samples):
             own = [k for k, row in enumerate(layout.row) if row == i]
+            roots = [k for k in own if self._is_root(layout.meta[k])]
             written = zip(step.text.ids[i, start:].tolist(), step.text.owner[i, start:].tolist(), strict=True)
             ids = tuple(token for token, owner in written if owner >= 0 and token != self.vocabulary.end)
             trace = Trace(
-                token_ids=ids, positions=tuple(layout.column[k] - start for k in own),
+                token_ids=ids, positions=tuple(layout.column[k] - start for k in roots),
                 routed=tuple((layout.meta[k].token, layout.meta[k].phrase) for k in own), seconds=seconds,
                 model=self.fingerprint,
             )  # fmt: skip
@@ -249,23 +250,29 @@ class Answering(nn.Module):
         chosen = self._check_options(options)
         for name, decoder in self._decoders():
             tasks = {task.name for task in decoder.tasks}
-            index = [
+            served = [
                 i for i, meta in enumerate(links.meta)
-                if meta.task in tasks and meta.parent < 0 and batch.samples[meta.sample].pictures
+                if meta.task in tasks and (meta.parent >= 0 or self._is_root(meta))
+                and batch.samples[meta.sample].pictures
             ]  # fmt: skip
-            if index:
-                results = decoder.predict(links.select(index), ctx, chosen[name])
-                assert len(results) == len(index), (
-                    f"decoder {name!r} gave {len(results)} results for {len(index)} links"
+            roots = [i for i in served if self._is_root(links.meta[i])]
+            if roots:
+                results = decoder.predict(links.select(served), ctx, chosen[name])
+                assert len(results) == len(roots), (
+                    f"decoder {name!r} gave {len(results)} results for {len(roots)} links"
                 )
                 found |= {
                     i: LinkResult(meta=links.meta[i], decoder=name, result=result)
-                    for i, result in zip(index, results, strict=True)
+                    for i, result in zip(roots, results, strict=True)
                 }
+        # Parts are in the result of the link that owns them; a part that nobody owns is in the trace alone.
         per_sample: list[list[LinkResult]] = [[] for _ in batch.samples]
         for i in sorted(found):
             per_sample[links.meta[i].sample].append(found[i])
         return per_sample
+
+    def _is_root(self, meta: LinkMeta) -> bool:
+        return self.vocabulary.tokens[meta.token][1].parent is None
 
     def _check_options(self, options: Mapping[str, Any] | None) -> dict[str, Any]:
         options = dict(options or {})
@@ -277,10 +284,8 @@ class Answering(nn.Module):
             for name, decoder in self._decoders()
         }
 
-    def _verified(
-        self, task: str, pictures: Pictures, phrases: Sequence[str], options: Mapping[str, Any] | None
-    ) -> Answer:
-        sample = _sample(pictures).with_turns(Turn(task=TASKS[task].name, phrases=tuple(phrases)))
+    def _verified(self, turn: Turn, pictures: Pictures, options: Mapping[str, Any] | None) -> Answer:
+        sample = _sample(pictures).with_turns(turn)
         started = time.perf_counter()
         batch = self._encode([sample], None, reply=True)
         with self._using():
@@ -294,16 +299,13 @@ class Answering(nn.Module):
             if agrees:
                 links = read_out(self.mllm, self.link_queries, text, batch.links, out.cache)
                 found = self._decode(links, batch, options)[0]
-        question = self._canonical(task, phrases)
+        question = render_question(turn)
         if not agrees:
             return self.ask(list(sample.pictures), question, options=options)
         reply = [t for t in batch.labels[0].tolist() if t not in (-100, self.vocabulary.end)]
         trace = Trace(token_ids=tuple(reply), seconds={"total": time.perf_counter() - started}, model=self.fingerprint)
         return Answer(text=self.vocabulary.text(reply), links=tuple(found), pictures=sample.pictures, prompt=question,
                       trace=trace)  # fmt: skip
-
-    def _canonical(self, task: str, phrases: Sequence[str]) -> str:
-        return load_templates(TASKS[task].templates).groups[0].questions[0].format(phrases=", ".join(phrases))
 
 
 class Chat:
@@ -344,6 +346,29 @@ def _sample(pictures: Pictures) -> Sample:
         return Sample()
     sources: Any = pictures if isinstance(pictures, (list, tuple)) else [pictures]
     return Sample(pictures=tuple(load_picture(source) for source in sources))
+
+
+def _turn(task: Task, phrases: Sequence[str] | Mapping[str, Sequence[str]]) -> Turn:
+    """The turn of a known task.
+
+    Raises:
+        PromptError: there is nothing to look for, or parts are given to a task without, or left out where one needs
+            them.
+    """
+    if isinstance(phrases, str):
+        raise PromptError(f"phrases: expected a list such as [{phrases!r}], got one string")
+    if not phrases or any(not phrase.strip() for phrase in phrases):
+        raise PromptError("phrases: expected at least one, and none of them empty")
+    if task.parts_token is None:
+        if isinstance(phrases, Mapping):
+            raise PromptError(f"phrases: {task.name} has no parts; give a list of phrases")
+        return Turn(task=task.name, phrases=tuple(phrases))
+    if not isinstance(phrases, Mapping):
+        raise PromptError(f"phrases: expected each with the names of its parts, such as {{{phrases[0]!r}: ['nose']}}")
+    for phrase, names in phrases.items():
+        if isinstance(names, str) or any(not name.strip() for name in names):
+            raise PromptError(f"phrases.{phrase}: expected a list of names, none of them empty, got {names!r}")
+    return Turn(task=task.name, phrases=tuple(phrases), parts=tuple(tuple(names) for names in phrases.values()))
 
 
 def _request(pictures: Pictures, prompt: str) -> Sample:

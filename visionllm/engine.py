@@ -41,7 +41,7 @@ _STYLE = 7  # stream of random numbers of a position that words its questions
 
 
 class ModelConfig(Config):
-    """A model from scratch, or a checkpoint to go on from; keys of ``decoders`` override the checkpoint's."""
+    """A model from scratch, or a checkpoint to go on from; ``mllm`` and ``decoders`` override its keys."""
 
     start: str | None = Field(
         None, description="checkpoint folder or hub id to start from; 'embedded' for the built-in one"
@@ -203,16 +203,16 @@ def style_at(run: RunConfig, position: int) -> Style:
 
 
 def build_model(config: ModelConfig) -> VisionLLM:
-    """A model from scratch, or from a checkpoint with overrides of its decoders' settings.
+    """A model from scratch, or from a checkpoint with overrides of its settings.
 
     Raises:
         ConfigError: neither a checkpoint nor what a model from scratch needs is given.
     """
     if config.start is not None:
-        if config.tokenizer is not None or config.mllm:
-            raise ConfigError("model: start brings its own mllm and tokenizer; leave these keys out")
+        if config.tokenizer is not None:
+            raise ConfigError("model.tokenizer: start brings its own; leave this key out")
         start = None if config.start == "embedded" else config.start
-        return VisionLLM.from_pretrained(start, fresh=config.fresh, decoders=config.decoders)
+        return VisionLLM.from_pretrained(start, fresh=config.fresh, decoders=config.decoders, mllm=config.mllm)
     if config.tokenizer is None or not config.mllm:
         raise ConfigError("model: give start (a checkpoint), or mllm and tokenizer for a model from scratch")
     try:

@@ -125,8 +125,15 @@ def evaluate(
 
 def _routes(sample: Sample) -> list[tuple[str, str]]:
     """(token, phrase) of all that the first reply must route."""
-    routed = [(TASKS[turn.task].tokens[0].text, turn) for turn in _breath(sample) if turn.task is not None]
-    return [(token, phrase) for token, turn in routed for phrase in turn.phrases]
+    found: list[tuple[str, str]] = []
+    for turn in _breath(sample):
+        task = None if turn.task is None else TASKS[turn.task]
+        for number, phrase in enumerate(turn.phrases if task is not None else ()):
+            assert task is not None
+            found.append((task.tokens[0].text, phrase))
+            if task.parts_token is not None and turn.parts:
+                found += [(task.parts_token.text, part) for part in turn.parts[number]]
+    return found
 
 
 def _breath(sample: Sample) -> list[Turn]:
@@ -156,7 +163,8 @@ def _fill(sample: Sample, how: Setting) -> Sample:
         if plain(name) not in taken:
             taken.add(plain(name))
             phrases.append(name)
-    return sample.with_turns(replace(turn, phrases=tuple(phrases)), *others)
+    parts = turn.parts and (*turn.parts, *[turn.parts[0]] * (len(phrases) - len(turn.parts)))
+    return sample.with_turns(replace(turn, phrases=tuple(phrases), parts=parts), *others)
 
 
 def _ask(model: VisionLLM, samples: Sequence[Sample], how: Setting) -> list[Answer]:
@@ -169,9 +177,11 @@ def _ask(model: VisionLLM, samples: Sequence[Sample], how: Setting) -> list[Answ
         for name, decoder in model.decoders.items()
     }
     if how.known:
+        turns = [sample.turns[0] for sample in samples]
+        named = [dict(zip(t.phrases, t.parts, strict=True)) if t.parts else t.phrases for t in turns]
         return [
-            model.known(sample.turns[0].task or "", list(sample.pictures), sample.turns[0].phrases, options=options)
-            for sample in samples
+            model.known(turn.task or "", list(sample.pictures), phrases, options=options)
+            for sample, turn, phrases in zip(samples, turns, named, strict=True)
         ]
     rngs = [None if how.canonical else item_rng(how.seed, sample.source.index, _WORDING) for sample in samples]
     words = [render_question(*_breath(sample), rng=rng) for sample, rng in zip(samples, rngs, strict=True)]

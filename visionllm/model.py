@@ -25,7 +25,7 @@ from visionllm.core.errors import CheckpointError, ConfigError, unknown_name
 from visionllm.core.superlink import SuperLinks
 from visionllm.core.task import TASKS, Task
 from visionllm.decoders import DECODERS, Context, Decoder
-from visionllm.mllm.internvl import InternVL
+from visionllm.mllm.internvl import InternVL, internvl_config
 from visionllm.mllm.vision import count_tiles, make_tiles
 from visionllm.processor import Processor, Tiling
 from visionllm.routing.queries import LinkQueries, spelling
@@ -95,6 +95,7 @@ class VisionLLM(Answering, PreTrainedModel):
     def from_pretrained(  # type: ignore[override]
         cls, name: str | Path | None = None, *, device: str | torch.device = "cpu", dtype: torch.dtype = torch.float32,
         fresh: Sequence[str] = (), decoders: Mapping[str, Mapping[str, Any]] | None = None,
+        mllm: Mapping[str, Any] | None = None,
     ) -> VisionLLM:  # fmt: skip
         """Load a checkpoint: the embedded model (no name), a folder, or a hub id. Returned in evaluation mode.
 
@@ -105,6 +106,8 @@ class VisionLLM(Answering, PreTrainedModel):
             fresh: prefixes of parameter names that keep their initial values, whatever the checkpoint holds there.
             decoders: settings over those of the checkpoint. A decoder or a part it lacks must stand in ``fresh``; its
                 routing tokens then join the vocabulary, each with a row of weights of its own (see ``Token.like``).
+            mllm: keys over those of the checkpoint. More ``text_config.num_hidden_layers`` than it has: the new layers
+                must stand in ``fresh`` and begin as identity (block expansion: Wu et al. 2024, LLaMA Pro, section 3.2).
 
         Raises:
             ConfigError: no parameter starts with one of ``fresh``, or a decoder's settings are wrong.
@@ -115,6 +118,9 @@ class VisionLLM(Answering, PreTrainedModel):
         values = read_config(folder)
         if decoders:
             values["decoders"] = _merged(values.get("decoders"), decoders, source=str(folder))
+        held = values.get("mllm")
+        if mllm and isinstance(held, dict):
+            values["mllm"] = _over(held, mllm)
         config = VisionLLMConfig.from_dict(values)
         model = cls(config, partial(Vocabulary.load, folder))
         for prefix in fresh:
@@ -122,6 +128,8 @@ class VisionLLM(Answering, PreTrainedModel):
                 raise ConfigError(f"fresh: no parameter starts with {prefix!r}; one that does: decoders.")
         grown = model.mllm.vocabulary_tables() if model.vocabulary.new and fresh else []
         load_weights(model, folder, fresh, grown)
+        if mllm and isinstance(held, dict):
+            model.mllm.pass_through(internvl_config(held).text_config.num_hidden_layers)
         model._start_tokens(fresh, source=str(folder))
         return model.to(device=device, dtype=dtype).eval()
 
@@ -292,6 +300,13 @@ def _merged(held: Any, given: Mapping[str, Mapping[str, Any]], *, source: str) -
     for name in given:
         DECODERS[name]  # an unknown name is the caller's mistake, not the checkpoint's
     return held | {name: {**held.get(name, {}), **settings} for name, settings in given.items()}
+
+
+def _over(held: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
+    """Nested keys of one mapping with those of another over them."""
+    nested = {key: _over(held[key], value) for key, value in given.items()
+              if isinstance(value, Mapping) and isinstance(held.get(key), Mapping)}  # fmt: skip
+    return {**held, **given, **nested}
 
 
 def _usable(device: str | torch.device) -> torch.device:

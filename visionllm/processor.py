@@ -15,7 +15,7 @@ from visionllm.core.errors import PromptError
 from visionllm.core.geometry import Geometry
 from visionllm.core.pixels import Pixels, PixelSpec
 from visionllm.core.sample import Picture, Sample
-from visionllm.core.superlink import LinkMeta
+from visionllm.core.superlink import LinkMeta, owned
 from visionllm.routing.render import Piece, Style, render
 from visionllm.routing.vocabulary import Vocabulary
 
@@ -133,11 +133,12 @@ class Processor:
             table[3, i, start:] = torch.tensor(row.position)
             table[4, i, start:] = torch.tensor(row.labels)
             links += [(i, start + column, meta) for column, meta in row.links]
+        tokens = [self.vocabulary.tokens[meta.token][1] for _, _, meta in links]
         layout = LinkLayout(
             row=tuple(i for i, _, _ in links),
             column=tuple(column for _, column, _ in links),
-            queries=tuple(self.vocabulary.tokens[meta.token][1].queries for _, _, meta in links),
-            meta=tuple(meta for _, _, meta in links),
+            queries=tuple(token.queries for token in tokens),
+            meta=owned([meta for _, _, meta in links], [token.parent for token in tokens]),
         )
         ids, owner, branch, position, labels = table
         return Batch(

@@ -17,6 +17,7 @@ from visionllm.core.masks import Mask
 from visionllm.core.media import load_picture
 from visionllm.core.poses import Pose, Skeleton, plain_names
 from visionllm.core.sample import Record, Source
+from visionllm.core.skeletons import load_skeleton
 from visionllm.datasets.formats.reader import (
     Boxes,
     Place,
@@ -31,7 +32,6 @@ from visionllm.datasets.formats.reader import (
     register_format,
 )
 from visionllm.datasets.formats.strict import parse_json
-from visionllm.datasets.skeletons import load_skeleton
 
 MAX_BYTES = 2 * 1024**3
 
@@ -62,7 +62,6 @@ class CocoReader:
 
     Split: ClassVar[type[Config]] = CocoSplit
     needs_root: ClassVar[bool] = True
-    wording = Wording()
 
     def __init__(
         self, *, dataset: str, root: Path, split: CocoSplit, annotations: Path, captions: Path | None = None,
@@ -90,8 +89,11 @@ class CocoReader:
             self._digest = hashlib.sha256(self._digest.encode() + data).hexdigest()
             self._captions = _Table(captions, parse_json(data, captions)).captions({p["id"] for p in self._pictures})
         self._points = None
+        self.wording = Wording()
         if "poses" in needs:
             skeletons = table.skeletons(split.skeleton)
+            named = {self.names[labels_of[i]]: known for i, known in skeletons.items() if known is not None}
+            self.wording = Wording(skeletons=named)
             self._points = [
                 (skeletons[entry["category_id"]], [entry.get(key) for key in split.points]) for entry in entries
             ]

@@ -18,6 +18,7 @@ from visionllm.core.errors import AnnotationError
 from visionllm.core.media import load_picture
 from visionllm.core.poses import UNKNOWN, VISIBLE, Pose
 from visionllm.core.sample import Record, Source
+from visionllm.core.skeletons import load_skeleton
 from visionllm.datasets.formats.reader import (
     Place,
     Wording,
@@ -29,7 +30,6 @@ from visionllm.datasets.formats.reader import (
     register_format,
 )
 from visionllm.datasets.formats.strict import parse_json
-from visionllm.datasets.skeletons import load_skeleton
 
 MAX_BYTES = 512 * 1024**2
 _PERSON_PIXELS = 200  # a person of scale 1
@@ -49,13 +49,14 @@ class MpiiReader:
     Split: ClassVar[type[Config]] = MpiiSplit
     needs_root: ClassVar[bool] = True
     names: tuple[str, ...] = ("person",)
-    wording = Wording(plurals={"person": "people"}, negatives=False)  # not everybody is annotated
+    # Not everybody is annotated.
+    wording = Wording(plurals={"person": "people"}, negatives=False, skeletons={"person": load_skeleton("mpii_16")})
 
     def __init__(self, *, dataset: str, root: Path, images: str, annotations: Path, needs: frozenset[str]) -> None:
         data = read_bytes(annotations, limit=MAX_BYTES)
         self.dataset, self._root, self._images, self._file = dataset, root, images, annotations
         self._digest, self._with_poses = hashlib.sha256(data).hexdigest(), "poses" in needs
-        self._skeleton = load_skeleton("mpii_16")
+        self._skeleton = self.wording.skeletons["person"]
         self._people: dict[str, list[dict[str, Any]]] = {}
         for number, entry in enumerate(_people(parse_json(data, annotations), annotations)):
             self._people.setdefault(str(entry.get("image")), []).append(self._checked(entry, number))

@@ -17,6 +17,7 @@ import numpy as np
 
 from visionllm.core.config import Config
 from visionllm.core.errors import AnnotationError, DatasetError
+from visionllm.core.poses import Skeleton
 from visionllm.core.registry import Registry
 from visionllm.core.sample import Picture, Record, Sample
 
@@ -29,11 +30,13 @@ class Wording:
         synonyms: category name -> other words for it.
         plurals: category name or synonym -> its plural, where the rule for English would err.
         negatives: whether a category without a box is absent for certain, so that it may be asked for in training.
+        skeletons: category name -> its keypoints, where the data set has poses and the task needs them.
     """
 
     synonyms: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     plurals: Mapping[str, str] = field(default_factory=dict)
     negatives: bool = True
+    skeletons: Mapping[str, Skeleton] = field(default_factory=dict)
 
 
 @dataclass(kw_only=True, slots=True, frozen=True)

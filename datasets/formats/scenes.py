@@ -13,8 +13,8 @@ from visionllm.core.config import Config
 from visionllm.core.masks import Mask
 from visionllm.core.poses import Pose
 from visionllm.core.sample import Picture, Record, Source
+from visionllm.core.skeletons import load_skeleton
 from visionllm.datasets.formats.reader import Place, Wording, register_format
-from visionllm.datasets.skeletons import load_skeleton
 
 MOST_EXPRESSIONS = 8  # of one scene
 LEAST_STUFF = 0.005  # part of the picture below which a region is left out
@@ -50,6 +50,7 @@ class ScenesReader:
         self.wording = Wording(
             synonyms={category.name: tuple(category.synonyms) for category in CATEGORIES},
             plurals={category.name: category.plural for category in CATEGORIES} | {name: name for name in self._stuff},
+            skeletons={"person": load_skeleton("coco_17")} if "poses" in needs else {},
         )
 
     @classmethod

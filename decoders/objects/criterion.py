@@ -38,6 +38,7 @@ from visionllm.core.boxes import (
 )
 from visionllm.core.masks import Mask
 from visionllm.decoders.objects.detector import Encoded, LayerOutput
+from visionllm.decoders.objects.poses import PoseTruth
 
 # Per picture (query rows, target rows).
 Pairs = list[tuple[Tensor, Tensor]]
@@ -51,12 +52,13 @@ MATCH_CLASS, MATCH_L1, MATCH_GIOU = 2.0, 5.0, 2.0
 
 @dataclass(kw_only=True, slots=True, frozen=True, eq=False)
 class Truth:
-    """Targets of a batch: per picture (M, 4) cxcywh_norm boxes, (M,) phrase indices and M masks, None where there is
-    none to learn; (B, P) presence in {0, 1}."""
+    """Targets of a batch: per picture (M, 4) cxcywh_norm boxes, (M,) phrase indices, M masks and M poses, None where
+    there is none to learn; (B, P) presence in {0, 1}."""
 
     boxes: list[Tensor]
     phrases: list[Tensor]
     masks: list[list[Mask | None]]
+    poses: list[list[PoseTruth | None]]
     present_BP: Tensor
 
 

@@ -6,7 +6,7 @@ L = links, Q = queries of a link, D = width of the language model, P = phrases o
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,10 +19,11 @@ from torchvision.ops import nms
 from visionllm.core.arrays import object_array
 from visionllm.core.config import Config
 from visionllm.core.detections import Detections
-from visionllm.core.instances import Masks
+from visionllm.core.instances import Masks, Poses
 from visionllm.core.masks import Mask
 from visionllm.core.pixels import Pixels, PixelSpec
 from visionllm.core.sample import Picture
+from visionllm.core.skeletons import skeleton_of
 from visionllm.core.superlink import SuperLinks
 from visionllm.core.task import Task, Token, register_task
 from visionllm.decoders.base import Context, Decoder, register_decoder
@@ -30,6 +31,7 @@ from visionllm.decoders.objects import criterion
 from visionllm.decoders.objects.detector import Encoded, LayerOutput, LinkDetector
 from visionllm.decoders.objects.masks import MaskHead, cutter, mask_losses
 from visionllm.decoders.objects.phrases import PhraseHead
+from visionllm.decoders.objects.poses import Points, PoseHead, PoseTruth, pose_losses, to_poses
 
 PHRASE_MULTIPLE = 8
 DETECTION = register_task(
@@ -61,7 +63,23 @@ SEGMENTATION = register_task(
         loss_weights={"mask": 5.0, "dice": 5.0},
     )
 )
+POSE = register_task(
+    Task(
+        name="pose",
+        tokens=(
+            Token(text="[POSE]", queries=4, like="[DET]"),
+            Token(text="[KPT]", queries=4, parent="[POSE]", like="[DET]"),
+        ),
+        decoder="objects",
+        result="poses",
+        verb="pose",
+        templates="pose.yaml",
+        metric="pose",
+        loss_weights={"points": 2.0, "oks": 4.0, "flags": 1.0},
+    )
+)
 _MASKED = {token.text for token in SEGMENTATION.tokens}
+_POSED, _POINT = (token.text for token in POSE.tokens)
 
 
 class ObjectsConfig(Config):
@@ -81,6 +99,7 @@ class ObjectsConfig(Config):
     mask_width: int | None = Field(
         None, gt=0, multiple_of=8, description="width of a mask embedding; None leaves out the masks and their task"
     )
+    pose_layers: int = Field(0, ge=0, description="rounds of looking for keypoints; 0 leaves out poses and their task")
     phrases_per_pass: PositiveInt = Field(
         16, description="longer lists are answered in several passes over one set of features"
     )
@@ -103,14 +122,15 @@ class _Group:
 
 @register_decoder("objects")
 class ObjectsDecoder(Decoder):
-    """Grounding DINO under super links, with masks of its boxes where ``mask_width`` is set.
+    """Grounding DINO under super links, with masks of its boxes where ``mask_width`` is set, and their keypoints where
+    ``pose_layers`` is.
 
     One link becomes one phrase embedding (``PhraseHead``). All phrases of a picture share one pass in training.
     Answering, a long list is cut into passes of ``phrases_per_pass`` over the same features: phrases of a pass share
     its queries and are fused into one picture, so among 80 each would find fewer of its objects than alone.
     """
 
-    tasks: tuple[Task, ...] = (DETECTION, SEGMENTATION)
+    tasks: tuple[Task, ...] = (DETECTION, SEGMENTATION, POSE)
     Config = ObjectsConfig
     Options = ObjectsOptions
 
@@ -128,16 +148,20 @@ class ObjectsDecoder(Decoder):
         threshold: float = 0.3,
         overlap: float | None = None,
         mask_width: int | None = None,
+        pose_layers: int = 0,
         phrases_per_pass: int = 16,
     ) -> None:
         super().__init__()
-        if mask_width is None:
-            self.tasks = (DETECTION,)
+        self.tasks = (DETECTION,) + (SEGMENTATION,) * (mask_width is not None) + (POSE,) * (pose_layers > 0)
         self.detector = LinkDetector(network, group_norm)
         width = self.detector.width
         self.phrase_head = PhraseHead(DETECTION.tokens[0].queries, link_width, width)
         self.presence_head = nn.Sequential(nn.LayerNorm(width), nn.Linear(width, width), nn.GELU(), nn.Linear(width, 1))
         self.mask_head = None if mask_width is None else MaskHead(width, mask_width)
+        self.pose_head = None if not pose_layers else PoseHead(
+            link_width=link_width, queries=POSE.tokens[1].queries, width=width, layers=pose_layers,
+            heads=self.detector.config.decoder_attention_heads, levels=self.detector.config.num_feature_levels,
+        )  # fmt: skip
         self.presence_weight = nn.Parameter(torch.tensor([1.0, 0.0]))
         self.link_width, self.longest = link_width, longest
         self.denoising, self.label_noise, self.box_noise, self.dense = denoising, label_noise, box_noise, dense
@@ -153,23 +177,26 @@ class ObjectsDecoder(Decoder):
 
     def loss(self, links: SuperLinks, ctx: Context) -> dict[str, Tensor]:
         total: dict[str, Tensor] = defaultdict(lambda: torch.zeros((), device=links.states.device))
-        phrases = self._phrases(links)
+        links, parts = _owners(links)
+        phrases, names = self._phrases(links), self._names(parts)
         for bucket, rows, groups in _buckets(links, ctx):
             phrases_BPC, padding_BP = _stack(phrases, groups)
-            truth = _truth(groups, links, ctx, padding_BP)
+            truth = _truth(groups, links, parts, ctx, padding_BP)
             pixels = bucket.values[rows]
             encoded = self.detector.encode(self.detector.features(pixels, bucket.mask[rows]), phrases_BPC, padding_BP)
-            for name, value in self._bucket_loss(pixels, encoded, truth).items():
+            for name, value in self._bucket_loss(pixels, encoded, truth, names).items():
                 total[name] = total[name] + value
         return dict(total)
 
     def counts(self, links: SuperLinks, ctx: Context) -> dict[str, float]:
         found: dict[tuple[int, int], int] = defaultdict(int)
-        masks = 0
+        masks = poses = 0
+        links, parts = _owners(links)
         for i, meta in enumerate(links.meta):
-            boxes_xyxy, own, _ = _target(links, i, ctx)
-            found[(meta.sample, meta.media[0])] += len(boxes_xyxy)
-            masks += sum(mask is not None for mask in own)
+            target = _target(links, i, parts, ctx)
+            found[(meta.sample, meta.media[0])] += len(target.boxes)
+            masks += sum(mask is not None for mask in target.masks)
+            poses += sum(pose is not None for pose in target.poses)
         # A picture without any object still teaches what is not there and counts as one box; picture by picture, so
         # that the counts of parts add up to the count of the whole.
         boxes = float(sum(max(1, count) for count in found.values()))
@@ -178,6 +205,8 @@ class ObjectsDecoder(Decoder):
         divisors |= dict.fromkeys(criterion.PARTS, layers * boxes)
         if self.mask_head is not None:
             divisors |= dict.fromkeys(("mask", "dice"), layers * masks)
+        if self.pose_head is not None:
+            divisors |= dict.fromkeys(POSE.loss_weights, layers * poses)
         if self.dense:
             divisors |= {f"dense_{name}": 4 * boxes for name in criterion.PARTS}
         if self.denoising:
@@ -188,7 +217,8 @@ class ObjectsDecoder(Decoder):
     def predict(self, links: SuperLinks, ctx: Context, options: ObjectsOptions) -> list[Detections]:
         threshold = self.threshold if options.threshold is None else options.threshold
         results: dict[int, Detections] = {}
-        phrases = self._phrases(links, observe=False)
+        links, parts = _owners(links)
+        phrases, names = self._phrases(links, observe=False), self._names(parts, observe=False)
         for bucket, rows, pictures in _buckets(links, ctx):
             pixels = bucket.values[rows]
             features = self.detector.features(pixels, bucket.mask[rows])
@@ -208,11 +238,19 @@ class ObjectsDecoder(Decoder):
                         maps[b], encoded.ratios_BL2[b, 0], self.mask_head(last.hidden_BNC[b]), boxes_xyxy, picture.size
                     )
                 for p, link in enumerate(group.links):
-                    results[link] = _found(
-                        links.meta[link].phrase, picture, boxes_xyxy, last.logits_BNP[b, :, p].sigmoid(),
-                        float(presence_BP[b, p]), threshold, options.max_boxes, self.overlap,
-                        cut if links.meta[link].token in _MASKED else None,
+                    meta = links.meta[link]
+                    rows, fields = _found(
+                        meta.phrase, picture, boxes_xyxy, last.logits_BNP[b, :, p].sigmoid(), float(presence_BP[b, p]),
+                        threshold, options.max_boxes, self.overlap,
                     )  # fmt: skip
+                    if meta.token in _MASKED and cut is not None:
+                        results[link] = Masks(masks=object_array([cut(row) for row in rows.tolist()]), **fields)
+                    elif meta.token == _POSED:
+                        points = self._points(encoded.of(b), last.row(b), rows, names, parts[link])
+                        skeleton = skeleton_of(meta.phrase, parts[link].names)
+                        results[link] = Poses(poses=object_array(to_poses(points, skeleton, picture.size)), **fields)
+                    else:
+                        results[link] = Detections(**fields)
         return [results[i] for i in range(len(links))]
 
     def idle(self) -> Tensor:
@@ -229,6 +267,11 @@ class ObjectsDecoder(Decoder):
         total = tokens.sum() + encoded.box_logits_BS4.sum() + self._presence(encoded, layers[-1]).sum()
         if self.mask_head is not None:
             total = total + self.mask_head.pixels(pixels, encoded).sum() + self.mask_head(layers[-1].hidden_BNC).sum()
+        if self.pose_head is not None:
+            names = self.pose_head.names(nothing, observe=False)[None, None]
+            one = layers[-1].queries(0, 1)
+            for points in self.pose_head(encoded, one.hidden_BNC, one.boxes_BN4, names, names[..., 0] < torch.inf):
+                total = total + points.places.sum() + points.flags.sum()
         return total + torch.stack([layer.logits_BNP.sum() + layer.boxes_BN4.sum() for layer in layers]).sum()
 
     def _phrases(self, links: SuperLinks, *, observe: bool = True) -> Tensor:
@@ -236,11 +279,28 @@ class ObjectsDecoder(Decoder):
         assert set(links.queries) <= {self.phrase_head.queries}, "states of links of other lengths would run together"
         return self.phrase_head(links.states, observe=observe)
 
+    def _names(self, parts: Sequence[_Parts], *, observe: bool = True) -> Tensor:
+        """(K, C) embeddings of all keypoints, in the order of their places in ``parts``."""
+        states = [part.states for part in parts if part.names]
+        if self.pose_head is None or not states:
+            return torch.zeros(0, self.detector.width, device=self.presence_weight.device)
+        return self.pose_head.names(torch.cat(states), observe=observe)
+
+    def _points(self, encoded: Encoded, layer: LayerOutput, rows: np.ndarray, names_KC: Tensor, part: _Parts) -> Points:
+        """Keypoints of some queries of one picture."""
+        assert self.pose_head is not None, "a link of poses reached a decoder without them"
+        index = torch.from_numpy(rows).to(layer.hidden_BNC.device)
+        asked = names_KC[part.start : part.start + len(part.names)].expand(1, len(rows), -1, -1)
+        open_ = torch.ones(asked.shape[:3], dtype=torch.bool, device=asked.device)
+        return self.pose_head(encoded, layer.hidden_BNC[:, index], layer.boxes_BN4[:, index], asked, open_)[-1]
+
     def _mask_maps(self, pixels_B3HW: Tensor, encoded: Encoded) -> Tensor:
         assert self.mask_head is not None, "a link of masks reached a decoder without them"
         return self.mask_head.pixels(pixels_B3HW, encoded)
 
-    def _bucket_loss(self, pixels_B3HW: Tensor, encoded: Encoded, truth: criterion.Truth) -> dict[str, Tensor]:
+    def _bucket_loss(
+        self, pixels_B3HW: Tensor, encoded: Encoded, truth: criterion.Truth, names_KC: Tensor
+    ) -> dict[str, Tensor]:
         content, reference = self.detector.select(encoded)
         noised = None
         if self.denoising and self.training:
@@ -263,6 +323,8 @@ class ObjectsDecoder(Decoder):
             _add(losses, "", criterion.paired_loss(plain, truth, pairs, encoded.phrase_padding_BP))
             if self.mask_head is not None:
                 _add(losses, "", self._mask_loss(maps, encoded, plain, truth, pairs))
+            if self.pose_head is not None:
+                _add(losses, "", self._pose_loss(encoded, plain, truth, pairs, names_KC))
             if noised is not None:
                 extra = layer.queries(0, start)
                 part = criterion.paired_loss(extra, truth, noised.positive, encoded.phrase_padding_BP)
@@ -291,6 +353,36 @@ class ObjectsDecoder(Decoder):
             boxes.append(truth.boxes[b][targets[kept]])
             masks.append([mask for mask in (truth.masks[b][i] for i in targets[kept].tolist()) if mask is not None])
         return mask_losses(maps_BMHW, encoded.ratios_BL2[:, 0], queries, boxes, masks, random=self.training)
+
+    def _pose_loss(
+        self, encoded: Encoded, layer: LayerOutput, truth: criterion.Truth, pairs: criterion.Pairs, names_KC: Tensor
+    ) -> dict[str, Tensor]:
+        """Of the matched queries whose targets have a pose; zeros where none has."""
+        assert self.pose_head is not None
+        found: list[list[tuple[int, int]]] = []
+        for b, (rows, targets) in enumerate(pairs):
+            both = zip(rows.tolist(), targets.tolist(), strict=True)
+            found.append([(row, target) for row, target in both if truth.poses[b][target] is not None])
+        most = max(map(len, found), default=0)
+        if not most:
+            return dict.fromkeys(POSE.loss_weights, layer.boxes_BN4.new_zeros(()))
+        asked = [[pose for _, target in own if (pose := truth.poses[b][target])] for b, own in enumerate(found)]
+        longest = max(len(pose.flags_J) for own in asked for pose in own)
+        queries = torch.zeros(len(found), most, dtype=torch.long, device=names_KC.device)
+        index = torch.full((len(found), most, longest), len(names_KC), device=names_KC.device)
+        for b, own in enumerate(found):
+            for i, (row, _) in enumerate(own):
+                queries[b, i] = row
+                start, count = asked[b][i].start, len(asked[b][i].flags_J)
+                index[b, i, :count] = torch.arange(start, start + count, device=names_KC.device)
+        names = torch.cat([names_KC, names_KC.new_zeros(1, names_KC.shape[1])])[index]
+        hidden, boxes = (
+            values.gather(1, queries[..., None].expand(-1, -1, values.shape[-1]))
+            for values in (layer.hidden_BNC, layer.boxes_BN4)
+        )
+        rounds = self.pose_head(encoded, hidden, boxes, names, index < len(names_KC))
+        own_boxes = [truth.boxes[b][[target for _, target in own]] for b, own in enumerate(found)]
+        return pose_losses(rounds, own_boxes, asked)
 
     def _presence(self, encoded: Encoded, last: LayerOutput) -> Tensor:
         """(B, P) presence logits: what the fused phrase says, plus the best query's score (detached)."""
@@ -336,10 +428,40 @@ def _stack(phrases_LC: Tensor, groups: list[_Group]) -> tuple[Tensor, Tensor]:
     return with_zero[index], index == len(phrases_LC)
 
 
-def _target(links: SuperLinks, link: int, ctx: Context) -> tuple[np.ndarray, list[Mask | None], np.ndarray]:
-    """(M, 4) boxes in original pixels of one link's phrase, crowds left out, their masks, and its picture's (w, h).
+@dataclass(kw_only=True, slots=True, frozen=True, eq=False)
+class _Parts:
+    """The keypoints of one root link: their names, states, and the place of the first among those of all links."""
 
-    Masks are learned behind their own token only, and only those that hold a pixel.
+    names: tuple[str, ...]
+    states: Tensor
+    start: int
+
+
+def _owners(links: SuperLinks) -> tuple[SuperLinks, list[_Parts]]:
+    """The root links, and the keypoints of each; of two with one name the first stands."""
+    own: dict[int, dict[str, int]] = {i: {} for i, meta in enumerate(links.meta) if meta.token != _POINT}
+    for i, meta in enumerate(links.meta):
+        if meta.parent in own:
+            own[meta.parent].setdefault(meta.phrase, i)
+    parts: list[_Parts] = []
+    for names in own.values():
+        start = parts[-1].start + len(parts[-1].names) if parts else 0
+        parts.append(_Parts(names=tuple(names), states=links.select(list(names.values())).states, start=start))
+    return links.select(list(own)), parts
+
+
+@dataclass(kw_only=True, slots=True, frozen=True, eq=False)
+class _Target:
+    """What is true of one link's phrase: (M, 4) boxes, cxcywh_norm, and what else is to be learned of each."""
+
+    boxes: np.ndarray
+    masks: list[Mask | None]
+    poses: list[PoseTruth | None]
+
+
+def _target(links: SuperLinks, link: int, parts: Sequence[_Parts], ctx: Context) -> _Target:
+    """Crowds are left out. Masks are learned behind their own token only, and only those that hold a pixel; keypoints
+    where some were asked for.
     """
     meta = links.meta[link]
     sample = ctx.batch.samples[meta.sample]
@@ -348,27 +470,38 @@ def _target(links: SuperLinks, link: int, ctx: Context) -> tuple[np.ndarray, lis
     masks: list[Mask | None] = [None] * int(keep.sum())
     if meta.token in _MASKED and target.masks is not None:
         masks = [mask if mask is not None and mask.area else None for mask in target.masks[keep].tolist()]
-    return target.boxes_xyxy[keep], masks, np.array(sample.pictures[meta.media[0]].size, np.float32)
+    poses: list[PoseTruth | None] = [None] * len(masks)
+    size = np.array(sample.pictures[meta.media[0]].size, np.float32)
+    names, start = parts[link].names, parts[link].start
+    if names and target.poses is not None:
+        poses = [None if pose is None else PoseTruth.of(pose, names, start, size) for pose in target.poses[keep]]
+    norm = target.boxes_xyxy[keep].astype(np.float32) / np.tile(size, 2)
+    boxes = np.concatenate([(norm[:, :2] + norm[:, 2:]) / 2, norm[:, 2:] - norm[:, :2]], 1)
+    return _Target(boxes=boxes, masks=masks, poses=poses)
 
 
-def _truth(groups: list[_Group], links: SuperLinks, ctx: Context, padding_BP: Tensor) -> criterion.Truth:
+def _truth(
+    groups: list[_Group], links: SuperLinks, parts: Sequence[_Parts], ctx: Context, padding_BP: Tensor
+) -> criterion.Truth:
     device = padding_BP.device
     boxes, phrases = [], []
     masks: list[list[Mask | None]] = []
+    poses: list[list[PoseTruth | None]] = []
     present = torch.zeros(padding_BP.shape, device=device)
     for b, group in enumerate(groups):
-        parts, labels = [np.zeros((0, 4), np.float32)], [np.zeros(0, np.int64)]
+        found, labels = [np.zeros((0, 4), np.float32)], [np.zeros(0, np.int64)]
         masks.append([])
+        poses.append([])
         for p, link in enumerate(group.links):
-            xyxy, own, size = _target(links, link, ctx)
-            masks[-1] += own
-            norm = xyxy.astype(np.float32) / np.tile(size, 2)
-            parts.append(np.concatenate([(norm[:, :2] + norm[:, 2:]) / 2, norm[:, 2:] - norm[:, :2]], 1))
-            labels.append(np.full(len(xyxy), p, np.int64))
-            present[b, p] = float(len(xyxy) > 0)
-        boxes.append(torch.from_numpy(np.concatenate(parts)).float().to(device))
+            target = _target(links, link, parts, ctx)
+            masks[-1] += target.masks
+            poses[-1] += target.poses
+            found.append(target.boxes)
+            labels.append(np.full(len(target.boxes), p, np.int64))
+            present[b, p] = float(len(target.boxes) > 0)
+        boxes.append(torch.from_numpy(np.concatenate(found)).float().to(device))
         phrases.append(torch.from_numpy(np.concatenate(labels)).to(device))
-    return criterion.Truth(boxes=boxes, phrases=phrases, masks=masks, present_BP=present)
+    return criterion.Truth(boxes=boxes, phrases=phrases, masks=masks, poses=poses, present_BP=present)
 
 
 def _in_picture(boxes_N4: Tensor, picture: Picture) -> np.ndarray:
@@ -380,8 +513,8 @@ def _in_picture(boxes_N4: Tensor, picture: Picture) -> np.ndarray:
 
 
 def _found(phrase: str, picture: Picture, boxes_xyxy: np.ndarray, scores_N: Tensor, presence: float, threshold: float,
-           limit: int, overlap: float | None, cut: Callable[[int], Mask] | None = None) -> Detections:  # fmt: skip
-    """What one phrase found, best first; with ``cut`` each box has its mask."""
+           limit: int, overlap: float | None) -> tuple[np.ndarray, dict[str, Any]]:  # fmt: skip
+    """What one phrase found, best first: the queries, and the fields of ``Detections``."""
     order = scores_N.float().argsort(descending=True, stable=True)
     order = order[scores_N[order] >= threshold]
     if overlap is not None:
@@ -393,9 +526,7 @@ def _found(phrase: str, picture: Picture, boxes_xyxy: np.ndarray, scores_N: Tens
         "labels": np.zeros(len(rows), np.int64), "phrases": (phrase,), "presence": np.array([presence], np.float32),
         "size": picture.size, "threshold": float(threshold), "picture": picture, "picture_name": picture.name,
     }  # fmt: skip
-    if cut is None:
-        return Detections(**fields)
-    return Masks(masks=object_array([cut(row) for row in rows.tolist()]), **fields)
+    return rows, fields
 
 
 def _add(total: dict[str, Tensor], prefix: str, part: dict[str, Tensor]) -> None:

@@ -14,7 +14,7 @@ Boxes are cxcywh_norm: normalised by the picture without its padding; the valid 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -99,6 +99,11 @@ class Encoded:
     shapes: list[tuple[int, int]]
     ratios_BL2: Tensor
 
+    def of(self, row: int) -> Encoded:
+        """One picture of the batch, still as a batch."""
+        own = {name: getattr(self, name)[row : row + 1] for name in self.__slots__ if name != "shapes"}
+        return replace(self, **own)
+
 
 @dataclass(kw_only=True, slots=True, frozen=True, eq=False)
 class LayerOutput:
@@ -114,6 +119,13 @@ class LayerOutput:
             logits_BNP=self.logits_BNP[:, start:stop], boxes_BN4=self.boxes_BN4[:, start:stop],
             hidden_BNC=self.hidden_BNC[:, start:stop],
         )  # fmt: skip
+
+    def row(self, number: int) -> LayerOutput:
+        """One picture of the batch, still as a batch."""
+        own = slice(number, number + 1)
+        return LayerOutput(
+            logits_BNP=self.logits_BNP[own], boxes_BN4=self.boxes_BN4[own], hidden_BNC=self.hidden_BNC[own]
+        )
 
 
 class LinkDetector(nn.Module):

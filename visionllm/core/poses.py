@@ -13,6 +13,8 @@ from visionllm.core.errors import ShapeError
 from visionllm.core.geometry import Geometry
 
 UNKNOWN, HIDDEN, VISIBLE = 0, 1, 2
+# Sigma of points whose owner gives none; part of a box's area that a body fills (MPII).
+PLAIN_SIGMA, BODY = 0.05, 0.53
 # Words that change places in a mirror. The near side of a horse is its left one.
 _MIRROR = {"left": "right", "right": "left", "near": "off", "off": "near"}
 
@@ -49,6 +51,19 @@ class Skeleton:
 
     def __len__(self) -> int:
         return len(self.keypoints)
+
+    @cached_property
+    def spread(self) -> np.ndarray:
+        """(K,) float64 sigmas, a plain one where the owner gives none."""
+        return np.array(self.sigmas or [PLAIN_SIGMA] * len(self), np.float64)
+
+    def named(self, names: Sequence[str]) -> Skeleton:
+        """The points of these names, in their order, with the edges between them; names it lacks stand alone."""
+        place = {self.keypoints.index(name): new for new, name in enumerate(names) if name in self.keypoints}
+        edges = tuple((place[a], place[b]) for a, b in self.edges if a in place and b in place)
+        spread = {new: self.spread[old] for old, new in place.items()}
+        sigmas = tuple(float(spread.get(new, PLAIN_SIGMA)) for new in range(len(names)))
+        return Skeleton(name=self.name, keypoints=tuple(names), edges=edges, sigmas=self.sigmas and sigmas)
 
     @cached_property
     def flips(self) -> tuple[int, ...]:
@@ -99,6 +114,15 @@ class Pose:
     def known(self) -> np.ndarray:
         """(K,) bool."""
         return self.visibility != UNKNOWN
+
+    def named(self, names: Sequence[str]) -> Pose:
+        """The points of these names; those that the skeleton lacks are unknown."""
+        points, visibility = np.zeros((len(names), 2), np.float32), np.zeros(len(names), np.int8)
+        for new, name in enumerate(names):
+            if name in self.skeleton.keypoints:
+                old = self.skeleton.keypoints.index(name)
+                points[new], visibility[new] = self.points_xy[old], self.visibility[old]
+        return Pose(points_xy=points, visibility=visibility, skeleton=self.skeleton.named(names))
 
     def flat(self) -> list[float]:
         """COCO's form: x, y, flag of every point, zeros where unknown."""

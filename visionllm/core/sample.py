@@ -64,12 +64,14 @@ class BoxTarget:
         phrase: (N,) int64, index into the turn's phrases.
         ignore: (N,) bool, crowd regions: no loss, no false alarm.
         masks: (N,) objects, the ``Mask`` of each box, or None where it has none; None where no box has one.
+        poses: likewise the ``Pose`` of each box.
     """
 
     boxes_xyxy: np.ndarray
     phrase: np.ndarray
     ignore: np.ndarray | None = None
     masks: np.ndarray | None = None
+    poses: np.ndarray | None = None
 
     def __post_init__(self) -> None:
         count = len(self.boxes_xyxy)
@@ -77,8 +79,10 @@ class BoxTarget:
             raise ShapeError(f"boxes_xyxy must have shape (N, 4), got {self.boxes_xyxy.shape}")
         if self.phrase.shape != (count,):
             raise ShapeError(f"phrase must have shape ({count},), got {self.phrase.shape}")
-        if self.masks is not None and self.masks.shape != (count,):
-            raise ShapeError(f"masks must have shape ({count},), got {self.masks.shape}")
+        for name in ("masks", "poses"):
+            values = getattr(self, name)
+            if values is not None and values.shape != (count,):
+                raise ShapeError(f"{name} must have shape ({count},), got {values.shape}")
 
     @property
     def ignored(self) -> np.ndarray:
@@ -86,10 +90,11 @@ class BoxTarget:
         return self.ignore if self.ignore is not None else np.zeros(len(self.boxes_xyxy), bool)
 
     def transform(self, geometry: Any) -> BoxTarget:
-        """Carry boxes and masks through a geometry (``datasets.transforms``), dropping those that leave the picture."""
+        """Carry all of it through a geometry (``datasets.transforms``), dropping boxes that leave the picture."""
         boxes_xyxy, kept = geometry.boxes(self.boxes_xyxy)
-        masks = None if self.masks is None else move_all(self.masks[kept], geometry)
-        return BoxTarget(boxes_xyxy=boxes_xyxy[kept], phrase=self.phrase[kept], ignore=self.ignored[kept], masks=masks)
+        masks, poses = (None if v is None else move_all(v[kept], geometry) for v in (self.masks, self.poses))
+        return BoxTarget(boxes_xyxy=boxes_xyxy[kept], phrase=self.phrase[kept], ignore=self.ignored[kept], masks=masks,
+                         poses=poses)  # fmt: skip
 
 
 @dataclass(kw_only=True, slots=True, frozen=True, eq=False)
@@ -99,6 +104,8 @@ class Turn:
     Args:
         task: registered task name, or None for plain words.
         phrases: what is asked for; each gets a routing token in the reply, in this order.
+        parts: for each phrase the names of its parts, where the task has tokens for parts (keypoints); or none at all.
+        usual: the parts are the ones that such a thing is known to have: the question leaves them out.
         target: the truth, None in use.
         question: the user's own words; None lets the renderer draw a wording from the task's templates.
         reply: words of a plain text answer (training of text tasks), None otherwise.
@@ -109,12 +116,18 @@ class Turn:
 
     task: str | None = None
     phrases: tuple[str, ...] = ()
+    parts: tuple[tuple[str, ...], ...] = ()
+    usual: bool = False
     target: Any = None
     question: str | None = None
     reply: str | None = None
     said: tuple[int, ...] | None = None
     joined: bool = False
     whole: bool = False
+
+    def __post_init__(self) -> None:
+        if self.parts and len(self.parts) != len(self.phrases):
+            raise ShapeError(f"parts of {len(self.parts)} phrases do not fit {len(self.phrases)} phrases")
 
 
 @dataclass(kw_only=True, slots=True, frozen=True, eq=False)

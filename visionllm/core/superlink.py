@@ -25,7 +25,7 @@ class LinkMeta:
         token: text of the routing token.
         phrase: the phrase the token speaks of; may be empty.
         parent: index of the owning link in the same ``SuperLinks``, or -1.
-        group: index of the phrase within its turn.
+        group: index of the phrase within its turn; a part has that of the phrase that owns it.
         media: indices of the sample's pictures the link speaks of.
     """
 
@@ -37,6 +37,22 @@ class LinkMeta:
     parent: int = -1
     group: int = 0
     media: tuple[int, ...] = (0,)
+
+
+def owned(links: Sequence[LinkMeta], tokens: Sequence[str | None]) -> tuple[LinkMeta, ...]:
+    """Links in reading order with their parents.
+
+    Args:
+        tokens: of each link the token that its owner has; None for a root. A part belongs to the root before it, if
+            that is of the same sample and has this token. Otherwise nobody owns it.
+    """
+    found: list[LinkMeta] = []
+    root = -1
+    for place, (meta, token) in enumerate(zip(links, tokens, strict=True)):
+        fits = root >= 0 and found[root].sample == meta.sample and found[root].token == token
+        found.append(replace(meta, parent=root if fits else -1))
+        root = place if token is None else root
+    return tuple(found)
 
 
 @dataclass(kw_only=True, slots=True, frozen=True, eq=False)

@@ -48,6 +48,11 @@ class Task:
     metric: str
     loss_weights: dict[str, float]
 
+    @property
+    def parts_token(self) -> Token | None:
+        """The token of what a root link owns (keypoints), or None."""
+        return next((token for token in self.tokens if token.parent is not None), None)
+
 
 PLUGINS = "visionllm.decoders"  # entry point group of plugins, and the package of our own decoders
 TASKS: Registry[Task] = Registry("task", group=PLUGINS, builtin=PLUGINS)

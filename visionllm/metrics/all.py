@@ -1,5 +1,5 @@
 """Registers every metric of ours."""
 
-from visionllm.metrics import grounding, segmentation, words
+from visionllm.metrics import grounding, pose, segmentation, words
 
-__all__ = ["grounding", "segmentation", "words"]
+__all__ = ["grounding", "pose", "segmentation", "words"]

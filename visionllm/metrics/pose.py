@@ -7,19 +7,25 @@ picture). ``PCK`` is the share of known points of a matched pose within a fifth 
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Hashable, Sequence
-from typing import Any
+from dataclasses import replace
+from typing import Any, ClassVar
 
 import numpy as np
 from faster_coco_eval import COCO, COCOeval_faster
 
+from visionllm.core.answer import Answer
+from visionllm.core.arrays import object_array
 from visionllm.core.boxes import xyxy_to_xywh
 from visionllm.core.errors import DatasetError
-from visionllm.core.poses import Pose
-from visionllm.metrics.detection import quiet
+from visionllm.core.poses import BODY, Pose
+from visionllm.core.sample import Turn
+from visionllm.core.skeletons import skeleton_of
+from visionllm.metrics import METRICS
+from visionllm.metrics.detection import DetectionMetric, quiet
 
-# Of the longer side of a box; sigma of points whose owner gives none; part of a box's area that a body fills (MPII).
-PCK_REACH, PLAIN_SIGMA, BODY = 0.2, 0.05, 0.53
+PCK_REACH = 0.2  # of the longer side of a box
 _MAX_POSES = 20
 
 
@@ -33,8 +39,53 @@ def similarity(found: Pose, truth: Pose, area: float) -> float:
     if not known.any():
         return 0.0
     squares = ((found.points_xy - truth.points_xy).astype(np.float64) ** 2).sum(1)[known]
-    spread = (2 * np.array(truth.skeleton.sigmas or [PLAIN_SIGMA] * len(truth.skeleton))[known]) ** 2
+    spread = (2 * truth.skeleton.spread[known]) ** 2
     return float(np.exp(-squares / spread / (area + np.spacing(1)) / 2).mean())
+
+
+@METRICS.register("pose")
+class PoseMetric(DetectionMetric):
+    """Scores poses, each category on its own, with all that is measured of their boxes."""
+
+    result: ClassVar[str] = "poses"
+
+    def __init__(self, names: Sequence[str] = (), **settings: Any) -> None:
+        super().__init__(names, **settings)
+        self._asked: dict[tuple[str, tuple[str, ...]], list[dict[str, Any]]] = defaultdict(list)
+
+    def add(self, turn: Turn, answer: Answer, *, key: Hashable) -> None:
+        """As for boxes; a point that the reply did not name counts as one that was not found."""
+        super().add(turn, answer, key=key)
+        target = turn.target
+        known = target.poses if target.poses is not None else object_array([None] * len(target.boxes_xyxy))
+        for number, (phrase, names) in enumerate(zip(turn.phrases, turn.parts, strict=True)):
+            found = answer.poses.of(phrase) if phrase in answer.poses.phrases else answer.poses[:0]
+            rows = target.phrase == number
+            truth = [None if lost else pose for pose, lost in zip(known[rows], target.ignored[rows], strict=True)]
+            self._asked[phrase, names].append({
+                "found": list(found.poses), "scores": found.scores.tolist(), "truth": truth,
+                "boxes_xyxy": target.boxes_xyxy[rows], "size": found.size, "key": key,
+            })  # fmt: skip
+
+    def compute(self) -> dict[str, Any]:
+        """As for boxes, and ``poses``: by category what ``PoseScores`` gives, ``flags`` (share of points whose flag is
+        told right, of those that are known), and the means ``OKS_AP``, ``OKS_AP50``."""
+        each: dict[str, Any] = {}
+        for (phrase, names), asked in self._asked.items():
+            own = (pose.skeleton for one in asked for pose in one["truth"] if pose is not None)
+            skeleton = next(own, skeleton_of(phrase, names)).named(names)
+            scores = PoseScores()
+            for one in asked:
+                truth = [pose and replace(pose.named(names), skeleton=skeleton) for pose in one["truth"]]
+                found = [replace(pose.named(names), skeleton=skeleton) for pose in one["found"]]
+                scores.add(found, one["scores"], truth, one["boxes_xyxy"], size=one["size"], key=one["key"])
+            each[phrase if phrase not in each else f"{phrase} ({', '.join(names)})"] = scores.compute()
+        known = [entry for entry in each.values() if entry["AP"] is not None]
+        means = {
+            f"OKS_{name}": float(np.mean([entry[name] for entry in known])) if known else None
+            for name in ("AP", "AP50")
+        }
+        return {**super().compute(), **means, "poses": each}
 
 
 class PoseScores:
@@ -98,7 +149,7 @@ class PoseScores:
         }
 
     def _check(self, pose: Pose, key: Hashable) -> None:
-        sigmas = np.array(pose.skeleton.sigmas or [PLAIN_SIGMA] * len(pose.skeleton))
+        sigmas = pose.skeleton.spread
         if self._sigmas is not None and not np.array_equal(sigmas, self._sigmas):
             raise DatasetError(f"sample {key}: poses of {pose.skeleton.name} among others; score each kind on its own")
         self._sigmas = sigmas

@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from huggingface_hub.errors import StrictDataclassError
 from torch import Tensor, nn
 from transformers import Cache, DynamicCache, InternVLConfig, InternVLForConditionalGeneration
@@ -71,6 +72,14 @@ class InternVL(nn.Module):
         """The embedding and the head, which hold a row an id; one tensor where they are tied."""
         tables = {t.data_ptr(): t for t in (self.net.get_input_embeddings().weight, self.net.lm_head.weight)}
         return list(tables.values())
+
+    @torch.no_grad()
+    def pass_through(self, first: int) -> None:
+        """Make the layers of the language model from ``first`` on add nothing; they learn to from there."""
+        for layer in self.net.model.language_model.layers[first:]:
+            for linear in (layer.self_attn.o_proj, layer.mlp.down_proj):
+                for parameter in linear.parameters():
+                    parameter.zero_()
 
     def vision(self, tiles: Tensor) -> Tensor:
         """Projected features (tiles, tokens per tile, D)."""

@@ -16,11 +16,11 @@ from visionllm.core.errors import AnnotationError, ConfigError, ShapeError, Unkn
 from visionllm.core.geometry import Geometry
 from visionllm.core.poses import Pose, Skeleton, plain_names
 from visionllm.core.sample import Record
+from visionllm.core.skeletons import load_skeleton, skeleton_names
 from visionllm.datasets.formats import CocoReader, MpiiReader, Place, ScenesReader
 from visionllm.datasets.formats.coco import CocoSplit
 from visionllm.datasets.formats.mpii import MpiiSplit
 from visionllm.datasets.formats.scenes import ScenesSplit
-from visionllm.datasets.skeletons import load_skeleton, skeleton_names
 from visionllm.datasets.transforms import shrunk
 
 POSES = frozenset({"poses"})

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import replace
 from functools import cache
 
 from pydantic import Field
@@ -51,3 +53,12 @@ def load_skeleton(name: str) -> Skeleton:
     except ShapeError as error:
         raise ConfigError(f"{path}: {error}") from None
     return skeleton
+
+
+def skeleton_of(name: str, keypoints: Sequence[str]) -> Skeleton:
+    """The skeleton of points that somebody named: edges and sigmas of the first known one that has them all."""
+    for known in skeleton_names():
+        skeleton = load_skeleton(known)
+        if set(keypoints) <= set(skeleton.keypoints):
+            return replace(skeleton.named(keypoints), name=name)
+    return Skeleton(name=name, keypoints=tuple(keypoints))

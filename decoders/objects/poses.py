@@ -1,0 +1,245 @@
+"""Keypoints of the boxes: every named point of every object is a query of its own.
+
+Object queries first, then keypoint queries in groups (Yang et al. 2023, "UniPose", sections 3.2 and 3.3; Yang et al.
+2023, "ED-Pose", section 3.2): the query of a keypoint is what its object says plus what its name says, its first place
+a guess from both, in the frame of the object's box. Queries of one object see each other and their object, those of
+another do not, and each looks at the picture around the place it is believed at.
+
+Which names there are is the caller's affair: they come as links. A name that the object does not have is a question
+too: each point carries two flags, whether it can be placed at all and whether it is seen (COCO's visibility).
+
+B = pictures, I = objects of a picture, J = keypoints of an object (padded), C = width of the detector.
+Points are normalised by the picture without its padding.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from visionllm.core.poses import BODY, HIDDEN, UNKNOWN, VISIBLE, Pose, Skeleton
+from visionllm.decoders.objects.attention import DeformableSampling
+from visionllm.decoders.objects.detector import Encoded
+from visionllm.decoders.objects.phrases import PhraseHead
+
+POINTS = 4  # looked at on each level, by each head
+# Least part of a box that a side counts as: a box of no height has a frame all the same.
+_LEAST = 1e-3
+
+
+@dataclass(kw_only=True, slots=True, frozen=True, eq=False)
+class Points:
+    """Keypoints of objects: (B, I, J, 2) places and (B, I, J, 2) logits of being there and of being seen."""
+
+    places: Tensor
+    flags: Tensor
+
+
+@dataclass(kw_only=True, slots=True, frozen=True, eq=False)
+class PoseTruth:
+    """The points one object is asked for.
+
+    Args:
+        places_J2: normalised by the picture.
+        flags_J: COCO's; a name the object does not have is unknown.
+        spread_J: object keypoint similarity's constants.
+        aspect: width of the picture by its height.
+        start: place of the first of their names among those of the batch.
+    """
+
+    places_J2: np.ndarray
+    flags_J: np.ndarray
+    spread_J: np.ndarray
+    aspect: float
+    start: int
+
+    @classmethod
+    def of(cls, pose: Pose, names: Sequence[str], start: int, size: np.ndarray) -> PoseTruth:
+        """The points of a pose by name; ``size`` is its picture's (width, height)."""
+        own = pose.named(names)
+        places = np.where(own.known[:, None], own.points_xy / size, 0)
+        return cls(
+            places_J2=places.astype(np.float32), flags_J=own.visibility.astype(np.int64),
+            spread_J=own.skeleton.spread.astype(np.float32), aspect=float(size[0] / size[1]), start=start,
+        )  # fmt: skip
+
+
+class PoseHead(nn.Module):
+    """Keypoint links, states and boxes of objects, and the encoded picture, to keypoints.
+
+    Args:
+        link_width: of the language model.
+        queries: of a keypoint link.
+        width, heads, levels: of the detector.
+        layers: rounds of looking.
+    """
+
+    def __init__(self, *, link_width: int, queries: int, width: int, heads: int, levels: int, layers: int) -> None:
+        super().__init__()
+        self.names = PhraseHead(queries, link_width, width)
+        self.owner = nn.Linear(width, width)
+        self.start = _mlp(width, 2)
+        self.layers = nn.ModuleList(_Layer(width, heads, levels) for _ in range(layers))
+        self.moves = nn.ModuleList(_mlp(width, 2) for _ in range(layers))
+        self.norm = nn.LayerNorm(width)
+        self.flags = nn.Linear(width, 2)
+        for head in (self.start, *self.moves):
+            nn.init.zeros_(head[-1].weight)  # type: ignore[index, arg-type]
+            nn.init.zeros_(head[-1].bias)  # type: ignore[index, arg-type]
+
+    def forward(
+        self, encoded: Encoded, hidden_BIC: Tensor, boxes_BI4: Tensor, names_BIJC: Tensor, open_BIJ: Tensor
+    ) -> list[Points]:
+        """Points of every round, the first guess included.
+
+        Args:
+            hidden_BIC: decoder states of the objects.
+            boxes_BI4: their boxes, cxcywh_norm; taken as they are.
+            names_BIJC: embeddings of the asked keypoints.
+            open_BIJ: False on padding.
+        """
+        boxes = boxes_BI4.detach().float()
+        sides = boxes[..., None, 2:].clamp(min=_LEAST)
+        owner = self.owner(hidden_BIC)[:, :, None]
+        states = torch.cat([owner, names_BIJC + owner], 2)
+        open_ = torch.cat([torch.ones_like(open_BIJ[..., :1]), open_BIJ], 2)
+        # In the frame of the box: its middle is 0, its sides are 1.
+        frame = self.start(states[:, :, 1:]).float()
+        found = []
+        for number in range(len(self.layers) + 1):
+            normed = self.norm(states[:, :, 1:])
+            places = boxes[..., None, :2] + frame * sides
+            found.append(Points(places=places, flags=self.flags(normed).float()))
+            if number == len(self.layers):
+                break
+            looking = torch.cat([boxes[..., None, :2], places.detach()], 2)
+            reference = torch.cat([looking, sides.expand_as(looking) / 2], -1)
+            states = self.layers[number](states, open_, reference, encoded)
+            # Detached as the boxes are: each round learns its own step.
+            frame = frame.detach() + self.moves[number](self.norm(states[:, :, 1:])).float()
+        return found
+
+
+def pose_losses(rounds: Sequence[Points], boxes: list[Tensor], truth: list[list[PoseTruth]]) -> dict[str, Tensor]:
+    """Summed over objects, the mean over rounds and over an object's points.
+
+    ``points`` is L1 in units of the root of the object's area, ``oks`` one minus object keypoint similarity (Maji et
+    al. 2022, "YOLO-Pose", section 3.3), ``flags`` the cross entropy of both flags.
+
+    Args:
+        boxes: per picture (K, 4) true boxes of the first K objects, cxcywh_norm.
+        truth: per picture what is true of these.
+    """
+    device = rounds[0].places.device
+    total = {name: rounds[0].places.sum() * 0 + rounds[0].flags.sum() * 0 for name in ("points", "oks", "flags")}
+    rows = [(b, k) for b, objects in enumerate(truth) for k in range(len(objects)) if len(objects[k].flags_J)]
+    if not rows:
+        return total
+    b, k = (torch.tensor(column, device=device) for column in zip(*rows, strict=True))
+    asked = [truth[i][j] for i, j in rows]
+    width = rounds[0].places.shape[2]
+    places = _padded([one.places_J2 for one in asked], width, device)
+    flags = _padded([one.flags_J for one in asked], width, device, fill=-1)
+    spread = _padded([one.spread_J for one in asked], width, device, fill=1)
+    area = torch.stack([boxes[i][j, 2:].prod() for i, j in rows]).float().clamp(min=_LEAST**2)[:, None]
+    # Both axes in one unit, that of a square picture of the same area.
+    aspect = torch.tensor([one.aspect for one in asked], device=device)
+    unit = torch.stack([aspect.sqrt(), aspect.rsqrt()], -1)[:, None]
+    known, is_open = flags > UNKNOWN, flags >= 0
+    for points in rounds:
+        apart = (points.places[b, k] - places) * unit
+        near = (apart.abs().sum(-1) / area.sqrt() * known).sum(1) / known.sum(1).clamp(min=1)
+        like = (-apart.square().sum(-1) / (2 * BODY * area * (2 * spread).square())).exp()
+        unlike = ((1 - like) * known).sum(1) / known.sum(1).clamp(min=1)
+        logits = points.flags[b, k]
+        there = F.binary_cross_entropy_with_logits(logits[..., 0], known.float(), reduction="none") * is_open
+        seen = F.binary_cross_entropy_with_logits(logits[..., 1], (flags == VISIBLE).float(), reduction="none") * known
+        total["points"] = total["points"] + near.sum()
+        total["oks"] = total["oks"] + unlike.sum()
+        total["flags"] = total["flags"] + (there.sum(1) / is_open.sum(1) + seen.sum(1) / is_open.sum(1)).sum()
+    return {name: value / len(rounds) for name, value in total.items()}
+
+
+def to_poses(points: Points, skeleton: Skeleton, size: tuple[int, int]) -> list[Pose]:
+    """The objects of one picture, each with the points of ``skeleton`` in its order.
+
+    Args:
+        points: (1, I, J', 2), of which the first J count.
+        size: (width, height) of the original picture.
+    """
+    count = len(skeleton)
+    places = points.places[0, :, :count].cpu().numpy() * np.array(size, np.float32)
+    there, seen = (points.flags[0, :, :count] > 0).cpu().numpy().transpose(2, 0, 1)
+    flags = np.where(there, np.where(seen, VISIBLE, HIDDEN), UNKNOWN).astype(np.int8)
+    return [
+        Pose(points_xy=place.astype(np.float32), visibility=flag, skeleton=skeleton)
+        for place, flag in zip(places, flags, strict=True)
+    ]
+
+
+class _Layer(nn.Module):
+    """Queries of an object look at each other, then each at the picture around its place."""
+
+    def __init__(self, width: int, heads: int, levels: int) -> None:
+        super().__init__()
+        self.heads, self.levels = heads, levels
+        self.mix = nn.MultiheadAttention(width, heads, batch_first=True)
+        self.offsets = nn.Linear(width, heads * levels * POINTS * 2)
+        self.shares = nn.Linear(width, heads * levels * POINTS)
+        self.value, self.out = nn.Linear(width, width), nn.Linear(width, width)
+        self.sample = DeformableSampling()
+        self.widen = nn.Sequential(nn.Linear(width, 2 * width), nn.GELU(), nn.Linear(2 * width, width))
+        self.place = nn.Linear(4, width)
+        self.norms = nn.ModuleList(nn.LayerNorm(width) for _ in range(3))
+        # As Deformable DETR starts: every head looks its own way, further with each point.
+        nn.init.zeros_(self.offsets.weight)
+        angle = torch.arange(heads) * (2 * math.pi / heads)
+        way = torch.stack([angle.cos(), angle.sin()], -1)
+        way = (way / way.abs().max(-1, keepdim=True).values)[:, None, None] * (torch.arange(POINTS)[:, None] + 1)
+        self.offsets.bias.data = way.expand(heads, levels, POINTS, 2).flatten().clone()
+        nn.init.zeros_(self.shares.weight)
+        nn.init.zeros_(self.shares.bias)
+
+    def forward(self, states: Tensor, open_: Tensor, reference: Tensor, encoded: Encoded) -> Tensor:
+        batch, objects, count, width = states.shape
+        flat = states.flatten(0, 1)
+        mixed, _ = self.mix(flat, flat, flat, key_padding_mask=~open_.flatten(0, 1), need_weights=False)
+        flat = self.norms[0](flat + mixed)
+        looked = self._look(flat.view(batch, objects * count, width), reference.flatten(1, 2), encoded)
+        flat = self.norms[1](flat + looked.reshape(flat.shape))
+        return self.norms[2](flat + self.widen(flat)).view(states.shape)
+
+    def _look(self, queries: Tensor, reference: Tensor, encoded: Encoded) -> Tensor:
+        batch, count, width = queries.shape
+        queries = queries + self.place(reference.to(queries.dtype))
+        values = self.value(encoded.memory_BSC).masked_fill(encoded.padding_BS[..., None], 0.0)
+        shape = (batch, count, self.heads, self.levels, POINTS)
+        offsets = self.offsets(queries).view(*shape, 2).float() / POINTS
+        shares = self.shares(queries).view(*shape[:3], -1).float().softmax(-1).view(shape)
+        ratios = encoded.ratios_BL2[:, None, None, :, None]
+        middle, sides = reference[:, :, None, None, None, :2], reference[:, :, None, None, None, 2:]
+        places = (middle + offsets * sides * 0.5) * ratios
+        levels = torch.tensor(encoded.shapes, device=queries.device)
+        starts = torch.cat((levels.new_zeros(1), levels.prod(1).cumsum(0)[:-1]))
+        sampled = self.sample(
+            values.view(batch, -1, self.heads, width // self.heads), levels, encoded.shapes, starts, places, shares, 64
+        )
+        return self.out(sampled.to(queries.dtype))
+
+
+def _mlp(width: int, out: int) -> nn.Sequential:
+    return nn.Sequential(nn.Linear(width, width), nn.GELU(), nn.Linear(width, width), nn.GELU(), nn.Linear(width, out))
+
+
+def _padded(arrays: Sequence[np.ndarray], width: int, device: torch.device, fill: int = 0) -> Tensor:
+    """(K, J, ...) of K arrays of up to J rows."""
+    whole = np.full((len(arrays), width, *arrays[0].shape[1:]), fill, arrays[0].dtype)
+    for row, values in zip(whole, arrays, strict=True):
+        row[: len(values)] = values
+    return torch.from_numpy(whole).to(device)

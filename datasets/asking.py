@@ -34,11 +34,13 @@ class Asker(Protocol):
         task: registered task of its turns; None for plain words.
         metric: registered name of the metric its answers are scored by, where it is not the task's.
         needs: fields of ``Record`` beyond boxes that it asks the reader for, such as ``masks``.
+        kinds: other askers whose turns it mixes.
     """
 
     task: str | None
     metric: str | None
     needs: frozenset[str]
+    kinds: tuple[str, ...]
 
     def draw(self, record: Record, wording: Wording, rng: np.random.Generator) -> Sample:
         """A training sample, a pure function of ``rng``."""
@@ -64,6 +66,12 @@ def register_asker(task: str) -> type:
     return add  # type: ignore[return-value]
 
 
+def tasks_asked(asker: str) -> set[str]:
+    """Names of the registered tasks that an asker's turns may have."""
+    own = {ASKERS[asker].task, *(ASKERS[kind].task for kind in ASKERS[asker].kinds)}
+    return {name for name in own if name is not None}
+
+
 @register_asker("detection")
 class BoxAsker:
     """Phrases that name categories, and the boxes of each."""
@@ -71,6 +79,7 @@ class BoxAsker:
     task = "detection"
     metric: str | None = None
     needs: frozenset[str] = frozenset()
+    kinds: tuple[str, ...] = ()
 
     def draw(self, record: Record, wording: Wording, rng: np.random.Generator) -> Sample:
         found, absent = contents(record)
@@ -122,6 +131,7 @@ class PoseAsker:
     task = "pose"
     metric: str | None = None
     needs: frozenset[str] = frozenset({"poses"})
+    kinds: tuple[str, ...] = ()
 
     def draw(self, record: Record, wording: Wording, rng: np.random.Generator) -> Sample:
         """All keypoints as they go without saying, or some by name, in any order, rarely one that is not there."""

@@ -34,6 +34,7 @@ class GroundingAsker:
     task: str | None = "detection"
     metric: str | None = "grounding"
     needs: frozenset[str] = frozenset({"expressions"})
+    kinds: tuple[str, ...] = ()
 
     def draw(self, record: Record, wording: Wording, rng: np.random.Generator) -> Sample:
         """One to four expressions, one alone most of the time."""
@@ -78,6 +79,7 @@ class CaptionAsker:
     task: str | None = None
     metric: str | None = "words"
     needs: frozenset[str] = frozenset({"captions"})
+    kinds: tuple[str, ...] = ()
 
     def draw(self, record: Record, wording: Wording, rng: np.random.Generator) -> Sample:
         """Request and caption drawn."""
@@ -98,6 +100,7 @@ class QuestionAsker:
     task: str | None = None
     metric: str | None = "words"
     needs: frozenset[str] = frozenset({"questions"})
+    kinds: tuple[str, ...] = ()
 
     def draw(self, record: Record, wording: Wording, rng: np.random.Generator) -> Sample:
         """One to four questions in a conversation."""
@@ -120,7 +123,7 @@ class ConversationAsker:
 
     task: str | None = None
     metric: str | None = None
-    kinds = ("detection", "segmentation", "pose", "grounding", "referring", "captions", "questions")
+    kinds: tuple[str, ...] = ("detection", "segmentation", "pose", "grounding", "referring", "captions", "questions")
     needs: frozenset[str] = frozenset({"masks", "stuff", "poses", "expressions", "captions", "questions"})
 
     def draw(self, record: Record, wording: Wording, rng: np.random.Generator) -> Sample:

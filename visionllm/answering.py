@@ -368,6 +368,9 @@ def _turn(task: Task, phrases: Sequence[str] | Mapping[str, Sequence[str]]) -> T
     for phrase, names in phrases.items():
         if isinstance(names, str) or any(not name.strip() for name in names):
             raise PromptError(f"phrases.{phrase}: expected a list of names, none of them empty, got {names!r}")
+        twice = next((name for place, name in enumerate(names) if name in names[:place]), None)
+        if twice is not None:
+            raise PromptError(f"phrases.{phrase}: {twice!r} stands twice; name each part once")
     return Turn(task=task.name, phrases=tuple(phrases), parts=tuple(tuple(names) for names in phrases.values()))
 
 

@@ -291,6 +291,9 @@ class ObjectsDecoder(Decoder):
         assert self.pose_head is not None, "a link of poses reached a decoder without them"
         index = torch.from_numpy(rows).to(layer.hidden_BNC.device)
         asked = names_KC[part.start : part.start + len(part.names)].expand(1, len(rows), -1, -1)
+        if not len(rows) or not part.names:
+            nothing = layer.boxes_BN4.new_zeros(*asked.shape[:3], 2)
+            return Points(places=nothing, flags=nothing)
         open_ = torch.ones(asked.shape[:3], dtype=torch.bool, device=asked.device)
         return self.pose_head(encoded, layer.hidden_BNC[:, index], layer.boxes_BN4[:, index], asked, open_)[-1]
 

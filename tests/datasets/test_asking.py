@@ -81,11 +81,10 @@ def test_words_without_a_meaning_are_strewn_in_and_nothing_is_called_so() -> Non
         places.update(i / len(turn.phrases) // 0.5 for i in strange)
     assert abs(questions / 1000 - STRANGERS) < 0.04
     assert abs(places[0] / sum(places.values()) - 0.5) < 0.1
+    # Where not all objects are annotated, such a word is absent all the same.
     forbidden = Wording(negatives=False)
-    for position in range(200):
-        assert not any(
-            map(stranger, ASKERS["detection"].draw(shown, forbidden, item_rng(5, position)).turns[0].phrases)
-        )
+    turns = [ASKERS["detection"].draw(shown, forbidden, item_rng(5, position)).turns[0] for position in range(200)]
+    assert any(any(map(stranger, turn.phrases)) for turn in turns)
 
 
 def test_a_draw_is_pure() -> None:
@@ -144,7 +143,8 @@ def test_without_negatives_only_what_is_there_is_asked() -> None:
     wording = Wording(negatives=False)
     for position in range(100):
         turn = ASKERS["detection"].draw(record([1, 4]), wording, item_rng(0, position)).turns[0]
-        assert set(turn.target.phrase.tolist()) == set(range(len(turn.phrases)))
+        named = {i for i, phrase in enumerate(turn.phrases) if not stranger(phrase)}
+        assert set(turn.target.phrase.tolist()) == named
     with pytest.raises(AnnotationError, match=r"tiny\[0\]: holds no object to ask for.*negatives: true"):
         ASKERS["detection"].draw(record([]), wording, item_rng(0, 0))
 

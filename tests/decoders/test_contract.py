@@ -25,6 +25,7 @@ from visionllm.core.arrays import object_array
 from visionllm.core.config import validate
 from visionllm.core.errors import ConfigError
 from visionllm.core.masks import Mask
+from visionllm.core.poses import Pose, Skeleton
 from visionllm.core.sample import Sample
 from visionllm.core.superlink import SuperLinks
 from visionllm.decoders import DECODERS, Context, Decoder
@@ -35,7 +36,11 @@ from visionllm.routing.vocabulary import Vocabulary
 Make = Callable[..., Any]
 WIDTH = 32
 # Variants of our own decoders; a plugin has one, called after itself.
-OWN = ["objects", "objects of grounding-dino", "objects with heads of their own", "objects with masks"]
+OWN = [
+    "objects", "objects of grounding-dino", "objects with heads of their own", "objects with masks",
+    "objects with poses", "objects with all",
+]  # fmt: skip
+NAMES = ("nose", "left paw", "tail")
 
 
 @dataclass(kw_only=True, frozen=True)
@@ -67,9 +72,8 @@ def case(request: pytest.FixtureRequest, tiny_network: Make, boxed: Make) -> tup
         OWN[0]: tiny_network(),
         OWN[1]: tiny_network("grounding-dino"),
         OWN[2]: tiny_network(decoder_bbox_embed_share=False, decoder_cls_embed_share=False),
-        OWN[3]: tiny_network(),
     }
-    with_masks = request.param == OWN[3]
+    with_masks, with_poses = request.param in (OWN[3], OWN[5]), request.param in (OWN[4], OWN[5])
 
     def sample(
         phrases: tuple[str, ...], size: tuple[int, int] = (80, 60), seed: int = 0, empty: bool = False
@@ -80,12 +84,16 @@ def case(request: pytest.FixtureRequest, tiny_network: Make, boxed: Make) -> tup
         named = rng.integers(len(phrases), size=3)
         table = () if empty else tuple((int(p), *box) for p, box in zip(named, boxes, strict=True))
         made = boxed(phrases=phrases, boxes=table, size=size, seed=seed)
-        # Every other picture is asked for boxes only: both tasks meet in a batch.
-        return outlined(made) if with_masks and seed % 2 == 0 else made
+        # Every other picture is asked for boxes only: all tasks meet in a batch.
+        makers = [posed] * with_poses + [outlined] * with_masks
+        return makers[seed // 2 % len(makers)](made) if makers and seed % 2 == 0 else made
 
-    config = {"network": networks[request.param], "longest": 96, "group_norm": 4, "denoising": 12}
+    network = networks.get(request.param) or tiny_network()
+    config = {"network": network, "longest": 96, "group_norm": 4, "denoising": 12}
     if with_masks:
         config["mask_width"] = 16
+    if with_poses:
+        config["pose_layers"] = 2
     return "objects", Case(config=config, sample=sample, options={"threshold": 0.0})
 
 
@@ -99,6 +107,22 @@ def outlined(sample: Sample) -> Sample:
     ]
     target = replace(turn.target, masks=object_array(masks))
     return sample.with_turns(replace(turn, task="segmentation", target=target))
+
+
+def posed(sample: Sample) -> Sample:
+    """The sample asked for keypoints: three on the diagonal of each box, and one that its things do not have."""
+    turn = sample.turns[0]
+    skeleton = Skeleton(name="stick", keypoints=NAMES)
+    share = np.array([0.2, 0.5, 0.9], np.float32)[:, None]
+    poses = [
+        Pose(
+            points_xy=box[:2] + share * (box[2:] - box[:2]), visibility=np.array([2, 1, 0], np.int8), skeleton=skeleton
+        )
+        for box in turn.target.boxes_xyxy
+    ]
+    target = replace(turn.target, poses=object_array(poses))
+    parts = tuple((*NAMES, "wing")[: 1 + i % 4] for i in range(len(turn.phrases)))
+    return sample.with_turns(replace(turn, task="pose", parts=parts, target=target))
 
 
 @dataclass(kw_only=True)
@@ -175,7 +199,17 @@ def test_losses_are_finite_sums_and_reach_the_links(case: tuple[str, Case], stag
     grad = made.links.states.grad
     assert grad is not None
     assert bool(torch.isfinite(grad).all())
-    assert bool((grad.abs().amax(1) > 0).all()), "some link query learns nothing"
+    assert bool((grad.abs().amax(1) > 0)[rows_of_roots(made.links)].all()), "some link query learns nothing"
+
+
+def roots(links: SuperLinks) -> list[int]:
+    """The links that results are given for; parts of a thing that is not there have nothing to learn."""
+    return [i for i, meta in enumerate(links.meta) if meta.parent < 0]
+
+
+def rows_of_roots(links: SuperLinks) -> Tensor:
+    owner = torch.repeat_interleave(torch.arange(len(links)), torch.tensor(links.queries))
+    return torch.isin(owner, torch.tensor(roots(links)))
 
 
 def test_losses_reach_every_parameter(stage: Make, crowd: list[Sample]) -> None:
@@ -217,11 +251,12 @@ def result_values(result: Any) -> list[float]:
 def test_batched_equals_single(stage: Make, crowd: list[Sample]) -> None:
     made = stage(crowd)
     together = made.decoder.predict(made.links, made.ctx, made.options)
-    assert len(together) == len(made.links)
+    assert len(together) == len(roots(made.links))
+    metas = [made.links.meta[i] for i in roots(made.links)]
     for i, sample in enumerate(crowd):
         part = stage([sample], decoder=made.decoder)
         alone = part.decoder.predict(part.links, part.ctx, part.options)
-        own = [result for result, meta in zip(together, made.links.meta, strict=True) if meta.sample == i]
+        own = [result for result, meta in zip(together, metas, strict=True) if meta.sample == i]
         assert len(alone) == len(own)
         for one, other in zip(alone, own, strict=True):
             np.testing.assert_allclose(result_values(one), result_values(other), atol=1e-2, rtol=1e-4)
@@ -239,7 +274,8 @@ def test_results_come_in_the_order_of_the_links(stage: Make, crowd: list[Sample]
 
 def test_results_are_of_the_original_picture(stage: Make, crowd: list[Sample]) -> None:
     made = stage(crowd)
-    for meta, result in zip(made.links.meta, made.decoder.predict(made.links, made.ctx, made.options), strict=True):
+    metas = [made.links.meta[i] for i in roots(made.links)]
+    for meta, result in zip(metas, made.decoder.predict(made.links, made.ctx, made.options), strict=True):
         picture = crowd[meta.sample].pictures[0]
         assert result.draw(picture).size == picture.size
         assert result.scores.dtype == np.float32

@@ -8,12 +8,14 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from visionllm.core.answer import Answer, LinkResult
 from visionllm.core.arrays import object_array
 from visionllm.core.errors import DatasetError, ShapeError
 from visionllm.core.instances import Poses
 from visionllm.core.poses import Pose, Skeleton
-from visionllm.core.sample import Picture
-from visionllm.metrics.pose import PCK_REACH, PoseScores, similarity
+from visionllm.core.sample import BoxTarget, Picture, Turn
+from visionllm.core.superlink import LinkMeta
+from visionllm.metrics.pose import PCK_REACH, PoseMetric, PoseScores, similarity
 
 SIZE = (200, 160)
 SKELETON = Skeleton(
@@ -122,3 +124,47 @@ def test_a_drawing_shows_points_where_they_are() -> None:
     hidden, unknown = drawn[60, 30], drawn[58:63, 68:73]
     assert not unknown.any()
     assert hidden.any() or drawn[60, 32].any()
+
+
+def answered(found: list[Pose], scores: list[float], phrase: str = "stick") -> Answer:
+    boxes = np.array([[30, 20, 70, 100]] * len(found), np.float32).reshape(-1, 4)
+    result = Poses(
+        boxes_xyxy=boxes, scores=np.array(scores, np.float32), labels=np.zeros(len(found), np.int64), phrases=(phrase,),
+        presence=np.array([1.0], np.float32), size=SIZE, poses=object_array(found),
+    )  # fmt: skip
+    meta = LinkMeta(sample=0, turn=0, task="pose", token="[POSE]", phrase=phrase)
+    return Answer(text="", links=(LinkResult(meta=meta, decoder="objects", result=result),))
+
+
+def asked(truth: list[Pose], names: tuple[str, ...] = SKELETON.keypoints) -> Turn:
+    boxes = np.array([[30, 20, 70, 100]] * len(truth), np.float32).reshape(-1, 4)
+    target = BoxTarget(boxes_xyxy=boxes, phrase=np.zeros(len(truth), np.int64), poses=object_array(truth))
+    return Turn(task="pose", phrases=("stick",), parts=(names,), target=target)
+
+
+def test_answers_are_scored_by_the_names_they_give() -> None:
+    """A reply in another order is as right; a point it left out is one it did not find."""
+    turned = tuple(reversed(SKELETON.keypoints))
+    for found, perfect in ((pose(), True), (pose().named(turned), True), (pose().named(("head", "foot")), False)):
+        metric = PoseMetric(["stick"])
+        metric.add(asked([pose()]), answered([found], [0.9]), key=0)
+        metric.add(asked([]), answered([], []), key=1)
+        report = metric.compute()
+        assert report["AP50"] == 1.0  # of the boxes
+        assert (report["OKS_AP"] == 1.0) == perfect
+        assert report["poses"]["stick"]["poses"] == 1
+        assert (report["poses"]["stick"]["PCK"] == 1.0) == perfect
+
+
+def test_a_false_person_costs_precision() -> None:
+    metric = PoseMetric(["stick"])
+    metric.add(asked([pose()]), answered([pose()], [0.6]), key=0)
+    metric.add(asked([]), answered([pose()], [0.9]), key=1)
+    assert metric.compute()["OKS_AP50"] == pytest.approx(0.5, abs=0.01)
+
+
+def test_nobody_routed_is_nobody_found() -> None:
+    metric = PoseMetric(["stick"])
+    picture = Picture(pixels=np.zeros((SIZE[1], SIZE[0], 3), np.uint8))
+    metric.add(asked([pose()]), Answer(text="", pictures=(picture,)), key=0)
+    assert metric.compute()["OKS_AP50"] == 0.0

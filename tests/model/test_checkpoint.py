@@ -139,6 +139,28 @@ def test_a_task_joins_a_trained_model(model: Any, saved: Path, picture: Make, tm
     assert all(torch.equal(value, everything(grown)[name]) for name, value in everything(again).items())
 
 
+def test_a_language_model_grows_and_knows_what_it_knew(model: Any, saved: Path, boxed: Make, tmp_path: Path) -> None:
+    """New layers begin as identity, and learn from there."""
+    deeper: dict[str, Any] = {"text_config": {"num_hidden_layers": 4}}
+    new = ["mllm.net.model.language_model.layers.2", "mllm.net.model.language_model.layers.3"]
+    with pytest.raises(CheckpointError, match=r"layers\.2.*\(name what is to start anew in fresh\)"):
+        VisionLLM.from_pretrained(saved, mllm=deeper)
+    grown = VisionLLM.from_pretrained(saved, mllm=deeper, fresh=new)
+    batch = model.processor.encode([boxed()])
+    with torch.no_grad():
+        torch.testing.assert_close(grown.links(batch).states, model.links(batch).states, atol=1e-5, rtol=1e-5)
+    grown.save_pretrained(tmp_path)
+    assert VisionLLM.from_pretrained(tmp_path).fingerprint == grown.fingerprint
+    losses = grown.train()(batch)
+    losses.sums["lm"].backward()
+    for name in ("self_attn.o_proj", "mlp.down_proj"):
+        grad = grown.get_parameter(f"{new[1]}.{name}.weight").grad
+        assert grad is not None
+        assert float(grad.abs().max()) > 0
+    with pytest.raises(CheckpointError, match="wrong"):
+        VisionLLM.from_pretrained(saved, mllm={"text_config": {"intermediate_size": 64}})
+
+
 def test_a_tokenizer_that_lost_a_token_is_not_mended(make_model: Make, tmp_path: Path) -> None:
     """Given a new row, the token would begin anew in a model that knows it."""
     make_model(mask_width=16).save_pretrained(tmp_path)

@@ -254,7 +254,7 @@ def test_bad_mpii_is_one_line(tmp_path: Path, change: dict[str, Any], words: str
 
 
 def test_a_skeleton_file_is_checked(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    from visionllm.datasets import skeletons
+    from visionllm.core import skeletons
 
     monkeypatch.setattr(skeletons, "config_folder", lambda kind: tmp_path)
     for name, text, words in (

@@ -16,7 +16,7 @@ from visionllm.core.superlink import LinkMeta, SuperLinks
 from visionllm.decoders.base import Context
 from visionllm.decoders.objects import criterion
 from visionllm.decoders.objects.criterion import GAMMA, QUALITY, Truth
-from visionllm.decoders.objects.decoder import ObjectsDecoder, _Group, _truth
+from visionllm.decoders.objects.decoder import ObjectsDecoder, _Group, _owners, _truth
 from visionllm.decoders.objects.detector import Encoded, LayerOutput, LinkDetector
 
 Make = Callable[..., Any]
@@ -27,6 +27,7 @@ def truth_of(boxes: list[list[float]], phrases: list[int], count: int = 2) -> Tr
     table = torch.tensor(boxes, dtype=torch.float32).reshape(-1, 4)
     present = torch.tensor([[float(p in phrases) for p in range(count)]])
     return Truth(boxes=[table], phrases=[torch.tensor(phrases, dtype=torch.long)], masks=[[None] * len(table)],
+                     poses=[[None] * len(table)],
                  present_BP=present)  # fmt: skip
 
 
@@ -217,7 +218,8 @@ def noised(label_noise: float = 0.0, box_noise: float = 0.0, groups_of: int = 12
     })  # fmt: skip
     truth = Truth(
         boxes=[torch.tensor([FIRST, SECOND]), torch.tensor([SECOND])],
-        phrases=[torch.tensor([2, 0]), torch.tensor([1])], masks=[[None] * 2, [None]], present_BP=torch.ones(2, 3),
+        phrases=[torch.tensor([2, 0]), torch.tensor([1])], masks=[[None] * 2, [None]],
+        poses=[[None] * 2, [None]], present_BP=torch.ones(2, 3),
     )  # fmt: skip
     made = criterion.denoise(
         encoded, truth, groups_of=groups_of, label_noise=label_noise, box_noise=box_noise, queries=5,
@@ -267,7 +269,7 @@ def test_nothing_to_denoise() -> None:
     encoded, _, _ = noised()
     empty = Truth(
         boxes=[torch.zeros(0, 4)] * 2, phrases=[torch.zeros(0, dtype=torch.long)] * 2, masks=[[], []],
-        present_BP=torch.zeros(2, 3),
+        poses=[[], []], present_BP=torch.zeros(2, 3),
     )  # fmt: skip
     assert criterion.denoise(encoded, empty, groups_of=9, label_noise=0, box_noise=0, queries=5) is None
 
@@ -320,7 +322,8 @@ def test_truth_of_links(picture: Make) -> None:
         for phrase in "cbad"
     )
     links = SuperLinks(states=torch.zeros(16, 4), queries=(4,) * 4, meta=metas)
-    truth = _truth([_Group(owner=(0, 0), links=[0, 1, 2, 3])], links, ctx, torch.zeros(1, 5, dtype=torch.bool))
+    groups = [_Group(owner=(0, 0), links=[0, 1, 2, 3])]
+    truth = _truth(groups, *_owners(links), ctx, torch.zeros(1, 5, dtype=torch.bool))
     assert truth.present_BP.tolist() == [[1, 0, 1, 0, 0]]
     assert truth.phrases[0].tolist() == [0, 2]
     torch.testing.assert_close(truth.boxes[0], torch.tensor([[0.75, 0.75, 0.5, 0.5], [0.25, 0.25, 0.5, 0.5]]))

@@ -14,8 +14,8 @@ SCORES = torch.tensor([0.6, 0.9, 0.5, 0.1])
 
 
 def scores(threshold: float, limit: int, overlap: float | None) -> list[float]:
-    found = _found("car", PICTURE, _in_picture(BOXES, PICTURE), SCORES, 0.5, threshold, limit, overlap)
-    return [round(float(score), 3) for score in found.scores]
+    _, fields = _found("car", PICTURE, _in_picture(BOXES, PICTURE), SCORES, 0.5, threshold, limit, overlap)
+    return [round(float(score), 3) for score in fields["scores"]]
 
 
 def test_the_weaker_of_two_alike_goes_and_the_rest_stay() -> None:
@@ -29,5 +29,5 @@ def test_threshold_and_limit_hold_beside_it() -> None:
 
 
 def test_boxes_are_in_pixels_of_the_picture() -> None:
-    found = _found("car", PICTURE, _in_picture(BOXES, PICTURE), SCORES, 0.5, 0.8, 100, 0.6)
-    np.testing.assert_allclose(found.boxes_xyxy, [[11, 15, 31, 35]], atol=1e-4)
+    _, fields = _found("car", PICTURE, _in_picture(BOXES, PICTURE), SCORES, 0.5, 0.8, 100, 0.6)
+    np.testing.assert_allclose(fields["boxes_xyxy"], [[11, 15, 31, 35]], atol=1e-4)

@@ -51,9 +51,7 @@ class Asker(Protocol):
         ...
 
 
-ASKERS: Registry[Asker] = Registry(
-    "task with an asker", group="visionllm.askers", builtin="visionllm.datasets.speaking"
-)
+ASKERS: Registry[Asker] = Registry("task with an asker", group="visionllm.askers", builtin="visionllm.datasets.askers")
 
 
 def register_asker(task: str) -> type:

@@ -110,7 +110,12 @@ def transformed(sample: Sample, geometry: Geometry) -> Sample:
     """Carry the pictures and all targets of a sample through one geometry."""
     pictures = tuple(replace(p, pixels=geometry.picture(p.pixels, padding=_GRAY)) for p in sample.pictures)
     turns = tuple(
-        turn if turn.target is None else replace(turn, target=turn.target.transform(geometry)) for turn in sample.turns
+        replace(
+            turn,
+            target=None if turn.target is None else turn.target.transform(geometry),
+            regions=tuple(region.moved(geometry) for region in turn.regions),
+        )
+        for turn in sample.turns
     )
     return replace(sample, pictures=pictures, turns=turns)
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from visionllm.core.regions import PLACEHOLDER, region_name
 from visionllm.core.sample import Sample, Turn
 from visionllm.core.superlink import LinkMeta
 from visionllm.core.task import TASKS
@@ -72,6 +73,7 @@ def render(sample: Sample, tokens_of_picture: Sequence[int], *, index: int = 0, 
     tree = style.tree and len(sample.turns) == 1 and sample.turns[0].task is not None
     style = replace(style, tree=tree)
     pieces: list[Piece] = []
+    regions = 0
     exchanges = _exchanges(sample.turns)
     for number, exchange in enumerate(exchanges):
         question, answer = _exchange([_turn(turn, index, place, style) for place, turn in exchange], style)
@@ -80,7 +82,8 @@ def render(sample: Sample, tokens_of_picture: Sequence[int], *, index: int = 0, 
             for count in tokens_of_picture:
                 pieces += [_control(IMAGE_START), Piece(text=IMAGE, control=True, repeat=count), _control(IMAGE_END)]
                 pieces.append(Piece(text="\n"))
-        pieces += [Piece(text=question), _control(END), Piece(text="\n")]
+        pieces += [*_pointed(question, regions), _control(END), Piece(text="\n")]
+        regions += len(question) - 1
         pieces += [_control(START), Piece(text="assistant\n")]
         last = number == len(exchanges) - 1
         if reply or not last:
@@ -101,11 +104,15 @@ def _exchanges(turns: Sequence[Turn]) -> list[list[tuple[int, Turn]]]:
     return found
 
 
-def _exchange(rendered: list[tuple[str, list[Piece]]], style: Style) -> tuple[str, list[Piece]]:
-    """Questions asked in one breath, and one reply to all of them, in their order."""
+def _exchange(rendered: list[tuple[list[str], list[Piece]]], style: Style) -> tuple[list[str], list[Piece]]:
+    """Questions asked in one breath, and one reply to all of them, in their order.
+
+    A question is a list of words; between two of them stands a region.
+    """
     question, answer = rendered[0]
     for more, reply in rendered[1:]:
-        question += (_BREATHS[0] if style.rng is None else _pick(_BREATHS, style.rng)) + more
+        breath = _BREATHS[0] if style.rng is None else _pick(_BREATHS, style.rng)
+        question = [*question[:-1], question[-1] + breath + more[0], *more[1:]]
         answer = [*answer, Piece(text=_BREATHS[0], supervised=True), *reply]
     return question, answer
 
@@ -114,10 +121,26 @@ def render_question(*turns: Turn, rng: np.random.Generator | None = None) -> str
     """The user's side of a turn, or of several in one breath, in a drawn wording or (without ``rng``) the canonical
     one."""
     style = Style(rng=rng)
-    return _exchange([_turn(turn, 0, place, style) for place, turn in enumerate(turns)], style)[0]
+    return PLACEHOLDER.join(_exchange([_turn(turn, 0, place, style) for place, turn in enumerate(turns)], style)[0])
 
 
-def _turn(turn: Turn, sample: int, number: int, style: Style) -> tuple[str, list[Piece]]:
+def _pointed(question: Sequence[str], first: int) -> list[Piece]:
+    """Words of a question, and the regions between them, each after its name."""
+    pieces = []
+    for number, words in enumerate(question[:-1], first):
+        # A region stands in a picture position: no token that a reply could hold.
+        pieces += [Piece(text=f"{words}{region_name(number)} "), _control(IMAGE)]
+    return [*pieces, Piece(text=question[-1])]
+
+
+def _turn(turn: Turn, sample: int, number: int, style: Style) -> tuple[list[str], list[Piece]]:
+    question, answer = _said(turn, sample, number, style)
+    words = question.split(PLACEHOLDER) if turn.regions else [question]
+    assert len(words) == len(turn.regions) + 1, "regions and placeholders of a turn differ in number"
+    return words, answer
+
+
+def _said(turn: Turn, sample: int, number: int, style: Style) -> tuple[str, list[Piece]]:
     if turn.said is not None:
         return turn.question or "", [Piece(text="", ids=turn.said)]
     if turn.task is None:

@@ -67,7 +67,9 @@ def tiny_network() -> Callable[..., dict[str, Any]]:
 def tiny_settings(root: Path, tiny_network: Callable[..., dict[str, Any]]) -> Callable[..., dict[str, Any]]:
     """The model section of a training config at test size: 0.2 M parameters, tiles of 64 pixels, four tokens a tile."""
 
-    def make(kind: str = "mm-grounding-dino", context: int = 1024, **objects: Any) -> dict[str, Any]:
+    def make(
+        kind: str = "mm-grounding-dino", context: int = 1024, regions: dict[str, Any] | None = None, **objects: Any
+    ) -> dict[str, Any]:
         vision = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 48,
                   "image_size": [64, 64], "patch_size": [16, 16], "attention_bias": True, "norm_type": "layer_norm",
                   "layer_scale_init_value": 1.0}  # fmt: skip
@@ -77,6 +79,7 @@ def tiny_settings(root: Path, tiny_network: Callable[..., dict[str, Any]]) -> Ca
         return {
             "tokenizer": str(root / "configs" / "models" / "nano" / "tokenizer.json"),
             "max_tiles": 4,
+            "regions": regions,
             "mllm": {"image_token_id": 0, "image_seq_length": 4, "downsample_ratio": 0.5, "tie_word_embeddings": True,
                      "vision_config": vision, "text_config": text},
             "decoders": {"objects": {"longest": 96, "group_norm": 4, "network": tiny_network(kind), **objects}},

@@ -29,9 +29,14 @@ __version__ = "0.1.0"
 
 __all__ = [
     "Answer",
+    "Box",
     "Detections",
+    "Pixels",
+    "Point",
+    "Polygon",
     "Processor",
     "Sample",
+    "Scribble",
     "Task",
     "VisionLLM",
     "VisionLLMError",
@@ -46,9 +51,14 @@ __all__ = [
 
 _HOMES = {
     "Answer": "visionllm.core.answer",
+    "Box": "visionllm.core.regions",
     "Detections": "visionllm.core.detections",
+    "Pixels": "visionllm.core.regions",
+    "Point": "visionllm.core.regions",
+    "Polygon": "visionllm.core.regions",
     "Processor": "visionllm.processor",
     "Sample": "visionllm.core.sample",
+    "Scribble": "visionllm.core.regions",
     "Task": "visionllm.core.task",
     "VisionLLM": "visionllm.model",
     "VisionLLMError": "visionllm.core.errors",

@@ -13,18 +13,20 @@ from itertools import pairwise
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from visionllm.core.answer import Answer, LinkResult, Trace
-from visionllm.core.batch import Batch
+from visionllm.core.batch import Batch, on_pictures
 from visionllm.core.config import validate
 from visionllm.core.errors import PromptError, VisionLLMError, unknown_name
 from visionllm.core.media import PictureSource, load_picture
+from visionllm.core.regions import Region, check_regions
 from visionllm.core.sample import Sample, Turn
 from visionllm.core.superlink import LinkMeta, SuperLinks
 from visionllm.core.task import TASKS, Task
 from visionllm.decoders import Context, Decoder
 from visionllm.mllm.internvl import InternVL
+from visionllm.mllm.regions import RegionEncoder
 from visionllm.processor import Processor
 from visionllm.routing.generate import Step, generate
 from visionllm.routing.queries import LinkQueries
@@ -54,11 +56,25 @@ class Cancelled(VisionLLMError):
     """The caller's ``progress`` function ended the call."""
 
 
+@dataclass(kw_only=True, slots=True, frozen=True, eq=False)
+class Seen:
+    """What the language model sees of a batch.
+
+    Args:
+        tiles: (tiles, tokens, D) features, or None.
+        all: (..., D) features and embeddings of regions in reading order, or None.
+    """
+
+    tiles: Tensor | None = None
+    all: Tensor | None = None
+
+
 class Answering(nn.Module):
     """Questions to answers, for a model that brings the parts named here."""
 
     config: Any  # VisionLLMConfig
     mllm: InternVL
+    region_encoder: RegionEncoder | None
     link_queries: LinkQueries
     decoders: nn.ModuleDict
     tasks: tuple[Task, ...]
@@ -66,16 +82,18 @@ class Answering(nn.Module):
     processor: Processor
     fingerprint: Any  # str; the model's is a property
 
-    def ask(self, pictures: Pictures, prompt: str, *, stream: bool = False, **settings: Any) -> Any:
+    def ask(self, pictures: Pictures, prompt: str, *, regions: Sequence[Region] = (), stream: bool = False,
+            **settings: Any) -> Any:  # fmt: skip
         """Answer one prompt about a picture, several pictures, or none.
 
         Args:
             pictures: path, bytes, PIL picture, array, or a sequence of these.
             prompt: the user's words; nothing in them can steer.
+            regions: what each ``<region>`` of the prompt means, such as ``Box(10, 20, 50, 80)``.
             stream: return an iterator of ``Progress`` in place of the ``Answer``; stop iterating to cancel.
             settings: see ``ask_many``.
         """
-        return self._ask(_request(pictures, prompt), stream, settings)
+        return self._ask(_request(pictures, prompt, regions), stream, settings)
 
     def chat(self, pictures: Pictures = None, **settings: Any) -> Chat:
         """A conversation about one picture, several, or none: ``chat.ask("detect all cars")``, and so on.
@@ -85,18 +103,21 @@ class Answering(nn.Module):
         """
         return Chat(self, _sample(pictures), settings)
 
-    def ask_many(self, requests: Iterable[tuple[Pictures, str]], *, stream: bool = False, **settings: Any) -> Any:
+    def ask_many(
+        self, requests: Iterable[tuple[Pictures, str] | tuple[Pictures, str, Sequence[Region]]], *,
+        stream: bool = False, **settings: Any,
+    ) -> Any:  # fmt: skip
         """Answer many prompts about pictures of any sizes in one batch; each answer is what ``ask`` alone would give.
 
         Args:
-            requests: (pictures, prompt) pairs.
+            requests: (pictures, prompt) pairs, or (pictures, prompt, regions).
             stream: as in ``ask``.
             allow: names of the tasks that may route in this call; None for all that are loaded.
             options: decoder name -> its per-call options.
             max_new_tokens: length limit of a reply.
             progress: called with (tokens written, limit) after every token; returning False cancels the call.
         """
-        samples = [_request(pictures, prompt) for pictures, prompt in requests]
+        samples = [_request(*request) for request in requests]
         events = self._answer(samples, **settings)
         return events if stream else _answers(events, len(samples))
 
@@ -135,9 +156,23 @@ class Answering(nn.Module):
 
     def links(self, batch: Batch) -> SuperLinks:
         """Super links of an encoded batch, without decoding them."""
-        vision = None if batch.tiles is None else self.mllm.vision(batch.tiles)
         text = Text.of(batch)
-        return read_out(self.mllm, self.link_queries, text, batch.links, run_text(self.mllm, text, vision).cache)
+        cache = run_text(self.mllm, text, self._see(batch).all).cache
+        return read_out(self.mllm, self.link_queries, text, batch.links, cache)
+
+    def _see(self, batch: Batch) -> Seen:
+        """Pictures and regions of a batch."""
+        if batch.tiles is None:
+            return Seen()
+        if batch.marks is None:
+            tiles = self.mllm.vision(batch.tiles)
+            return Seen(tiles=tiles, all=tiles)
+        assert self.region_encoder is not None, "a batch with regions reached a model that takes none"
+        marks = batch.marks
+        tiles, layers = self.mllm.vision_layers(batch.tiles, self.region_encoder.layers)
+        own = [states[marks.tile] for states in layers]
+        regions = self.region_encoder(own, batch.tiles[marks.tile], marks.masks, marks.boxes)
+        return Seen(tiles=tiles, all=torch.cat([tiles.flatten(0, 1), regions.to(tiles.dtype)])[marks.order])
 
     # -- inside ----------------------------------------------------------------------------------------------------
 
@@ -196,8 +231,8 @@ class Answering(nn.Module):
             raise PromptError(f"the prompt fills the context of {self.mllm.context_length} positions")
         times["write"] = time.perf_counter()
         with self._using():
-            vision = None if batch.tiles is None else self.mllm.vision(batch.tiles)
-            steps = generate(self.mllm, Text.of(batch), vision, end=self.vocabulary.end, banned=banned, limits=limits)
+            seen = self._see(batch).all
+            steps = generate(self.mllm, Text.of(batch), seen, end=self.vocabulary.end, banned=banned, limits=limits)
             shown = [""] * len(samples)
             step: Step | None = None
             for count, step in enumerate(steps, 1):
@@ -212,6 +247,7 @@ class Answering(nn.Module):
             assert step is not None
             times["read out"] = time.perf_counter()
             layout = find_links(step.text, start, self.vocabulary)
+            layout = replace(layout, meta=on_pictures(layout.meta, samples))
             found: list[list[LinkResult]] = [[] for _ in samples]
             if len(layout):
                 links = read_out(self.mllm, self.link_queries, step.text, layout, step.cache)
@@ -289,9 +325,8 @@ class Answering(nn.Module):
         started = time.perf_counter()
         batch = self._encode([sample], None, reply=True)
         with self._using():
-            vision = None if batch.tiles is None else self.mllm.vision(batch.tiles)
             text = Text.of(batch)
-            out = run_text(self.mllm, text, vision)
+            out = run_text(self.mllm, text, self._see(batch).all)
             logits = self.mllm.logits(out.hidden_BTD[:, :-1])
             logits[..., self._banned(self.tasks)] = float("-inf")
             wanted = batch.labels[:, 1:] != -100
@@ -316,12 +351,14 @@ class Chat:
 
     def __init__(self, model: Answering, sample: Sample, settings: Mapping[str, Any]) -> None:
         self.answers: list[Answer] = []
+        self._regions: list[tuple[Region, ...]] = []
         self._model, self._sample, self._settings = model, sample, dict(settings)
 
-    def ask(self, prompt: str, *, stream: bool = False, **settings: Any) -> Any:
+    def ask(self, prompt: str, *, regions: Sequence[Region] = (), stream: bool = False, **settings: Any) -> Any:
         """Answer the next prompt.
 
         Args:
+            regions: of this prompt; the conversation counts on from those before.
             stream: as in ``Answering.ask``; an answer that is not waited for is not part of the conversation.
             settings: over those of the conversation.
 
@@ -329,15 +366,20 @@ class Chat:
             PromptError: the prompt is empty, or the conversation no longer fits the context.
         """
         # What the model wrote goes back as the ids it wrote: read as text, a typed "[DET]" in it could steer.
-        past = [Turn(question=answer.prompt, said=answer.trace.token_ids) for answer in self.answers]
-        sample = self._sample.with_turns(*past, *_request(None, prompt).turns)
-        events = self._heard(self._model._ask(sample, True, {**self._settings, **settings}))
+        past = [
+            Turn(question=answer.prompt, said=answer.trace.token_ids, regions=own)
+            for answer, own in zip(self.answers, self._regions, strict=True)
+        ]
+        asked = _worded(self._sample, prompt, regions)
+        sample = asked.with_turns(*past, *asked.turns)
+        events = self._heard(self._model._ask(sample, True, {**self._settings, **settings}), tuple(regions))
         return events if stream else _answers(events, 1)[0]
 
-    def _heard(self, events: Iterator[Progress]) -> Iterator[Progress]:
+    def _heard(self, events: Iterator[Progress], regions: tuple[Region, ...]) -> Iterator[Progress]:
         for event in events:
             if event.answer is not None:
                 self.answers.append(event.answer)
+                self._regions.append(regions)
             yield event
 
 
@@ -374,12 +416,23 @@ def _turn(task: Task, phrases: Sequence[str] | Mapping[str, Sequence[str]]) -> T
     return Turn(task=task.name, phrases=tuple(phrases), parts=tuple(tuple(names) for names in phrases.values()))
 
 
-def _request(pictures: Pictures, prompt: str) -> Sample:
+def _request(pictures: Pictures, prompt: str, regions: Sequence[Region] = ()) -> Sample:
+    return _worded(_sample(pictures), prompt, regions)
+
+
+def _worded(sample: Sample, prompt: str, regions: Sequence[Region]) -> Sample:
+    """The sample with a prompt.
+
+    Raises:
+        PromptError: there is none, or the regions do not fit it.
+    """
     if not isinstance(prompt, str):
         raise PromptError(f"prompt: expected text, got {type(prompt).__name__}")
     if not prompt.strip():
         raise PromptError("prompt: empty; say what to look for, such as 'detect all cars'")
-    return _sample(pictures).with_turns(Turn(question=prompt))
+    if regions:
+        check_regions(regions, [picture.size for picture in sample.pictures], prompt)
+    return sample.with_turns(Turn(question=prompt, regions=tuple(regions)))
 
 
 def _answers(events: Iterator[Progress], count: int) -> list[Answer]:

@@ -9,6 +9,7 @@ from transformers import InternVLConfig, PretrainedConfig
 from visionllm.core.config import validate
 from visionllm.core.errors import CheckpointError, ConfigError
 from visionllm.decoders import DECODERS
+from visionllm.mllm.regions import RegionConfig
 
 FORMAT_VERSION = 1
 
@@ -19,6 +20,7 @@ class VisionLLMConfig(PretrainedConfig):
     Args:
         mllm: keys of an ``InternVLConfig``.
         decoders: registered decoder name -> its ``Config`` as plain values.
+        regions: keys of a ``RegionConfig``; None leaves out regions as input.
         max_tiles: tiles a picture may take, the thumbnail not counted.
         max_new_tokens: default length limit of a reply.
         format_version: version of the checkpoint layout (see ``checkpoint``).
@@ -29,6 +31,7 @@ class VisionLLMConfig(PretrainedConfig):
 
     mllm: dict[str, Any] | None = None
     decoders: dict[str, Any] | None = None
+    regions: dict[str, Any] | None = None
     max_tiles: int = 12
     max_new_tokens: int = 512
     format_version: int = FORMAT_VERSION
@@ -41,6 +44,21 @@ class VisionLLMConfig(PretrainedConfig):
 
     def get_text_config(self, *args: Any, **kwargs: Any) -> Any:
         return InternVLConfig(**self.mllm).get_text_config() if self.mllm else self
+
+    def region_config(self) -> RegionConfig | None:
+        """Validated configuration of the region encoder, None without one.
+
+        Raises:
+            ConfigError: a key is wrong, or the vision tower has no such layer.
+        """
+        if self.regions is None:
+            return None
+        found: RegionConfig = validate(RegionConfig, self.regions, source="regions")
+        depth = int(InternVLConfig(**(self.mllm or {})).vision_config.num_hidden_layers)
+        for layer in found.layers:
+            if not -depth - 1 <= layer <= depth:
+                raise ConfigError(f"regions.layers: no layer {layer} in a vision tower of {depth}")
+        return found
 
     def decoder_configs(self) -> dict[str, Any]:
         """Validated configuration of every decoder.

@@ -52,6 +52,7 @@ class ModelConfig(Config):
     fresh: list[str] = Field(default_factory=list, description="prefixes of parameter names that start anew")
     mllm: dict[str, Any] = Field(default_factory=dict)
     decoders: dict[str, dict[str, Any]] = Field(default_factory=dict)
+    regions: dict[str, Any] | None = Field(None, description="keys of a RegionConfig; null takes no regions as input")
     max_tiles: PositiveInt = 12
 
 
@@ -232,14 +233,17 @@ def build_model(config: ModelConfig) -> VisionLLM:
         if config.tokenizer is not None:
             raise ConfigError("model.tokenizer: start brings its own; leave this key out")
         start = None if config.start == "embedded" else config.start
-        return VisionLLM.from_pretrained(start, fresh=config.fresh, decoders=config.decoders, mllm=config.mllm)
+        return VisionLLM.from_pretrained(start, fresh=config.fresh, decoders=config.decoders, mllm=config.mllm,
+                                         regions=config.regions)  # fmt: skip
     if config.tokenizer is None or not config.mllm:
         raise ConfigError("model: give start (a checkpoint), or mllm and tokenizer for a model from scratch")
     try:
         tokenizer = Tokenizer.from_file(config.tokenizer)
     except Exception:  # noqa: BLE001 (the library raises bare Exception for a missing or broken file)
         raise ConfigError(f"model.tokenizer: {config.tokenizer}: no readable tokenizer.json") from None
-    settings = VisionLLMConfig(mllm=config.mllm, decoders=config.decoders, max_tiles=config.max_tiles)
+    settings = VisionLLMConfig(
+        mllm=config.mllm, decoders=config.decoders, max_tiles=config.max_tiles, regions=config.regions
+    )
     return VisionLLM(settings, lambda tasks: Vocabulary(tokenizer, tasks))
 
 

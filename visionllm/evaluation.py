@@ -186,5 +186,8 @@ def _ask(model: VisionLLM, samples: Sequence[Sample], how: Setting) -> list[Answ
         ]
     rngs = [None if how.canonical else item_rng(how.seed, sample.source.index, _WORDING) for sample in samples]
     words = [render_question(*_breath(sample), rng=rng) for sample, rng in zip(samples, rngs, strict=True)]
-    requests = [(list(sample.pictures), question) for sample, question in zip(samples, words, strict=True)]
+    requests = [
+        (list(sample.pictures), question, [region for turn in _breath(sample) for region in turn.regions])
+        for sample, question in zip(samples, words, strict=True)
+    ]
     return model.ask_many(requests, options=options)

@@ -26,6 +26,7 @@ from visionllm.core.superlink import SuperLinks
 from visionllm.core.task import TASKS, Task
 from visionllm.decoders import DECODERS, Context, Decoder
 from visionllm.mllm.internvl import InternVL, internvl_config
+from visionllm.mllm.regions import RegionEncoder
 from visionllm.mllm.vision import count_tiles, make_tiles
 from visionllm.processor import Processor, Tiling
 from visionllm.routing.queries import LinkQueries, spelling
@@ -76,6 +77,11 @@ class VisionLLM(Answering, PreTrainedModel):
         self.vocabulary = vocabulary if isinstance(vocabulary, Vocabulary) else vocabulary(self.tasks)
         self.mllm.resize_vocabulary(len(self.vocabulary))
         self.mllm.config.image_token_id = mllm["image_token_id"] = self.vocabulary.image
+        regions = config.region_config()
+        self.region_encoder = None if regions is None else RegionEncoder(
+            layers=regions.layers, channels=regions.channels, vision_width=self.mllm.vision_width,
+            width=self.mllm.hidden_size,
+        )  # fmt: skip
         self._no_split_modules = self.mllm.no_split_modules()
         self.processor = Processor(
             self.vocabulary,
@@ -86,6 +92,7 @@ class VisionLLM(Answering, PreTrainedModel):
             ),
             {f"{name}/{role}": spec for name, decoder in self._decoders() for role, spec in decoder.pixels.items()},
             self.mllm.context_length,
+            regions=regions is not None,
         )
         self._fingerprint: str | None = None
 
@@ -95,7 +102,7 @@ class VisionLLM(Answering, PreTrainedModel):
     def from_pretrained(  # type: ignore[override]
         cls, name: str | Path | None = None, *, device: str | torch.device = "cpu", dtype: torch.dtype = torch.float32,
         fresh: Sequence[str] = (), decoders: Mapping[str, Mapping[str, Any]] | None = None,
-        mllm: Mapping[str, Any] | None = None,
+        mllm: Mapping[str, Any] | None = None, regions: Mapping[str, Any] | None = None,
     ) -> VisionLLM:  # fmt: skip
         """Load a checkpoint: the embedded model (no name), a folder, or a hub id. Returned in evaluation mode.
 
@@ -108,6 +115,8 @@ class VisionLLM(Answering, PreTrainedModel):
                 routing tokens then join the vocabulary, each with a row of weights of its own (see ``Token.like``).
             mllm: keys over those of the checkpoint. More ``text_config.num_hidden_layers`` than it has: the new layers
                 must stand in ``fresh`` and begin as identity (block expansion: Wu et al. 2024, LLaMA Pro, section 3.2).
+            regions: keys over those of the checkpoint; where it takes no regions, ``region_encoder`` must stand in
+                ``fresh``.
 
         Raises:
             ConfigError: no parameter starts with one of ``fresh``, or a decoder's settings are wrong.
@@ -121,6 +130,8 @@ class VisionLLM(Answering, PreTrainedModel):
         held = values.get("mllm")
         if mllm and isinstance(held, dict):
             values["mllm"] = _over(held, mllm)
+        if regions is not None:
+            values["regions"] = {**(values.get("regions") or {}), **regions}
         config = VisionLLMConfig.from_dict(values)
         model = cls(config, partial(Vocabulary.load, folder))
         for prefix in fresh:
@@ -196,15 +207,14 @@ class VisionLLM(Answering, PreTrainedModel):
         Args:
             idle: decoders that run on nothing, because another rank uses them in this step.
         """
-        vision = None if batch.tiles is None else self.mllm.vision(batch.tiles)
-        text = Text.of(batch)
-        out = run_text(self.mllm, text, vision, keep_cache=len(batch.links) > 0)
+        seen, text = self._see(batch), Text.of(batch)
+        out = run_text(self.mllm, text, seen.all, keep_cache=len(batch.links) > 0)
         sums = self._language_losses(out.hidden_BTD, batch)
         if len(batch.links):
             links = read_out(self.mllm, self.link_queries, text, batch.links, out.cache)
             sums["link"] = self._spelling_loss(links, batch)
             taught = links.select(_with_targets(batch))
-            ctx = Context(batch=batch, vision=vision)
+            ctx = Context(batch=batch, vision=seen.tiles)
             for name, decoder in self._decoders():
                 part = taught.of_tasks([task.name for task in decoder.tasks])
                 if len(part):

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+import cv2
 import numpy as np
 import torch
 from torch import Tensor
 
-from visionllm.core.batch import Batch, LinkLayout
+from visionllm.core.batch import Batch, LinkLayout, Marks, on_pictures
 from visionllm.core.errors import PromptError
 from visionllm.core.geometry import Geometry
 from visionllm.core.pixels import Pixels, PixelSpec
@@ -54,15 +55,18 @@ class Processor:
         tiling: pictures to tiles.
         pixels: ``decoder/role`` -> how that decoder wants its pictures.
         context_length: longest text the language model takes.
+        regions: whether the model takes regions as input.
     """
 
     def __init__(
-        self, vocabulary: Vocabulary, tiling: Tiling, pixels: Mapping[str, PixelSpec], context_length: int
-    ) -> None:
+        self, vocabulary: Vocabulary, tiling: Tiling, pixels: Mapping[str, PixelSpec], context_length: int, *,
+        regions: bool = False,
+    ) -> None:  # fmt: skip
         self.vocabulary = vocabulary
         self.tiling = tiling
         self.pixels = dict(pixels)
         self.context_length = context_length
+        self.regions = regions
 
     def encode(
         self, samples: Sequence[Sample], styles: Sequence[Style] | None = None, *, reply: bool = True, multiple: int = 1
@@ -75,7 +79,7 @@ class Processor:
             multiple: pad the texts to a multiple of this; kernels that are compiled per shape then see few shapes.
 
         Raises:
-            PromptError: a text is longer than the context.
+            PromptError: a text is longer than the context, or speaks of regions to a model that takes none.
         """
         styles = styles or [Style()] * len(samples)
         rows = [
@@ -83,9 +87,14 @@ class Processor:
         ]
         pictures = [(i, k, p) for i, sample in enumerate(samples) for k, p in enumerate(sample.pictures)]
         tiles = [self.tiling.make(picture.pixels) for _, _, picture in pictures]
-        return self._pad(
+        batch = self._pad(
             rows, torch.cat(tiles) if tiles else None, self._decoder_pixels(pictures), tuple(samples), multiple
         )
+        if not any(sample.regions for sample in samples):
+            return batch
+        if not self.regions:
+            raise PromptError("regions: this model takes none; leave them out, or load one that was trained with them")
+        return replace(batch, marks=self._marks(samples, [len(own) for own in tiles], int(tiles[0].shape[-1])))
 
     def _row(self, sample: Sample, index: int, style: Style, reply: bool) -> _Row:
         counts = [self.tiling.count(picture.size) * self.tiling.tokens_per_tile for picture in sample.pictures]
@@ -119,6 +128,31 @@ class Processor:
             return [self.vocabulary.control(piece.text)] * piece.repeat
         return self.vocabulary.plain(piece.text)
 
+    def _marks(self, samples: Sequence[Sample], tiles: list[int], side: int) -> Marks:
+        """Regions on the tiles of ``side`` pixels that show their pictures whole: the last of each picture."""
+        per_tile, first = self.tiling.tokens_per_tile, 0
+        order: list[int] = []
+        whole, masks, boxes = [], [], []
+        waiting = iter(tiles)
+        for sample in samples:
+            counts = [next(waiting) for _ in sample.pictures]
+            last = [first + sum(counts[: k + 1]) - 1 for k in range(len(counts))]
+            order += range(first * per_tile, (first + sum(counts)) * per_tile)
+            first += sum(counts)
+            for region in sample.regions:
+                size = sample.pictures[region.picture].size
+                mask = region.mask(size)
+                box = mask.box_xyxy / np.tile(np.array(size, np.float32), 2)
+                boxes.append(np.concatenate([(box[:2] + box[2:]) / 2, box[2:] - box[:2]]))
+                whole.append(last[region.picture])
+                cover = cv2.resize(mask.dense().astype(np.float32), (side, side), interpolation=cv2.INTER_AREA)
+                masks.append(cover)
+                order.append(sum(tiles) * per_tile + len(masks) - 1)
+        return Marks(
+            tile=torch.tensor(whole), masks=torch.from_numpy(np.stack(masks)),
+            boxes=torch.from_numpy(np.stack(boxes)).float(), order=torch.tensor(order),
+        )  # fmt: skip
+
     def _pad(self, rows: list[_Row], tiles: Tensor | None, pixels: dict[str, tuple[Pixels, ...]],
              samples: tuple[Sample, ...], multiple: int) -> Batch:  # fmt: skip
         width = -(-max(len(row.ids) for row in rows) // multiple) * multiple
@@ -138,7 +172,7 @@ class Processor:
             row=tuple(i for i, _, _ in links),
             column=tuple(column for _, column, _ in links),
             queries=tuple(token.queries for token in tokens),
-            meta=owned([meta for _, _, meta in links], [token.parent for token in tokens]),
+            meta=on_pictures(owned([meta for _, _, meta in links], [token.parent for token in tokens]), samples),
         )
         ids, owner, branch, position, labels = table
         return Batch(

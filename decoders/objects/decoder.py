@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -20,66 +19,31 @@ from visionllm.core.arrays import object_array
 from visionllm.core.config import Config
 from visionllm.core.detections import Detections
 from visionllm.core.instances import Masks, Poses
-from visionllm.core.masks import Mask
-from visionllm.core.pixels import Pixels, PixelSpec
+from visionllm.core.pixels import PixelSpec
 from visionllm.core.sample import Picture
 from visionllm.core.skeletons import skeleton_of
 from visionllm.core.superlink import SuperLinks
-from visionllm.core.task import Task, Token, register_task
+from visionllm.core.task import Task
 from visionllm.decoders.base import Context, Decoder, register_decoder
 from visionllm.decoders.objects import criterion
 from visionllm.decoders.objects.detector import Encoded, LayerOutput, LinkDetector
+from visionllm.decoders.objects.layout import (
+    Parts,
+    Pointed,
+    buckets,
+    closed_between,
+    frame_of,
+    owners,
+    passes,
+    pointed,
+    stack,
+    target_of,
+    truth_of,
+)
 from visionllm.decoders.objects.masks import MaskHead, cutter, mask_losses
 from visionllm.decoders.objects.phrases import PhraseHead
-from visionllm.decoders.objects.poses import Points, PoseHead, PoseTruth, pose_losses, to_poses
-
-PHRASE_MULTIPLE = 8
-DETECTION = register_task(
-    Task(
-        name="detection",
-        tokens=(Token(text="[DET]", queries=4),),
-        decoder="objects",
-        result="detections",
-        verb="detect",
-        templates="detection.yaml",
-        metric="detection",
-        loss_weights={
-            "class": 1.0, "contrast": 0.5, "l1": 5.0, "giou": 2.0,
-            "dense_class": 1.0, "dense_contrast": 0.5, "dense_l1": 5.0, "dense_giou": 2.0,
-            "denoise_class": 1.0, "denoise_contrast": 0.5, "denoise_l1": 5.0, "denoise_giou": 2.0,
-            "presence": 1.0,
-        },
-    )
-)  # fmt: skip
-SEGMENTATION = register_task(
-    Task(
-        name="segmentation",
-        tokens=(Token(text="[SEG]", queries=4, like="[DET]"),),
-        decoder="objects",
-        result="masks",
-        verb="segment",
-        templates="segmentation.yaml",
-        metric="segmentation",
-        loss_weights={"mask": 5.0, "dice": 5.0},
-    )
-)
-POSE = register_task(
-    Task(
-        name="pose",
-        tokens=(
-            Token(text="[POSE]", queries=4, like="[DET]"),
-            Token(text="[KPT]", queries=4, parent="[POSE]", like="[DET]"),
-        ),
-        decoder="objects",
-        result="poses",
-        verb="pose",
-        templates="pose.yaml",
-        metric="pose",
-        loss_weights={"points": 2.0, "oks": 4.0, "flags": 1.0},
-    )
-)
-_MASKED = {token.text for token in SEGMENTATION.tokens}
-_POSED, _POINT = (token.text for token in POSE.tokens)
+from visionllm.decoders.objects.poses import Points, PoseHead, pose_losses, to_poses
+from visionllm.decoders.objects.tasks import DETECTION, MASKED, POSE, POSED, SEGMENTATION
 
 
 class ObjectsConfig(Config):
@@ -110,14 +74,6 @@ class ObjectsOptions(Config):
 
     threshold: float | None = Field(None, ge=0, le=1)
     max_boxes: PositiveInt = 100
-
-
-@dataclass(kw_only=True, slots=True, frozen=True, eq=False)
-class _Group:
-    """The links of one picture: indices into the links, and the picture."""
-
-    owner: tuple[int, int]
-    links: list[int]
 
 
 @register_decoder("objects")
@@ -177,25 +133,29 @@ class ObjectsDecoder(Decoder):
 
     def loss(self, links: SuperLinks, ctx: Context) -> dict[str, Tensor]:
         total: dict[str, Tensor] = defaultdict(lambda: torch.zeros((), device=links.states.device))
-        links, parts = _owners(links)
+        links, parts = owners(links)
         phrases, names = self._phrases(links), self._names(parts)
-        for bucket, rows, groups in _buckets(links, ctx):
-            phrases_BPC, padding_BP = _stack(phrases, groups)
-            truth = _truth(groups, links, parts, ctx, padding_BP)
+        for bucket, rows, groups in buckets(links, ctx):
+            phrases_BPC, padding_BP = stack(phrases, groups)
+            truth = truth_of(groups, links, parts, ctx, padding_BP)
             pixels = bucket.values[rows]
             encoded = self.detector.encode(self.detector.features(pixels, bucket.mask[rows]), phrases_BPC, padding_BP)
-            for name, value in self._bucket_loss(pixels, encoded, truth, names).items():
+            for name, value in self._bucket_loss(
+                pixels, encoded, truth, names, pointed(groups, links, ctx, encoded)
+            ).items():
                 total[name] = total[name] + value
         return dict(total)
 
     def counts(self, links: SuperLinks, ctx: Context) -> dict[str, float]:
         found: dict[tuple[int, int], int] = defaultdict(int)
         masks = poses = 0
-        links, parts = _owners(links)
+        links, parts = owners(links)
         for i, meta in enumerate(links.meta):
-            target = _target(links, i, parts, ctx)
-            found[(meta.sample, meta.media[0])] += len(target.boxes)
-            masks += sum(mask is not None for mask in target.masks)
+            target = target_of(links, i, parts, ctx)
+            # What a region frames is found twice: as what its words mean, and inside its frame.
+            times = 1 + (len(target.boxes) == 1 and frame_of(links, i, ctx) is not None)
+            found[(meta.sample, meta.media[0])] += times * len(target.boxes)
+            masks += times * sum(mask is not None for mask in target.masks)
             poses += sum(pose is not None for pose in target.poses)
         # A picture without any object still teaches what is not there and counts as one box; picture by picture, so
         # that the counts of parts add up to the count of the whole.
@@ -217,17 +177,19 @@ class ObjectsDecoder(Decoder):
     def predict(self, links: SuperLinks, ctx: Context, options: ObjectsOptions) -> list[Detections]:
         threshold = self.threshold if options.threshold is None else options.threshold
         results: dict[int, Detections] = {}
-        links, parts = _owners(links)
+        links, parts = owners(links)
         phrases, names = self._phrases(links, observe=False), self._names(parts, observe=False)
-        for bucket, rows, pictures in _buckets(links, ctx):
+        for bucket, rows, pictures in buckets(links, ctx):
             pixels = bucket.values[rows]
             features = self.detector.features(pixels, bucket.mask[rows])
-            row_of, groups = _passes(pictures, self.phrases_per_pass)
-            phrases_BPC, padding_BP = _stack(phrases, groups)
+            row_of, groups = passes(pictures, self.phrases_per_pass)
+            phrases_BPC, padding_BP = stack(phrases, groups)
             encoded = self.detector.encode(features.take(row_of), phrases_BPC, padding_BP)
-            last = self.detector.decode(encoded, *self.detector.select(encoded), None)[-1]
-            presence_BP = self._presence(encoded, last).sigmoid()
-            masked = [any(links.meta[link].token in _MASKED for link in group.links) for group in groups]
+            regions = pointed(groups, links, ctx, encoded)
+            last = self._decode(encoded, None, regions)[-1]
+            skip = 0 if regions is None else regions.count
+            presence_BP = self._presence(encoded, last.queries(skip)).sigmoid()
+            masked = [any(links.meta[link].token in MASKED for link in group.links) for group in groups]
             maps = self._mask_maps(pixels[row_of], encoded) if any(masked) else None
             for b, group in enumerate(groups):
                 picture = ctx.batch.samples[group.owner[0]].pictures[group.owner[1]]
@@ -238,14 +200,22 @@ class ObjectsDecoder(Decoder):
                         maps[b], encoded.ratios_BL2[b, 0], self.mask_head(last.hidden_BNC[b]), boxes_xyxy, picture.size
                     )
                 for p, link in enumerate(group.links):
-                    meta = links.meta[link]
-                    rows, fields = _found(
-                        meta.phrase, picture, boxes_xyxy, last.logits_BNP[b, :, p].sigmoid(), float(presence_BP[b, p]),
-                        threshold, options.max_boxes, self.overlap,
-                    )  # fmt: skip
-                    if meta.token in _MASKED and cut is not None:
+                    meta, scores_N = links.meta[link], last.logits_BNP[b, :, p].sigmoid()
+                    if regions is not None and p in regions.phrase[b]:
+                        # One thing was framed: its own query tells it, whatever its score.
+                        row = regions.phrase[b].index(p)
+                        rows, fields = _found(
+                            meta.phrase, picture, boxes_xyxy, scores_N, float(scores_N[row]), 0.0, 1, None,
+                            among=slice(row, row + 1),
+                        )  # fmt: skip
+                    else:
+                        rows, fields = _found(
+                            meta.phrase, picture, boxes_xyxy, scores_N, float(presence_BP[b, p]), threshold,
+                            options.max_boxes, self.overlap, among=slice(skip, None),
+                        )  # fmt: skip
+                    if meta.token in MASKED and cut is not None:
                         results[link] = Masks(masks=object_array([cut(row) for row in rows.tolist()]), **fields)
-                    elif meta.token == _POSED:
+                    elif meta.token == POSED:
                         points = self._points(encoded.of(b), last.row(b), rows, names, parts[link])
                         skeleton = skeleton_of(meta.phrase, parts[link].names)
                         results[link] = Poses(poses=object_array(to_poses(points, skeleton, picture.size)), **fields)
@@ -279,14 +249,14 @@ class ObjectsDecoder(Decoder):
         assert set(links.queries) <= {self.phrase_head.queries}, "states of links of other lengths would run together"
         return self.phrase_head(links.states, observe=observe)
 
-    def _names(self, parts: Sequence[_Parts], *, observe: bool = True) -> Tensor:
+    def _names(self, parts: Sequence[Parts], *, observe: bool = True) -> Tensor:
         """(K, C) embeddings of all keypoints, in the order of their places in ``parts``."""
         states = [part.states for part in parts if part.names]
         if self.pose_head is None or not states:
             return torch.zeros(0, self.detector.width, device=self.presence_weight.device)
         return self.pose_head.names(torch.cat(states), observe=observe)
 
-    def _points(self, encoded: Encoded, layer: LayerOutput, rows: np.ndarray, names_KC: Tensor, part: _Parts) -> Points:
+    def _points(self, encoded: Encoded, layer: LayerOutput, rows: np.ndarray, names_KC: Tensor, part: Parts) -> Points:
         """Keypoints of some queries of one picture."""
         assert self.pose_head is not None, "a link of poses reached a decoder without them"
         index = torch.from_numpy(rows).to(layer.hidden_BNC.device)
@@ -301,22 +271,37 @@ class ObjectsDecoder(Decoder):
         assert self.mask_head is not None, "a link of masks reached a decoder without them"
         return self.mask_head.pixels(pixels_B3HW, encoded)
 
-    def _bucket_loss(
-        self, pixels_B3HW: Tensor, encoded: Encoded, truth: criterion.Truth, names_KC: Tensor
-    ) -> dict[str, Tensor]:
+    def _decode(
+        self, encoded: Encoded, noised: criterion.Denoising | None, regions: Pointed | None
+    ) -> list[LayerOutput]:
+        """Layers of noised queries, those of regions, and the detector's own, in this order."""
         content, reference = self.detector.select(encoded)
+        own = content.shape[1]
+        if noised is None and regions is None:
+            return self.detector.decode(encoded, content, reference, None)
+        noise = 0 if noised is None else noised.count
+        count = 0 if regions is None else regions.count
+        if regions is not None:
+            content = torch.cat([regions.content_BRC.to(content.dtype), content], 1)
+            reference = torch.cat([regions.reference_BR4, reference], 1)
+        if noised is not None:
+            content = torch.cat([noised.content_BNC.to(content.dtype), content], 1)
+            reference = torch.cat([noised.reference_BN4, reference], 1)
+        closed = closed_between(None if noised is None else noised.closed_NN, noise, count, own, content.device)
+        return self.detector.decode(encoded, content, reference, closed)
+
+    def _bucket_loss(
+        self, pixels_B3HW: Tensor, encoded: Encoded, truth: criterion.Truth, names_KC: Tensor, regions: Pointed | None
+    ) -> dict[str, Tensor]:
         noised = None
         if self.denoising and self.training:
             noised = criterion.denoise(
                 encoded, truth, groups_of=self.denoising, label_noise=self.label_noise, box_noise=self.box_noise,
-                queries=content.shape[1],
+                queries=min(self.detector.config.num_queries, encoded.logits_BSP.shape[1]),
             )  # fmt: skip
-        start = 0
-        if noised is not None:
-            start = noised.count
-            content = torch.cat([noised.content_BNC.to(content.dtype), content], 1)
-            reference = torch.cat([noised.reference_BN4, reference], 1)
-        layers = self.detector.decode(encoded, content, reference, None if noised is None else noised.closed_NN)
+        layers = self._decode(encoded, noised, regions)
+        noise = 0 if noised is None else noised.count
+        start = noise + (0 if regions is None else regions.count)
         losses: dict[str, Tensor] = {}
         wanted = [[i for i, mask in enumerate(masks) if mask is not None] for masks in truth.masks]
         maps = self._mask_maps(pixels_B3HW, encoded) if any(wanted) else None
@@ -328,8 +313,13 @@ class ObjectsDecoder(Decoder):
                 _add(losses, "", self._mask_loss(maps, encoded, plain, truth, pairs))
             if self.pose_head is not None:
                 _add(losses, "", self._pose_loss(encoded, plain, truth, pairs, names_KC))
+            if regions is not None:
+                framed, known = regions.opened(layer.queries(noise, start)), regions.pairs(truth)
+                _add(losses, "", criterion.paired_loss(framed, truth, known, encoded.phrase_padding_BP))
+                if self.mask_head is not None:
+                    _add(losses, "", self._mask_loss(maps, encoded, framed, truth, known))
             if noised is not None:
-                extra = layer.queries(0, start)
+                extra = layer.queries(0, noise)
                 part = criterion.paired_loss(extra, truth, noised.positive, encoded.phrase_padding_BP)
                 _add(losses, "denoise_", {name: value / noised.groups for name, value in part.items()})
         if self.dense:
@@ -394,119 +384,6 @@ class ObjectsDecoder(Decoder):
         return own + self.presence_weight[0] * best + self.presence_weight[1]
 
 
-def _buckets(links: SuperLinks, ctx: Context) -> list[tuple[Pixels, Tensor, list[_Group]]]:
-    """Links grouped by picture, pictures by padded size: (bucket, its rows in use, one group a row)."""
-    of_picture: dict[tuple[int, int], list[int]] = defaultdict(list)
-    for i, meta in enumerate(links.meta):
-        of_picture[(meta.sample, meta.media[0])].append(i)
-    found = []
-    for bucket in ctx.batch.pixels["objects/source"]:
-        rows = [row for row, owner in enumerate(bucket.owner) if owner in of_picture]
-        if rows:
-            groups = [_Group(owner=bucket.owner[row], links=of_picture[bucket.owner[row]]) for row in rows]
-            found.append((bucket, torch.tensor(rows, device=links.states.device), groups))
-    return found
-
-
-def _passes(pictures: list[_Group], most: int) -> tuple[list[int], list[_Group]]:
-    """The groups cut into passes of at most ``most`` links, of nearly one size, and the row of features of each."""
-    row_of, groups = [], []
-    for row, group in enumerate(pictures):
-        count = -(-len(group.links) // most)
-        size = -(-len(group.links) // count)
-        for start in range(0, len(group.links), size):
-            row_of.append(row)
-            groups.append(_Group(owner=group.owner, links=group.links[start : start + size]))
-    return row_of, groups
-
-
-def _stack(phrases_LC: Tensor, groups: list[_Group]) -> tuple[Tensor, Tensor]:
-    """(B, P, C) phrase embeddings, padded with zeros, and (B, P) padding."""
-    # Few distinct shapes: kernels compiled per shape (oneDNN in bf16, CUDA autotuning) cost more than the padding.
-    longest = -(-max(len(group.links) for group in groups) // PHRASE_MULTIPLE) * PHRASE_MULTIPLE
-    index = torch.full((len(groups), longest), len(phrases_LC), device=phrases_LC.device)
-    for b, group in enumerate(groups):
-        index[b, : len(group.links)] = torch.tensor(group.links, device=phrases_LC.device)
-    with_zero = torch.cat([phrases_LC, phrases_LC.new_zeros(1, phrases_LC.shape[1])])
-    return with_zero[index], index == len(phrases_LC)
-
-
-@dataclass(kw_only=True, slots=True, frozen=True, eq=False)
-class _Parts:
-    """The keypoints of one root link: their names, states, and the place of the first among those of all links."""
-
-    names: tuple[str, ...]
-    states: Tensor
-    start: int
-
-
-def _owners(links: SuperLinks) -> tuple[SuperLinks, list[_Parts]]:
-    """The root links, and the keypoints of each; of two with one name the first stands."""
-    own: dict[int, dict[str, int]] = {i: {} for i, meta in enumerate(links.meta) if meta.token != _POINT}
-    for i, meta in enumerate(links.meta):
-        if meta.parent in own:
-            own[meta.parent].setdefault(meta.phrase, i)
-    parts: list[_Parts] = []
-    for names in own.values():
-        start = parts[-1].start + len(parts[-1].names) if parts else 0
-        parts.append(_Parts(names=tuple(names), states=links.select(list(names.values())).states, start=start))
-    return links.select(list(own)), parts
-
-
-@dataclass(kw_only=True, slots=True, frozen=True, eq=False)
-class _Target:
-    """What is true of one link's phrase: (M, 4) boxes, cxcywh_norm, and what else is to be learned of each."""
-
-    boxes: np.ndarray
-    masks: list[Mask | None]
-    poses: list[PoseTruth | None]
-
-
-def _target(links: SuperLinks, link: int, parts: Sequence[_Parts], ctx: Context) -> _Target:
-    """Crowds are left out. Masks are learned behind their own token only, and only those that hold a pixel; keypoints
-    where some were asked for.
-    """
-    meta = links.meta[link]
-    sample = ctx.batch.samples[meta.sample]
-    target = sample.turns[meta.turn].target
-    keep = (target.phrase == meta.group) & ~target.ignored
-    masks: list[Mask | None] = [None] * int(keep.sum())
-    if meta.token in _MASKED and target.masks is not None:
-        masks = [mask if mask is not None and mask.area else None for mask in target.masks[keep].tolist()]
-    poses: list[PoseTruth | None] = [None] * len(masks)
-    size = np.array(sample.pictures[meta.media[0]].size, np.float32)
-    names, start = parts[link].names, parts[link].start
-    if names and target.poses is not None:
-        poses = [None if pose is None else PoseTruth.of(pose, names, start, size) for pose in target.poses[keep]]
-    norm = target.boxes_xyxy[keep].astype(np.float32) / np.tile(size, 2)
-    boxes = np.concatenate([(norm[:, :2] + norm[:, 2:]) / 2, norm[:, 2:] - norm[:, :2]], 1)
-    return _Target(boxes=boxes, masks=masks, poses=poses)
-
-
-def _truth(
-    groups: list[_Group], links: SuperLinks, parts: Sequence[_Parts], ctx: Context, padding_BP: Tensor
-) -> criterion.Truth:
-    device = padding_BP.device
-    boxes, phrases = [], []
-    masks: list[list[Mask | None]] = []
-    poses: list[list[PoseTruth | None]] = []
-    present = torch.zeros(padding_BP.shape, device=device)
-    for b, group in enumerate(groups):
-        found, labels = [np.zeros((0, 4), np.float32)], [np.zeros(0, np.int64)]
-        masks.append([])
-        poses.append([])
-        for p, link in enumerate(group.links):
-            target = _target(links, link, parts, ctx)
-            masks[-1] += target.masks
-            poses[-1] += target.poses
-            found.append(target.boxes)
-            labels.append(np.full(len(target.boxes), p, np.int64))
-            present[b, p] = float(len(target.boxes) > 0)
-        boxes.append(torch.from_numpy(np.concatenate(found)).float().to(device))
-        phrases.append(torch.from_numpy(np.concatenate(labels)).to(device))
-    return criterion.Truth(boxes=boxes, phrases=phrases, masks=masks, poses=poses, present_BP=present)
-
-
 def _in_picture(boxes_N4: Tensor, picture: Picture) -> np.ndarray:
     """(N, 4) cxcywh_norm -> float32 xyxy in pixels, inside the picture."""
     boxes = boxes_N4.float().cpu().numpy()
@@ -516,9 +393,10 @@ def _in_picture(boxes_N4: Tensor, picture: Picture) -> np.ndarray:
 
 
 def _found(phrase: str, picture: Picture, boxes_xyxy: np.ndarray, scores_N: Tensor, presence: float, threshold: float,
-           limit: int, overlap: float | None) -> tuple[np.ndarray, dict[str, Any]]:  # fmt: skip
-    """What one phrase found, best first: the queries, and the fields of ``Detections``."""
-    order = scores_N.float().argsort(descending=True, stable=True)
+           limit: int, overlap: float | None, among: slice = slice(None)
+           ) -> tuple[np.ndarray, dict[str, Any]]:  # fmt: skip
+    """What one phrase found among some queries, best first: the queries, and the fields of ``Detections``."""
+    order = scores_N[among].float().argsort(descending=True, stable=True) + (among.start or 0)
     order = order[scores_N[order] >= threshold]
     if overlap is not None:
         order = order[nms(torch.from_numpy(boxes_xyxy).to(order.device)[order], scores_N[order].float(), overlap)]

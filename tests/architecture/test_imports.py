@@ -21,7 +21,7 @@ ALLOWED: dict[str, set[str]] = {
     **SIBLINGS,
     **LEAVES,
     "processor": {"core", "routing"},
-    "config": {"core", "decoders"},
+    "config": {"core", "decoders", "mllm"},
     "checkpoint": {"core", "routing", "config"},
     "answering": {"core", "routing", "decoders", "mllm", "processor"},
     "model": {"core", "routing", "decoders", "mllm", "processor", "config", "checkpoint", "answering"},

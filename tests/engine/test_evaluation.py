@@ -105,8 +105,8 @@ def test_a_reply_is_compared_with_all_that_was_asked(
     """Free-running: the filled names belong to what must be routed, and the question holds them."""
     seen = []
 
-    def ask_many(requests: Sequence[tuple[Any, str]], **_: Any) -> list[Answer]:
-        seen.extend(question for _, question in requests)
+    def ask_many(requests: Sequence[tuple[Any, str, Any]], **_: Any) -> list[Answer]:
+        seen.extend(question for _, question, _ in requests)
         return [Answer(text="", trace=Trace(routed=tuple(("[DET]", name) for name in scenes.names))) for _ in requests]
 
     monkeypatch.setattr(model, "ask_many", ask_many)
@@ -127,8 +127,8 @@ def test_plain_words_are_asked_and_compared(model: Any, monkeypatch: pytest.Monk
     data = open_dataset("scenes", "val", task="questions")
     truth = {question: reply for i in range(2) for question, reply in data.read(i).questions}  # type: ignore[union-attr]
 
-    def ask_many(requests: Sequence[tuple[Any, str]], **_: Any) -> list[Answer]:
-        return [Answer(text=truth[question]) for _, question in requests]
+    def ask_many(requests: Sequence[tuple[Any, str, Any]], **_: Any) -> list[Answer]:
+        return [Answer(text=truth[question]) for _, question, _ in requests]
 
     monkeypatch.setattr(model, "ask_many", ask_many)
     report = evaluate(model, data, limit=1)

@@ -92,6 +92,7 @@ def test_words_are_compared_as_words_and_numbers_as_numbers() -> None:
         "exact": pytest.approx(1 / 3),
         "error": pytest.approx((0 + 2 + 2) / 3),
         "questions": 3,
+        "exact_interval": [pytest.approx(1 / 3)] * 2,  # one picture
     }
     assert [entry["got"] for entry in report["wrong"]] == ["yes", "about 6", "none"]
     assert METRICS["words"]().compute()["exact"] is None

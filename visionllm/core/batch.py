@@ -12,8 +12,18 @@ import torch
 from torch import Tensor
 
 from visionllm.core.pixels import Pixels
+from visionllm.core.regions import named_region
 from visionllm.core.sample import Sample
 from visionllm.core.superlink import LinkMeta
+
+
+def on_pictures(links: Sequence[LinkMeta], samples: Sequence[Sample]) -> tuple[LinkMeta, ...]:
+    """Links, those of a region on the picture it is of."""
+    found = []
+    for meta in links:
+        region = named_region(meta.phrase, samples[meta.sample].regions)
+        found.append(meta if region is None else replace(meta, media=(region.picture,)))
+    return tuple(found)
 
 
 @dataclass(kw_only=True, slots=True, frozen=True)
@@ -40,6 +50,28 @@ class LinkLayout:
 
 
 @dataclass(kw_only=True, slots=True, frozen=True, eq=False)
+class Marks:
+    """The regions of a batch, in reading order, on the tiles that show their pictures whole.
+
+    Args:
+        tile: (R,) int64, index of that tile.
+        masks: (R, S, S) float32, part of each pixel that is covered.
+        boxes: (R, 4) float32, cxcywh_norm.
+        order: reading order of all that stands in picture positions: indices of the rows of all tiles' features, then
+            of the regions' embeddings.
+    """
+
+    tile: Tensor
+    masks: Tensor
+    boxes: Tensor
+    order: Tensor
+
+    def to(self, device: torch.device | str) -> Marks:
+        return Marks(tile=self.tile.to(device), masks=self.masks.to(device), boxes=self.boxes.to(device),
+                     order=self.order.to(device))  # fmt: skip
+
+
+@dataclass(kw_only=True, slots=True, frozen=True, eq=False)
 class Batch:
     """Samples made ready for the model.
 
@@ -50,6 +82,7 @@ class Batch:
         position_ids: (B, T) int64; a branch continues from the end of its trunk.
         labels: (B, T) int64, the token itself where it is supervised, else -100 (not shifted).
         tiles: (number of tiles, 3, S, S) of all pictures in reading order, or None.
+        marks: the regions that the text speaks of, or None.
         links: where the routing tokens stand.
         pixels: prepared pictures by ``decoder/role``, in buckets of one padded size each: pictures of different sizes
             never share padding, so a picture's result does not depend on its company.
@@ -65,6 +98,7 @@ class Batch:
     links: LinkLayout
     pixels: Mapping[str, tuple[Pixels, ...]]
     samples: tuple[Sample, ...]
+    marks: Marks | None = None
 
     @property
     def device(self) -> torch.device:
@@ -79,5 +113,6 @@ class Batch:
             position_ids=self.position_ids.to(device),
             labels=self.labels.to(device),
             tiles=None if self.tiles is None else self.tiles.to(device),
+            marks=None if self.marks is None else self.marks.to(device),
             pixels={name: tuple(p.to(device) for p in buckets) for name, buckets in self.pixels.items()},
         )

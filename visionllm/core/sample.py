@@ -9,6 +9,7 @@ import numpy as np
 
 from visionllm.core.arrays import move_all
 from visionllm.core.errors import ShapeError
+from visionllm.core.regions import Region
 
 
 @dataclass(kw_only=True, slots=True, frozen=True)
@@ -105,6 +106,7 @@ class Turn:
         task: registered task name, or None for plain words.
         phrases: what is asked for; each gets a routing token in the reply, in this order.
         parts: for each phrase the names of its parts, where the task has tokens for parts (keypoints); or none at all.
+        regions: what each ``<region>`` of the question means; without them these are plain words.
         usual: the parts are the ones that such a thing is known to have: the question leaves them out.
         target: the truth, None in use.
         question: the user's own words; None lets the renderer draw a wording from the task's templates.
@@ -118,6 +120,7 @@ class Turn:
     phrases: tuple[str, ...] = ()
     parts: tuple[tuple[str, ...], ...] = ()
     usual: bool = False
+    regions: tuple[Region, ...] = ()
     target: Any = None
     question: str | None = None
     reply: str | None = None
@@ -137,6 +140,11 @@ class Sample:
     pictures: tuple[Picture, ...] = ()
     turns: tuple[Turn, ...] = ()
     source: Source = field(default_factory=lambda: Source(dataset="user", index=0))
+
+    @property
+    def regions(self) -> tuple[Region, ...]:
+        """Of all turns, in the order in which they are spoken of: ``region 1``, ``region 2``, ..."""
+        return tuple(region for turn in self.turns for region in turn.regions)
 
     def with_turns(self, *turns: Turn) -> Sample:
         return replace(self, turns=turns)

@@ -1,5 +1,5 @@
 """Registers every metric of ours."""
 
-from visionllm.metrics import grounding, pose, segmentation, words
+from visionllm.metrics import grounding, interactive, pose, segmentation, words
 
-__all__ = ["grounding", "pose", "segmentation", "words"]
+__all__ = ["grounding", "interactive", "pose", "segmentation", "words"]

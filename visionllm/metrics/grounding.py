@@ -7,6 +7,7 @@ intersections over the sum of all unions (Liu et al. 2023, "GRES", section 5.1).
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Hashable, Sequence
 from typing import Any
 
@@ -16,6 +17,7 @@ from visionllm.core.answer import Answer
 from visionllm.core.errors import DatasetError
 from visionllm.core.sample import Turn
 from visionllm.metrics import METRICS
+from visionllm.metrics.bootstrap import interval
 from visionllm.metrics.detection import box_overlaps
 from visionllm.metrics.segmentation import union
 
@@ -26,17 +28,20 @@ class _Expressions:
     def __init__(self, names: Sequence[str] = (), *, threshold: float | None = None, resamples: int = 300) -> None:
         self._threshold, self._resamples = threshold, resamples
         self._ious: list[float] = []
+        self._keys: list[Hashable] = []
 
     def compute(self) -> dict[str, Any]:
-        """``P@0.5``, its 95 % interval (expressions drawn with replacement), ``gIoU``, number of expressions."""
+        """``P@0.5`` and its 95 % interval, ``gIoU``, number of expressions."""
         ious = np.array(self._ious)
         if not len(ious):
             return {"P@0.5": None, "P@0.5_interval": None, "gIoU": None, "expressions": 0}
         hits = (ious >= 0.5).astype(float)
-        draws = np.random.default_rng(0).choice(hits, (self._resamples or 1, len(hits))).mean(1)
+        pictures: dict[Hashable, list[float]] = defaultdict(list)
+        for key, hit in zip(self._keys, hits.tolist(), strict=True):
+            pictures[key].append(hit)
         return {
             "P@0.5": float(hits.mean()),
-            "P@0.5_interval": [float(np.quantile(draws, q)) for q in (0.025, 0.975)] if self._resamples else None,
+            "P@0.5_interval": interval(list(pictures.values()), resamples=self._resamples) if self._resamples else None,
             "gIoU": float(ious.mean()),
             "expressions": len(ious),
         }
@@ -56,6 +61,7 @@ class GroundingMetric(_Expressions):
                 best = own.boxes_xyxy[int(own.scores.argmax())]
                 iou = float(box_overlaps(best[None].astype(np.float64), true.astype(np.float64))[0].max())
             self._ious.append(iou)
+            self._keys.append(key)
 
 
 @METRICS.register("referring")
@@ -86,6 +92,7 @@ class ReferringMetric(_Expressions):
             both, either = float((ours & true).sum()), float((ours | true).sum())
             self._pixels += both, either
             self._ious.append(both / either if either else 0.0)
+            self._keys.append(key)
 
     def compute(self) -> dict[str, Any]:
         """As for boxes, and ``cIoU``."""

@@ -8,12 +8,14 @@ a reply without a number is wrong by the number itself.
 from __future__ import annotations
 
 import re
+from collections import defaultdict
 from collections.abc import Hashable, Sequence
 from typing import Any
 
 from visionllm.core.answer import Answer
 from visionllm.core.sample import Turn
 from visionllm.metrics import METRICS
+from visionllm.metrics.bootstrap import interval
 
 _NUMBER = re.compile(r"\d+")
 
@@ -23,33 +25,45 @@ class WordsMetric:
     """Compares the reply of an answer with the reply of the turn."""
 
     def __init__(self, names: Sequence[str] = (), *, threshold: float | None = None, keep: int = 5) -> None:
-        self._same: list[bool] = []
-        self._errors: list[int] = []
+        self._same: dict[Hashable, list[float]] = defaultdict(list)
+        self._errors: dict[Hashable, list[int]] = defaultdict(list)
         self._keep = keep
         self._wrong: list[dict[str, Any]] = []
 
     def add(self, turn: Turn, answer: Answer, *, key: Hashable) -> None:
         expected, got = turn.reply or "", answer.text
         same = normal(expected) == normal(got)
-        self._same.append(same)
+        self._same[key].append(float(same))
         if not same and len(self._wrong) < self._keep:
             self._wrong.append({"key": key, "question": turn.question, "expected": expected, "got": got})
         if _NUMBER.fullmatch(expected.strip()):
             number = _NUMBER.search(got)
-            self._errors.append(abs(int(expected) - (int(number.group()) if number else 0)))
+            self._errors[key].append(abs(int(expected) - (int(number.group()) if number else 0)))
 
     def compute(self) -> dict[str, Any]:
-        """``exact``, ``replies``, ``counting`` (``exact``, ``error``, ``questions``; None without any), ``wrong``."""
+        """``exact`` and its 95 % interval, ``replies``, ``counting`` (``exact``, its interval, ``error``,
+        ``questions``; None without any), ``wrong``."""
         counting = None
         if self._errors:
-            exact = sum(error == 0 for error in self._errors) / len(self._errors)
-            counting = {"exact": exact, "error": sum(self._errors) / len(self._errors), "questions": len(self._errors)}
+            right = [[float(error == 0) for error in own] for own in self._errors.values()]
+            errors = [error for own in self._errors.values() for error in own]
+            counting = {
+                "exact": _mean(right), "exact_interval": interval(right), "error": sum(errors) / len(errors),
+                "questions": len(errors),
+            }  # fmt: skip
+        same = list(self._same.values())
         return {
-            "exact": sum(self._same) / len(self._same) if self._same else None,
-            "replies": len(self._same),
+            "exact": _mean(same),
+            "exact_interval": interval(same),
+            "replies": sum(map(len, same)),
             "counting": counting,
             "wrong": self._wrong,
         }
+
+
+def _mean(groups: Sequence[Sequence[float]]) -> float | None:
+    values = [value for own in groups for value in own]
+    return sum(values) / len(values) if values else None
 
 
 def normal(words: str) -> str:

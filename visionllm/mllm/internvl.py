@@ -5,6 +5,7 @@ B = rows, T = positions, D = width of the language model.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -85,15 +86,25 @@ class InternVL(nn.Module):
         """Projected features (tiles, tokens per tile, D)."""
         return self.net.model.get_image_features(pixel_values=tiles, return_dict=True).pooler_output
 
+    def vision_layers(self, tiles: Tensor, layers: Sequence[int]) -> tuple[Tensor, list[Tensor]]:
+        """As ``vision``, and the hidden states (tiles, patches, width) of some layers of the vision tower."""
+        out = self.net.model.get_image_features(pixel_values=tiles, return_dict=True, output_hidden_states=True)
+        # The first position is no patch.
+        return out.pooler_output, [out.hidden_states[layer][:, 1:] for layer in layers]
+
+    @property
+    def vision_width(self) -> int:
+        return int(self.config.vision_config.hidden_size)
+
     def embed(self, input_ids: Tensor, vision: Tensor | None) -> Tensor:
-        """(B, T, D) input embeddings, picture features in their places in reading order.
+        """(B, T, D) input embeddings, with what is seen (..., D) in the picture positions, in reading order.
 
         Raises:
             ValueError: the ids hold another number of picture positions than there are features.
         """
         embeds = self.net.get_input_embeddings()(input_ids)
         place = input_ids == self.config.image_token_id
-        count = 0 if vision is None else vision.shape[0] * vision.shape[1]
+        count = 0 if vision is None else vision.shape[:-1].numel()
         if int(place.sum()) != count:
             raise ValueError(f"the text holds {int(place.sum())} picture positions, the tiles give {count}")
         if vision is None:

@@ -16,8 +16,10 @@ from visionllm.core.superlink import LinkMeta, SuperLinks
 from visionllm.decoders.base import Context
 from visionllm.decoders.objects import criterion
 from visionllm.decoders.objects.criterion import GAMMA, QUALITY, Truth
-from visionllm.decoders.objects.decoder import ObjectsDecoder, _Group, _owners, _truth
+from visionllm.decoders.objects.decoder import ObjectsDecoder
 from visionllm.decoders.objects.detector import Encoded, LayerOutput, LinkDetector
+from visionllm.decoders.objects.layout import Group, owners
+from visionllm.decoders.objects.layout import truth_of as truth_of_links
 
 Make = Callable[..., Any]
 OPEN = torch.zeros(1, 2, dtype=torch.bool)
@@ -322,8 +324,8 @@ def test_truth_of_links(picture: Make) -> None:
         for phrase in "cbad"
     )
     links = SuperLinks(states=torch.zeros(16, 4), queries=(4,) * 4, meta=metas)
-    groups = [_Group(owner=(0, 0), links=[0, 1, 2, 3])]
-    truth = _truth(groups, *_owners(links), ctx, torch.zeros(1, 5, dtype=torch.bool))
+    groups = [Group(owner=(0, 0), links=[0, 1, 2, 3])]
+    truth = truth_of_links(groups, *owners(links), ctx, torch.zeros(1, 5, dtype=torch.bool))
     assert truth.present_BP.tolist() == [[1, 0, 1, 0, 0]]
     assert truth.phrases[0].tolist() == [0, 2]
     torch.testing.assert_close(truth.boxes[0], torch.tensor([[0.75, 0.75, 0.5, 0.5], [0.25, 0.25, 0.5, 0.5]]))

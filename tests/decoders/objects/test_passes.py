@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from visionllm.decoders.objects.decoder import _Group, _passes
+from visionllm.decoders.objects.layout import Group, passes
 
 Make = Callable[..., Any]
 PHRASES = ["car", "dog", "red bus", "tree", "old house"]
@@ -26,8 +26,8 @@ EVERYTHING = {"objects": {"threshold": 0.0}}
     ],
 )
 def test_passes_are_of_nearly_one_size_and_lose_nothing(counts: tuple[int, ...], most: int, sizes: list[int]) -> None:
-    pictures = [_Group(owner=(row, 0), links=list(range(100 * row, 100 * row + n))) for row, n in enumerate(counts)]
-    rows, groups = _passes(pictures, most)
+    pictures = [Group(owner=(row, 0), links=list(range(100 * row, 100 * row + n))) for row, n in enumerate(counts)]
+    rows, groups = passes(pictures, most)
     assert [len(group.links) for group in groups] == sizes
     for row, picture in enumerate(pictures):
         own = [group for at, group in zip(rows, groups, strict=True) if at == row]

@@ -1,0 +1,164 @@
+"""Askers that point: a region of the picture stands in the question."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import cv2
+import numpy as np
+
+from visionllm.core.errors import AnnotationError
+from visionllm.core.masks import Mask
+from visionllm.core.regions import Box, Pixels, Point, Polygon, Region, Scribble, region_name
+from visionllm.core.sample import BoxTarget, Record, Sample, Turn
+from visionllm.datasets.asking import register_asker
+from visionllm.datasets.formats.reader import Wording
+
+# Regions in one question, at most; corners of a drawn box are off by up to this part of its sides.
+MOST_REGIONS, SLOPPY = 3, 0.08
+_SEGMENT = (
+    "segment {regions}", "mask {regions}", "outline {regions}", "cut out {regions}", "give me the mask of {regions}",
+    "segment the thing at {regions}", "segment the object in {regions}", "which pixels belong to {regions}?",
+)  # fmt: skip
+_NAME = (
+    "what is {regions}?", "what is in {regions}?", "name {regions}", "what do you see in {regions}?",
+    "what kind of thing is {regions}?", "which class is {regions}?", "recognise {regions}", "what is at {regions}?",
+)  # fmt: skip
+
+
+@register_asker("interactive")
+class InteractiveAsker:
+    """Regions drawn on things, and the mask of each thing."""
+
+    task: str | None = "segmentation"
+    metric: str | None = "interactive"
+    needs: frozenset[str] = frozenset({"masks"})
+    kinds: tuple[str, ...] = ()
+
+    def draw(self, record: Record, wording: Wording, rng: np.random.Generator) -> Sample:
+        """One to three things, each pointed at in a drawn way."""
+        known = _solid(record)
+        count = 1 if rng.random() < 0.5 else 1 + int(rng.integers(MOST_REGIONS))
+        things = [known[i] for i in rng.permutation(len(known))[:count]]
+        kinds = list(POINTERS.values())
+        regions = [kinds[int(rng.integers(len(kinds)))](_mask_of(record, thing), rng) for thing in things]
+        return self._sample(record, things, regions, _SEGMENT[int(rng.integers(len(_SEGMENT)))])
+
+    def every(self, record: Record, wording: Wording, *, chunk: int | None = None) -> tuple[Sample, ...]:
+        """Each thing twice: framed, and pointed at in its innermost place. ``chunk`` things in a question."""
+        step = chunk or 1
+        known = _solid(record, empty=True)
+        made = []
+        for kind in ("box", "point"):
+            for start in range(0, len(known), step):
+                things = known[start : start + step]
+                regions = [POINTERS[kind](_mask_of(record, thing), None) for thing in things]
+                made.append(self._sample(record, things, regions, _SEGMENT[0]))
+        return tuple(made)
+
+    def _sample(self, record: Record, things: list[int], regions: list[Region], words: str) -> Sample:
+        assert record.masks is not None
+        target = BoxTarget(
+            boxes_xyxy=record.boxes_xyxy[things], phrase=np.arange(len(things)), masks=record.masks[things]
+        )
+        turn = Turn(
+            task=self.task, phrases=tuple(map(region_name, range(len(things)))), target=target,
+            question=_listed(words, len(regions)), regions=tuple(regions), whole=True,
+        )  # fmt: skip
+        return Sample(pictures=(record.picture,), turns=(turn,), source=record.source)
+
+
+@register_asker("recognition")
+class RecognitionAsker:
+    """A region drawn on a thing, and the name of its category."""
+
+    task: str | None = None
+    metric: str | None = "words"
+    needs: frozenset[str] = frozenset({"masks"})
+    kinds: tuple[str, ...] = ()
+
+    def draw(self, record: Record, wording: Wording, rng: np.random.Generator) -> Sample:
+        known = _solid(record)
+        thing = known[int(rng.integers(len(known)))]
+        pointers = list(POINTERS.values())
+        region = pointers[int(rng.integers(len(pointers)))](_mask_of(record, thing), rng)
+        return self._sample(record, thing, region, _NAME[int(rng.integers(len(_NAME)))])
+
+    def every(self, record: Record, wording: Wording, *, chunk: int | None = None) -> tuple[Sample, ...]:
+        """Each thing by its box."""
+        return tuple(
+            self._sample(record, thing, POINTERS["box"](_mask_of(record, thing), None), _NAME[0])
+            for thing in _solid(record, empty=True)
+        )
+
+    def _sample(self, record: Record, thing: int, region: Region, words: str) -> Sample:
+        name = record.names[int(record.labels[thing])]
+        turn = Turn(question=_listed(words, 1), reply=name, regions=(region,), whole=True)
+        return Sample(pictures=(record.picture,), turns=(turn,), source=record.source)
+
+
+def _boxed(mask: Mask, rng: np.random.Generator | None) -> Region:
+    """The box of a mask, drawn as people draw one; exact without ``rng``."""
+    box = mask.box_xyxy.astype(np.float64)
+    if rng is not None:
+        sides = np.tile(box[2:] - box[:2], 2)
+        moved = np.clip(box + rng.uniform(-SLOPPY, SLOPPY, 4) * sides, 0, np.tile(mask.size, 2))
+        box = np.where(np.tile(moved[2:] - moved[:2] >= 1, 2), moved, box)
+    return Box(*box.tolist())
+
+
+def _dotted(mask: Mask, rng: np.random.Generator | None) -> Region:
+    """A pixel of a mask, the deeper inside the likelier; the deepest without ``rng``."""
+    depth = cv2.distanceTransform(np.pad(mask.patch, 1).astype(np.uint8), cv2.DIST_L2, 3)[1:-1, 1:-1]
+    share = depth.ravel().astype(np.float64)
+    at = int(share.argmax()) if rng is None else int(rng.choice(len(share), p=share / share.sum()))
+    y, x = divmod(at, mask.patch.shape[1])
+    return Point(mask.corner[0] + x + 0.5, mask.corner[1] + y + 0.5)
+
+
+def _scribbled(mask: Mask, rng: np.random.Generator | None) -> Region:
+    rng = rng or np.random.default_rng(0)
+    dots = [_dotted(mask, rng) for _ in range(3)]
+    places = sorted({(dot.x, dot.y) for dot in dots if isinstance(dot, Point)})
+    return Scribble(places) if len(places) > 1 else dots[0]
+
+
+def _outlined(mask: Mask, rng: np.random.Generator | None) -> Region:
+    """The outline of the largest part, with few corners."""
+    outlines, _ = cv2.findContours(mask.patch.astype(np.uint8), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
+    outline = max(outlines, key=cv2.contourArea)
+    few = cv2.approxPolyDP(outline, 0.01 * cv2.arcLength(outline, True), True)[:, 0] + np.array(mask.corner) + 0.5
+    polygon = Polygon(tuple((float(x), float(y)) for x, y in few))
+    return polygon if len(few) > 2 and cv2.contourArea(few.astype(np.float32)) > 2 else Pixels(mask)
+
+
+def _filled(mask: Mask, rng: np.random.Generator | None) -> Region:
+    return Pixels(mask)
+
+
+# Ways to point at a thing. Boxes and points are what people give most.
+POINTERS: dict[str, Callable[[Mask, np.random.Generator | None], Region]] = {
+    "box": _boxed, "point": _dotted, "scribble": _scribbled, "polygon": _outlined, "pixels": _filled,
+}  # fmt: skip
+
+
+def _solid(record: Record, *, empty: bool = False) -> list[int]:
+    """Things with a mask.
+
+    Raises:
+        AnnotationError: there are none, and ``empty`` is not allowed.
+    """
+    masks = () if record.masks is None else record.masks
+    found = [i for i, mask in enumerate(masks) if mask is not None and mask.area and not record.crowd[i]]
+    if not found and not empty:
+        raise AnnotationError(f"{record.source}: nothing in it has a mask to point at; remove it")
+    return found
+
+
+def _mask_of(record: Record, thing: int) -> Mask:
+    assert record.masks is not None
+    return record.masks[thing]
+
+
+def _listed(words: str, count: int) -> str:
+    return words.replace("{regions}", ", ".join(["<region>"] * count))

@@ -1,0 +1,230 @@
+"""Links laid out by picture, and what is true of each: what stands between the contract and the detector.
+
+L = links, P = phrases of a picture, B = pictures (or passes over one), C = width of the detector.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from visionllm.core.masks import Mask
+from visionllm.core.pixels import Pixels
+from visionllm.core.regions import named_region
+from visionllm.core.superlink import SuperLinks
+from visionllm.decoders.base import Context
+from visionllm.decoders.objects.criterion import Pairs, Truth
+from visionllm.decoders.objects.detector import Encoded, LayerOutput
+from visionllm.decoders.objects.poses import PoseTruth
+from visionllm.decoders.objects.tasks import MASKED, POINT
+
+PHRASE_MULTIPLE = 8
+# Least side of the frame that a region gives the detector, of the picture's: a point has none of its own.
+LEAST_FRAME = 0.12
+
+
+@dataclass(kw_only=True, slots=True, frozen=True, eq=False)
+class Group:
+    """The links of one picture: indices into the links, and the picture."""
+
+    owner: tuple[int, int]
+    links: list[int]
+
+
+def buckets(links: SuperLinks, ctx: Context) -> list[tuple[Pixels, Tensor, list[Group]]]:
+    """Links grouped by picture, pictures by padded size: (bucket, its rows in use, one group a row)."""
+    of_picture: dict[tuple[int, int], list[int]] = defaultdict(list)
+    for i, meta in enumerate(links.meta):
+        of_picture[(meta.sample, meta.media[0])].append(i)
+    found = []
+    for bucket in ctx.batch.pixels["objects/source"]:
+        rows = [row for row, owner in enumerate(bucket.owner) if owner in of_picture]
+        if rows:
+            groups = [Group(owner=bucket.owner[row], links=of_picture[bucket.owner[row]]) for row in rows]
+            found.append((bucket, torch.tensor(rows, device=links.states.device), groups))
+    return found
+
+
+def passes(pictures: list[Group], most: int) -> tuple[list[int], list[Group]]:
+    """The groups cut into passes of at most ``most`` links, of nearly one size, and the row of features of each."""
+    row_of, groups = [], []
+    for row, group in enumerate(pictures):
+        count = -(-len(group.links) // most)
+        size = -(-len(group.links) // count)
+        for start in range(0, len(group.links), size):
+            row_of.append(row)
+            groups.append(Group(owner=group.owner, links=group.links[start : start + size]))
+    return row_of, groups
+
+
+def stack(phrases_LC: Tensor, groups: list[Group]) -> tuple[Tensor, Tensor]:
+    """(B, P, C) phrase embeddings, padded with zeros, and (B, P) padding."""
+    # Few distinct shapes: kernels compiled per shape (oneDNN in bf16, CUDA autotuning) cost more than the padding.
+    longest = -(-max(len(group.links) for group in groups) // PHRASE_MULTIPLE) * PHRASE_MULTIPLE
+    index = torch.full((len(groups), longest), len(phrases_LC), device=phrases_LC.device)
+    for b, group in enumerate(groups):
+        index[b, : len(group.links)] = torch.tensor(group.links, device=phrases_LC.device)
+    with_zero = torch.cat([phrases_LC, phrases_LC.new_zeros(1, phrases_LC.shape[1])])
+    return with_zero[index], index == len(phrases_LC)
+
+
+@dataclass(kw_only=True, slots=True, frozen=True, eq=False)
+class Parts:
+    """The keypoints of one root link: their names, states, and the place of the first among those of all links."""
+
+    names: tuple[str, ...]
+    states: Tensor
+    start: int
+
+
+def owners(links: SuperLinks) -> tuple[SuperLinks, list[Parts]]:
+    """The root links, and the keypoints of each; of two with one name the first stands."""
+    own: dict[int, dict[str, int]] = {i: {} for i, meta in enumerate(links.meta) if meta.token != POINT}
+    for i, meta in enumerate(links.meta):
+        if meta.parent in own:
+            own[meta.parent].setdefault(meta.phrase, i)
+    parts: list[Parts] = []
+    for names in own.values():
+        start = parts[-1].start + len(parts[-1].names) if parts else 0
+        parts.append(Parts(names=tuple(names), states=links.select(list(names.values())).states, start=start))
+    return links.select(list(own)), parts
+
+
+@dataclass(kw_only=True, slots=True, frozen=True, eq=False)
+class LinkTarget:
+    """What is true of one link's phrase: (M, 4) boxes, cxcywh_norm, and what else is to be learned of each."""
+
+    boxes: np.ndarray
+    masks: list[Mask | None]
+    poses: list[PoseTruth | None]
+
+
+def target_of(links: SuperLinks, link: int, parts: Sequence[Parts], ctx: Context) -> LinkTarget:
+    """Crowds are left out. Masks are learned behind their own token only, and only those that hold a pixel; keypoints
+    where some were asked for.
+    """
+    meta = links.meta[link]
+    sample = ctx.batch.samples[meta.sample]
+    target = sample.turns[meta.turn].target
+    keep = (target.phrase == meta.group) & ~target.ignored
+    masks: list[Mask | None] = [None] * int(keep.sum())
+    if meta.token in MASKED and target.masks is not None:
+        masks = [mask if mask is not None and mask.area else None for mask in target.masks[keep].tolist()]
+    poses: list[PoseTruth | None] = [None] * len(masks)
+    size = np.array(sample.pictures[meta.media[0]].size, np.float32)
+    names, start = parts[link].names, parts[link].start
+    if names and target.poses is not None:
+        poses = [None if pose is None else PoseTruth.of(pose, names, start, size) for pose in target.poses[keep]]
+    norm = target.boxes_xyxy[keep].astype(np.float32) / np.tile(size, 2)
+    boxes = np.concatenate([(norm[:, :2] + norm[:, 2:]) / 2, norm[:, 2:] - norm[:, :2]], 1)
+    return LinkTarget(boxes=boxes, masks=masks, poses=poses)
+
+
+def truth_of(groups: list[Group], links: SuperLinks, parts: Sequence[Parts], ctx: Context, padding_BP: Tensor) -> Truth:
+    device = padding_BP.device
+    boxes, phrases = [], []
+    masks: list[list[Mask | None]] = []
+    poses: list[list[PoseTruth | None]] = []
+    present = torch.zeros(padding_BP.shape, device=device)
+    for b, group in enumerate(groups):
+        found, labels = [np.zeros((0, 4), np.float32)], [np.zeros(0, np.int64)]
+        masks.append([])
+        poses.append([])
+        for p, link in enumerate(group.links):
+            target = target_of(links, link, parts, ctx)
+            masks[-1] += target.masks
+            poses[-1] += target.poses
+            found.append(target.boxes)
+            labels.append(np.full(len(target.boxes), p, np.int64))
+            present[b, p] = float(len(target.boxes) > 0)
+        boxes.append(torch.from_numpy(np.concatenate(found)).float().to(device))
+        phrases.append(torch.from_numpy(np.concatenate(labels)).to(device))
+    return Truth(boxes=boxes, phrases=phrases, masks=masks, poses=poses, present_BP=present)
+
+
+def frame_of(links: SuperLinks, link: int, ctx: Context) -> np.ndarray | None:
+    """(4,) cxcywh_norm of the region that a link speaks of; None for words."""
+    meta = links.meta[link]
+    sample = ctx.batch.samples[meta.sample]
+    region = named_region(meta.phrase, sample.regions)
+    if region is None:
+        return None
+    size = sample.pictures[region.picture].size
+    x1, y1, x2, y2 = region.mask(size).box_xyxy / np.tile(np.array(size, np.float32), 2)
+    frame = np.array([x1 + x2, y1 + y2, 2 * max(x2 - x1, LEAST_FRAME), 2 * max(y2 - y1, LEAST_FRAME)]) / 2
+    return np.clip(frame, 1e-4, 1 - 1e-4).astype(np.float32)
+
+
+@dataclass(kw_only=True, slots=True, frozen=True, eq=False)
+class Pointed:
+    """Queries of regions: the phrase embedding of the link and the region's frame, as a noised query has those of a
+    target (``criterion.denoise``). Training on noise is training to find what a user frames.
+
+    Args:
+        content_BRC: phrase embeddings, zeros on padding.
+        reference_BR4: box logits.
+        phrase: per picture the phrase of each.
+    """
+
+    content_BRC: Tensor
+    reference_BR4: Tensor
+    phrase: list[list[int]]
+
+    @property
+    def count(self) -> int:
+        return self.content_BRC.shape[1]
+
+    def opened(self, layer: LayerOutput) -> LayerOutput:
+        """What a layer says of them, padding shut."""
+        logits = layer.logits_BNP.clone()
+        for b, own in enumerate(self.phrase):
+            logits[b, len(own) :] = float("-inf")
+        return LayerOutput(logits_BNP=logits, boxes_BN4=layer.boxes_BN4, hidden_BNC=layer.hidden_BNC)
+
+    def pairs(self, truth: Truth) -> Pairs:
+        """Those that mean one known thing, and it."""
+        found = []
+        for own, labels in zip(self.phrase, truth.phrases, strict=True):
+            targets = [torch.nonzero(labels == phrase)[:, 0] for phrase in own]
+            single = [(row, int(which[0])) for row, which in enumerate(targets) if len(which) == 1]
+            table = torch.tensor(single, dtype=torch.long, device=labels.device).reshape(-1, 2)
+            found.append((table[:, 0], table[:, 1]))
+        return found
+
+
+def pointed(groups: list[Group], links: SuperLinks, ctx: Context, encoded: Encoded) -> Pointed | None:
+    """The queries of all links that speak of a region; None where none does."""
+    frames = [[(p, frame_of(links, link, ctx)) for p, link in enumerate(group.links)] for group in groups]
+    own = [[(p, frame) for p, frame in row if frame is not None] for row in frames]
+    most = max(map(len, own))
+    if not most:
+        return None
+    content = encoded.phrases_BPC.new_zeros(len(own), most, encoded.phrases_BPC.shape[-1])
+    reference = torch.full((len(own), most, 4), 0.5, device=content.device)
+    for b, row in enumerate(own):
+        for place, (p, frame) in enumerate(row):
+            content[b, place] = encoded.phrases_BPC[b, p]
+            reference[b, place] = torch.from_numpy(frame).to(content.device)
+    return Pointed(
+        content_BRC=content, reference_BR4=torch.special.logit(reference), phrase=[[p for p, _ in row] for row in own]
+    )
+
+
+def closed_between(noised: Tensor | None, noise: int, regions: int, queries: int, device: torch.device) -> Tensor:
+    """(N, N) self attention of noised queries, regions and ordinary queries, True where shut.
+
+    Ordinary queries see each other only, so that what else is asked changes nothing; a region sees itself only, as a
+    noised query sees its group only.
+    """
+    total = noise + regions + queries
+    closed = torch.ones(total, total, dtype=torch.bool, device=device)
+    if noised is not None:
+        closed[:noise, :noise] = noised[:noise, :noise]
+    closed[noise : noise + regions, noise : noise + regions] = ~torch.eye(regions, dtype=torch.bool, device=device)
+    closed[noise + regions :, noise + regions :] = False
+    return closed

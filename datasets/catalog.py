@@ -21,7 +21,7 @@ from visionllm.core.config import Config, read_yaml, validate
 from visionllm.core.errors import ConfigError, DatasetError
 from visionllm.core.resources import config_folder
 from visionllm.core.sample import Record, Sample
-from visionllm.datasets.asking import ASKERS, check_wording
+from visionllm.datasets.asking import ASKERS, check_wording, tasks_asked
 from visionllm.datasets.formats import FORMATS, Place, Reader, Wording
 
 DATA_VARIABLE = "VISIONLLM_DATA"
@@ -73,6 +73,11 @@ class Dataset:
     @property
     def names(self) -> tuple[str, ...]:
         return self.reader.names
+
+    @property
+    def tasks(self) -> set[str]:
+        """Names of all tasks that its samples may have."""
+        return set(getattr(self.reader, "tasks", ())) or tasks_asked(self.task)
 
     def __len__(self) -> int:
         return len(self.reader)

@@ -27,8 +27,7 @@ from visionllm.core.config import Config, apply_overrides, read_yaml, validate
 from visionllm.core.errors import CheckpointError, ConfigError
 from visionllm.core.sample import Sample
 from visionllm.core.task import TASKS
-from visionllm.datasets.asking import tasks_asked
-from visionllm.datasets.catalog import load_card, open_dataset
+from visionllm.datasets.catalog import open_dataset
 from visionllm.datasets.loader import Loader
 from visionllm.datasets.plan import item_rng
 from visionllm.datasets.transforms import Augment
@@ -125,9 +124,9 @@ def train(config: TrainConfig, *, resume: bool = False) -> Path:
     # Before anything copies it: the running average lives beside the weights.
     model = build_model(config.model).train().to(accelerator.device)
     check_weights(config, model)
-    check_tasks(config, model)
     optimizer = make_optimizer(model, config.optim)
     loader = make_loader(config, accelerator.process_index, accelerator.num_processes)
+    check_tasks(loader, model)
     average = Average(model, config.optim.ema) if config.optim.ema else None
     folder = Path(run.out)
     start = _resume(folder, model, optimizer, average, loader) if resume else 0
@@ -189,21 +188,19 @@ def check_weights(config: TrainConfig, model: VisionLLM) -> None:
             raise ConfigError(f"loss_weights.{name}: no such loss ({hint})")
 
 
-def check_tasks(config: TrainConfig, model: VisionLLM) -> None:
+def check_tasks(loader: Loader, model: VisionLLM) -> None:
     """A data set may only ask what the model can answer.
 
     Raises:
         ConfigError: it asks for a task that is not loaded.
     """
     loaded = {task.name for task in model.tasks}
-    for source in config.data:
-        task = source.task or load_card(source.dataset).task
-        for name in tasks_asked(task):
-            if name not in loaded:
-                raise ConfigError(
-                    f"data: {source.dataset}: asks for {name}, which is not loaded in this model; switch it on under "
-                    f"model.decoders.{TASKS[name].decoder}"
-                )
+    for dataset in loader.datasets:
+        for name in sorted(dataset.tasks - loaded):
+            raise ConfigError(
+                f"data: {dataset.key}: asks for {name}, which is not loaded in this model; switch it on under "
+                f"model.decoders.{TASKS[name].decoder}"
+            )
 
 
 def weigh(losses: Losses, counts: dict[str, float], weights: dict[str, float], logged: dict[str, float]) -> Tensor:

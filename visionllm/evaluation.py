@@ -16,7 +16,7 @@ from visionllm.core.answer import Answer
 from visionllm.core.errors import ConfigError, DatasetError
 from visionllm.core.sample import Sample, Turn
 from visionllm.core.task import TASKS
-from visionllm.datasets.asking import ASKERS, tasks_asked
+from visionllm.datasets.asking import ASKERS
 from visionllm.datasets.catalog import Dataset, open_dataset
 from visionllm.datasets.formats.phrases import invent, plain
 from visionllm.datasets.plan import item_rng
@@ -84,7 +84,7 @@ def evaluate(
     data = dataset if isinstance(dataset, Dataset) else open_dataset(dataset, split, data_root, task=how.task)
     asker = ASKERS[data.task]
     task = None if asker.task is None else TASKS[asker.task]
-    lacking = tasks_asked(data.task) - {task.name for task in model.tasks}
+    lacking = data.tasks - {task.name for task in model.tasks}
     if lacking:
         raise ConfigError(f"{data.name}: task {min(lacking)!r} is not loaded in this model")
     if how.known and task is None:

@@ -10,16 +10,19 @@ from __future__ import annotations
 
 import hashlib
 import unicodedata
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
-from pydantic import Field, PositiveInt
+from pydantic import Field, NonNegativeFloat, PositiveInt
 
 from visionllm.core.config import Config, read_yaml, validate
 from visionllm.core.errors import AnnotationError, ConfigError
 from visionllm.core.sample import Sample, Source, Turn
+from visionllm.core.skeletons import load_skeleton, skeleton_names
+from visionllm.core.task import TASKS, Task
 from visionllm.datasets.formats.reader import Place, Wording, below, existing, read_bytes, register_format
 
 MAX_BYTES = 16 * 1024**2
@@ -27,6 +30,9 @@ MAX_BYTES = 16 * 1024**2
 SHORT, MIDDLING = 5, 20
 # Share of names that are glued from parts where there are any, and of lists in which names share words.
 GLUED, KIN = 0.4, 0.25
+# Phrases that own parts in one question, at most, and parts of one.
+_MOST_OWNERS, _MOST_PARTS = 3, 20
+_TASKS = 1  # stream of random numbers that draws the tasks
 
 
 class PhrasesSplit(Config):
@@ -39,11 +45,18 @@ class PhrasesSplit(Config):
     file: str | None = Field(None, description="names to draw from, one a line, beside the card; None invents them")
     avoid: str | None = Field(None, description="names that are never invented, one a line, beside the card")
     parts: str | None = Field(None, description="parts of words that names are glued from, one a line, beside the card")
+    tasks: dict[str, NonNegativeFloat] = Field(
+        default_factory=lambda: {"detection": 1.0}, min_length=1, description="task -> its share of the questions"
+    )
+    breath: float = Field(0.0, ge=0, le=1, description="share of samples that ask two or three questions in one breath")
+    skeletons: dict[str, str] = Field(
+        default_factory=dict, description="word -> skeleton; half the questions for keypoints ask for these, unsaid"
+    )
 
 
 @register_format("phrases")
 class PhrasesReader:
-    """Ready samples with one turn of the detection task, no picture and no target: they train the text alone.
+    """Ready samples without picture and target: they train the text alone.
 
     Lists from a file are as often of one length as of another, and are cut from shuffled rounds through the file, so
     that each name comes equally often, too.
@@ -58,6 +71,8 @@ class PhrasesReader:
                  parts: tuple[str, ...] = ()) -> None:  # fmt: skip
         self.dataset, self._split, self._pool, self._parts = dataset, split, names, parts
         self._avoid = {plain(name) for name in avoid}
+        self.tasks = tuple(split.tasks)
+        self._words = {word: load_skeleton(name) for word, name in split.skeletons.items()}
         self._cuts = self._cut() if names else []
 
     @classmethod
@@ -81,9 +96,29 @@ class PhrasesReader:
     def read(self, index: int) -> Sample:
         if not 0 <= index < len(self):
             raise IndexError(index)
+        rng = _rng(self._split.seed, index, _TASKS)
+        count = 1 if rng.random() >= self._split.breath else 2 + int(rng.integers(2))
+        shares = np.array(list(self._split.tasks.values()))
+        tasks = [TASKS[self.tasks[i]] for i in rng.choice(len(shares), count, p=shares / shares.sum())]
         phrases = self._cuts[index] if self._pool else self._invented(index)
-        turn = Turn(task="detection", phrases=phrases)
-        return Sample(turns=(turn,), source=Source(dataset=self.dataset, index=index))
+        each = -(-len(phrases) // count)
+        turns = []
+        for number, task in enumerate(tasks):
+            own = phrases[number * each : (number + 1) * each] or phrases[:1]
+            turns.append(replace(self._turn(task, own, rng), joined=number > 0))
+        return Sample(turns=tuple(turns), source=Source(dataset=self.dataset, index=index))
+
+    def _turn(self, task: Task, phrases: tuple[str, ...], rng: np.random.Generator) -> Turn:
+        """A list; of a task with parts a short one, each phrase with some, or words whose parts go without saying."""
+        if task.parts_token is None:
+            return Turn(task=task.name, phrases=phrases)
+        if self._words and rng.random() < 0.5:
+            words = list(self._words)
+            chosen = tuple(words[i] for i in rng.permutation(len(words))[: 1 + int(rng.random() < 0.2)])
+            parts = tuple(self._words[word].keypoints for word in chosen)
+            return Turn(task=task.name, phrases=chosen, parts=parts, usual=True)
+        chosen = phrases[: 1 + int(rng.integers(_MOST_OWNERS))]
+        return Turn(task=task.name, phrases=chosen, parts=tuple(_parts_of(rng) for _ in chosen))
 
     def digest(self) -> str:
         words = f"phrases {self._split} {self._pool} {sorted(self._avoid)} {self._parts} {_words()}"
@@ -121,6 +156,16 @@ class PhrasesReader:
                 queue.remove(name)
             cuts.append(cut)
         return cuts
+
+
+def _parts_of(rng: np.random.Generator) -> tuple[str, ...]:
+    """Names of keypoints as a user may list them: of one known skeleton, a few of them, or invented."""
+    names = skeleton_names()
+    known = load_skeleton(names[int(rng.integers(len(names)))]).keypoints
+    count = 1 + int(rng.random() ** 2 * min(len(known), _MOST_PARTS))
+    if rng.random() < 0.2:
+        return tuple(dict.fromkeys(invent(rng) for _ in range(min(count, 6))))
+    return tuple(known[i] for i in rng.permutation(len(known))[:count])
 
 
 class _Words(Config):
@@ -186,8 +231,8 @@ def nonsense(rng: np.random.Generator) -> str:
     return " ".join(words)
 
 
-def _rng(seed: int, index: int) -> np.random.Generator:
-    return np.random.Generator(np.random.Philox(key=np.array([seed, index], np.uint64)))
+def _rng(seed: int, index: int, stream: int = 0) -> np.random.Generator:
+    return np.random.Generator(np.random.Philox(key=np.array([seed + (stream << 48), index], np.uint64)))
 
 
 def _length(rng: np.random.Generator, split: PhrasesSplit) -> int:

@@ -126,3 +126,50 @@ def test_the_two_evaluation_splits_ask_for_every_name() -> None:
         lists = [dataset.ask_all(i)[0].turns[0].phrases for i in range(len(dataset))]
         assert {len(names) for names in lists} == set(lengths)
         assert {name for names in lists for name in names} == set(held_out())
+
+
+def routes(folder: Path, **settings: Any) -> PhrasesReader:
+    tasks = {"detection": 2, "segmentation": 1, "pose": 1}
+    return open_phrases(folder, **{"length": 400, "seed": 3, "longest": 12, "tasks": tasks, **settings})
+
+
+def test_every_task_is_asked_for_in_its_share(tmp_path: Path) -> None:
+    data = routes(tmp_path)
+    assert set(data.tasks) == {"detection", "segmentation", "pose"}
+    assert open_dataset("phrases", "routes").tasks == {"detection", "segmentation", "pose"}
+    assert open_dataset("phrases", "train").tasks == {"detection"}
+    turns = [turn for index in range(400) for turn in data.read(index).turns]
+    counts = Counter(turn.task for turn in turns)
+    assert abs(counts["detection"] / 400 - 0.5) < 0.08
+    for turn in turns:
+        assert bool(turn.parts) == (turn.task == "pose")
+        assert turn.target is None
+        assert all(len(set(names)) == len(names) > 0 for names in turn.parts)
+    # The same names as without tasks: shares change what is asked of them, not them.
+    plain_lists = [phrases(routes(tmp_path, tasks={"detection": 1}), index) for index in range(400)]
+    own = [turn.phrases for turn in turns]
+    assert sum(a == b for a, b in zip(own, plain_lists, strict=True)) >= counts["detection"] + counts["segmentation"]
+
+
+def test_words_of_a_skeleton_go_without_their_points(tmp_path: Path) -> None:
+    data = routes(tmp_path, tasks={"pose": 1}, skeletons={"person": "coco_17", "horse": "horse_22"})
+    turns = [data.read(index).turns[0] for index in range(200)]
+    usual = [turn for turn in turns if turn.usual]
+    assert 60 < len(usual) < 140
+    for turn in usual:
+        assert set(turn.phrases) <= {"person", "horse"}
+        assert [len(names) for names in turn.parts] == [17 if word == "person" else 22 for word in turn.phrases]
+
+
+def test_a_breath_holds_several_tasks_and_loses_no_name(tmp_path: Path) -> None:
+    data = routes(tmp_path, breath=1.0, tasks={"detection": 1, "segmentation": 1})
+    single = routes(tmp_path, tasks={"detection": 1})
+    tasks = set()
+    for index in range(60):
+        turns = data.read(index).turns
+        assert [turn.joined for turn in turns] == [False] + [True] * (len(turns) - 1)
+        assert len(turns) in (2, 3)
+        tasks.add(tuple(turn.task for turn in turns))
+        named = list(dict.fromkeys(phrase for turn in turns for phrase in turn.phrases))
+        assert named == list(single.read(index).turns[0].phrases)
+    assert len(tasks) > 4

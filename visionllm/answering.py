@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -21,7 +22,7 @@ from visionllm.core.config import validate
 from visionllm.core.errors import PromptError, VisionLLMError, unknown_name
 from visionllm.core.media import PictureSource, load_picture
 from visionllm.core.regions import Region, check_regions
-from visionllm.core.sample import Sample, Turn
+from visionllm.core.sample import Picture, Sample, Turn
 from visionllm.core.superlink import LinkMeta, SuperLinks
 from visionllm.core.task import TASKS, Task
 from visionllm.decoders import Context, Decoder
@@ -117,7 +118,8 @@ class Answering(nn.Module):
             max_new_tokens: length limit of a reply.
             progress: called with (tokens written, limit) after every token; returning False cancels the call.
         """
-        samples = [_request(*request) for request in requests]
+        loaded: dict[int | str, Picture] = {}  # by what was given: one picture is read, and looked at, once
+        samples = [_request(*request, loaded=loaded) for request in requests]
         events = self._answer(samples, **settings)
         return events if stream else _answers(events, len(samples))
 
@@ -166,13 +168,13 @@ class Answering(nn.Module):
             return Seen()
         if batch.marks is None:
             tiles = self.mllm.vision(batch.tiles)
-            return Seen(tiles=tiles, all=tiles)
+            return Seen(tiles=tiles, all=tiles.flatten(0, 1)[batch.order])
         assert self.region_encoder is not None, "a batch with regions reached a model that takes none"
         marks = batch.marks
         tiles, layers = self.mllm.vision_layers(batch.tiles, self.region_encoder.layers)
         own = [states[marks.tile] for states in layers]
         regions = self.region_encoder(own, batch.tiles[marks.tile], marks.masks, marks.boxes)
-        return Seen(tiles=tiles, all=torch.cat([tiles.flatten(0, 1), regions.to(tiles.dtype)])[marks.order])
+        return Seen(tiles=tiles, all=torch.cat([tiles.flatten(0, 1), regions.to(tiles.dtype)])[batch.order])
 
     # -- inside ----------------------------------------------------------------------------------------------------
 
@@ -383,11 +385,18 @@ class Chat:
             yield event
 
 
-def _sample(pictures: Pictures) -> Sample:
+def _sample(pictures: Pictures, loaded: dict[int | str, Picture] | None = None) -> Sample:
     if pictures is None:
         return Sample()
     sources: Any = pictures if isinstance(pictures, (list, tuple)) else [pictures]
-    return Sample(pictures=tuple(load_picture(source) for source in sources))
+    loaded = {} if loaded is None else loaded
+    found = []
+    for source in sources:
+        key = str(source) if isinstance(source, (str, Path)) else id(source)
+        if key not in loaded:
+            loaded[key] = load_picture(source)
+        found.append(loaded[key])
+    return Sample(pictures=tuple(found))
 
 
 def _turn(task: Task, phrases: Sequence[str] | Mapping[str, Sequence[str]]) -> Turn:
@@ -416,8 +425,9 @@ def _turn(task: Task, phrases: Sequence[str] | Mapping[str, Sequence[str]]) -> T
     return Turn(task=task.name, phrases=tuple(phrases), parts=tuple(tuple(names) for names in phrases.values()))
 
 
-def _request(pictures: Pictures, prompt: str, regions: Sequence[Region] = ()) -> Sample:
-    return _worded(_sample(pictures), prompt, regions)
+def _request(pictures: Pictures, prompt: str, regions: Sequence[Region] = (), *,
+             loaded: dict[int | str, Picture] | None = None) -> Sample:  # fmt: skip
+    return _worded(_sample(pictures, loaded), prompt, regions)
 
 
 def _worded(sample: Sample, prompt: str, regions: Sequence[Region]) -> Sample:

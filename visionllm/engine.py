@@ -115,6 +115,11 @@ def train(config: TrainConfig, *, resume: bool = False) -> Path:
     from accelerate import Accelerator, DistributedDataParallelKwargs
 
     run = config.train
+    folder = Path(run.out)
+    held = sorted(folder.glob("step-*"))
+    if held and not resume:
+        # Its checkpoints would be taken for this run's, and the oldest deleted.
+        raise ConfigError(f"train.out: {held[-1]} is another run's; go on with it (--resume), or name another folder")
     accelerator = Accelerator(
         mixed_precision=run.precision, kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=True)],
         # Told nothing, accelerate lets each process of a machine without a GPU train a model of its own.
@@ -128,7 +133,6 @@ def train(config: TrainConfig, *, resume: bool = False) -> Path:
     loader = make_loader(config, accelerator.process_index, accelerator.num_processes)
     check_tasks(loader, model)
     average = Average(model, config.optim.ema) if config.optim.ema else None
-    folder = Path(run.out)
     start = _resume(folder, model, optimizer, average, loader) if resume else 0
     wrapped, optimizer = accelerator.prepare(model, optimizer)
     log = RunLog(folder, steps=run.steps, start=start, enabled=accelerator.is_main_process)

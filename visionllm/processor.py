@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import cv2
 import numpy as np
@@ -85,16 +85,17 @@ class Processor:
         rows = [
             self._row(sample, i, style, reply) for i, (sample, style) in enumerate(zip(samples, styles, strict=True))
         ]
-        pictures = [(i, k, p) for i, sample in enumerate(samples) for k, p in enumerate(sample.pictures)]
-        tiles = [self.tiling.make(picture.pixels) for _, _, picture in pictures]
-        batch = self._pad(
-            rows, torch.cat(tiles) if tiles else None, self._decoder_pixels(pictures), tuple(samples), multiple
-        )
-        if not any(sample.regions for sample in samples):
-            return batch
-        if not self.regions:
-            raise PromptError("regions: this model takes none; leave them out, or load one that was trained with them")
-        return replace(batch, marks=self._marks(samples, [len(own) for own in tiles], int(tiles[0].shape[-1])))
+        # One picture object is prepared once, whoever asks about it.
+        pictures = {id(picture): picture for sample in samples for picture in sample.pictures}
+        tiles = {name: self.tiling.make(picture.pixels) for name, picture in pictures.items()}
+        first, count = {}, 0
+        for name, own in tiles.items():
+            first[name], count = count, count + len(own)
+        order, marks = self._seen(samples, tiles, first, count)
+        return self._pad(
+            rows, torch.cat([*tiles.values()]) if tiles else None, order, marks,
+            self._decoder_pixels(samples, pictures), tuple(samples), multiple,
+        )  # fmt: skip
 
     def _row(self, sample: Sample, index: int, style: Style, reply: bool) -> _Row:
         counts = [self.tiling.count(picture.size) * self.tiling.tokens_per_tile for picture in sample.pictures]
@@ -128,33 +129,44 @@ class Processor:
             return [self.vocabulary.control(piece.text)] * piece.repeat
         return self.vocabulary.plain(piece.text)
 
-    def _marks(self, samples: Sequence[Sample], tiles: list[int], side: int) -> Marks:
-        """Regions on the tiles of ``side`` pixels that show their pictures whole: the last of each picture."""
-        per_tile, first = self.tiling.tokens_per_tile, 0
+    def _seen(
+        self, samples: Sequence[Sample], tiles: Mapping[int, Tensor], first: Mapping[int, int], count: int
+    ) -> tuple[Tensor, Marks | None]:
+        """What stands in the picture positions, in reading order, and the regions.
+
+        Args:
+            tiles: of each picture.
+            first: number of the first tile of each.
+            count: of all tiles.
+        """
+        per_tile = self.tiling.tokens_per_tile
         order: list[int] = []
         whole, masks, boxes = [], [], []
-        waiting = iter(tiles)
         for sample in samples:
-            counts = [next(waiting) for _ in sample.pictures]
-            last = [first + sum(counts[: k + 1]) - 1 for k in range(len(counts))]
-            order += range(first * per_tile, (first + sum(counts)) * per_tile)
-            first += sum(counts)
+            for picture in sample.pictures:
+                start = first[id(picture)]
+                order += range(start * per_tile, (start + len(tiles[id(picture)])) * per_tile)
             for region in sample.regions:
-                size = sample.pictures[region.picture].size
-                mask = region.mask(size)
-                box = mask.box_xyxy / np.tile(np.array(size, np.float32), 2)
+                picture = sample.pictures[region.picture]
+                own, mask = tiles[id(picture)], region.mask(picture.size)
+                box = mask.box_xyxy / np.tile(np.array(picture.size, np.float32), 2)
                 boxes.append(np.concatenate([(box[:2] + box[2:]) / 2, box[2:] - box[:2]]))
-                whole.append(last[region.picture])
-                cover = cv2.resize(mask.dense().astype(np.float32), (side, side), interpolation=cv2.INTER_AREA)
-                masks.append(cover)
-                order.append(sum(tiles) * per_tile + len(masks) - 1)
-        return Marks(
+                whole.append(first[id(picture)] + len(own) - 1)  # the last tile shows all of it
+                side = int(own.shape[-1])
+                masks.append(cv2.resize(mask.dense().astype(np.float32), (side, side), interpolation=cv2.INTER_AREA))
+                order.append(count * per_tile + len(masks) - 1)
+        if not masks:
+            return torch.tensor(order, dtype=torch.long), None
+        if not self.regions:
+            raise PromptError("regions: this model takes none; leave them out, or load one that was trained with them")
+        marks = Marks(
             tile=torch.tensor(whole), masks=torch.from_numpy(np.stack(masks)),
-            boxes=torch.from_numpy(np.stack(boxes)).float(), order=torch.tensor(order),
+            boxes=torch.from_numpy(np.stack(boxes)).float(),
         )  # fmt: skip
+        return torch.tensor(order, dtype=torch.long), marks
 
-    def _pad(self, rows: list[_Row], tiles: Tensor | None, pixels: dict[str, tuple[Pixels, ...]],
-             samples: tuple[Sample, ...], multiple: int) -> Batch:  # fmt: skip
+    def _pad(self, rows: list[_Row], tiles: Tensor | None, order: Tensor, marks: Marks | None,
+             pixels: dict[str, tuple[Pixels, ...]], samples: tuple[Sample, ...], multiple: int) -> Batch:  # fmt: skip
         width = -(-max(len(row.ids) for row in rows) // multiple) * multiple
         table = torch.zeros(5, len(rows), width, dtype=torch.long)
         table[0], table[1], table[4] = self.vocabulary.pad, -1, -100
@@ -176,26 +188,33 @@ class Processor:
         )
         ids, owner, branch, position, labels = table
         return Batch(
-            input_ids=ids, owner=owner, branch=branch, position_ids=position, labels=labels, tiles=tiles, links=layout,
-            pixels=pixels, samples=samples,
+            input_ids=ids, owner=owner, branch=branch, position_ids=position, labels=labels, tiles=tiles, order=order,
+            links=layout, pixels=pixels, samples=samples, marks=marks,
         )  # fmt: skip
 
-    def _decoder_pixels(self, pictures: list[tuple[int, int, Picture]]) -> dict[str, tuple[Pixels, ...]]:
+    def _decoder_pixels(
+        self, samples: Sequence[Sample], pictures: Mapping[int, Picture]
+    ) -> dict[str, tuple[Pixels, ...]]:
+        owners: dict[int, list[tuple[int, int]]] = defaultdict(list)
+        for i, sample in enumerate(samples):
+            for k, picture in enumerate(sample.pictures):
+                owners[id(picture)].append((i, k))
+        asked = [(tuple(owners[name]), picture) for name, picture in pictures.items()]
         # Equal specs share one preparation.
-        made = {spec: _prepare(pictures, spec) for spec in set(self.pixels.values())}
+        made = {spec: _prepare(asked, spec) for spec in set(self.pixels.values())}
         return {name: made[spec] for name, spec in self.pixels.items()}
 
 
-def _prepare(pictures: list[tuple[int, int, Picture]], spec: PixelSpec) -> tuple[Pixels, ...]:
+def _prepare(pictures: list[tuple[tuple[tuple[int, int], ...], Picture]], spec: PixelSpec) -> tuple[Pixels, ...]:
     """Resize and normalise; pictures of one padded size share a bucket, so nobody's padding depends on company."""
-    buckets: dict[tuple[int, int], list[tuple[tuple[int, int], Geometry, np.ndarray]]] = defaultdict(list)
-    for sample, number, picture in pictures:
+    buckets: dict[tuple[int, int], list[tuple[tuple[tuple[int, int], ...], Geometry, np.ndarray]]] = defaultdict(list)
+    for owners, picture in pictures:
         width, height = picture.size
         scale = spec.longest / max(width, height)
         size = (max(1, round(width * scale)), max(1, round(height * scale)))
         geometry = Geometry.resize(picture.size, size)
         padded = (-(-size[1] // spec.multiple) * spec.multiple, -(-size[0] // spec.multiple) * spec.multiple)
-        buckets[padded].append(((sample, number), geometry, geometry.picture(picture.pixels)))
+        buckets[padded].append((owners, geometry, geometry.picture(picture.pixels)))
     mean, std = torch.tensor(spec.mean)[:, None, None], torch.tensor(spec.std)[:, None, None]
     found = []
     for (height, width), entries in buckets.items():
@@ -210,7 +229,7 @@ def _prepare(pictures: list[tuple[int, int, Picture]], spec: PixelSpec) -> tuple
                 values=values,
                 mask=mask,
                 geometry=tuple(g for _, g, _ in entries),
-                owner=tuple(o for o, _, _ in entries),
+                owners=tuple(o for o, _, _ in entries),
             )
         )
     return tuple(found)

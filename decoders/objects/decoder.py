@@ -135,14 +135,14 @@ class ObjectsDecoder(Decoder):
         total: dict[str, Tensor] = defaultdict(lambda: torch.zeros((), device=links.states.device))
         links, parts = owners(links)
         phrases, names = self._phrases(links), self._names(parts)
-        for bucket, rows, groups in buckets(links, ctx):
-            phrases_BPC, padding_BP = stack(phrases, groups)
-            truth = truth_of(groups, links, parts, ctx, padding_BP)
-            pixels = bucket.values[rows]
-            encoded = self.detector.encode(self.detector.features(pixels, bucket.mask[rows]), phrases_BPC, padding_BP)
-            for name, value in self._bucket_loss(
-                pixels, encoded, truth, names, pointed(groups, links, ctx, encoded)
-            ).items():
+        for bucket in buckets(links, ctx):
+            phrases_BPC, padding_BP = stack(phrases, bucket.groups)
+            truth = truth_of(bucket.groups, links, parts, ctx, padding_BP)
+            features = self.detector.features(bucket.values, bucket.mask).take(bucket.row_of)
+            encoded = self.detector.encode(features, phrases_BPC, padding_BP)
+            regions = pointed(bucket.groups, links, ctx, encoded)
+            pixels = bucket.values[bucket.row_of]
+            for name, value in self._bucket_loss(pixels, encoded, truth, names, regions).items():
                 total[name] = total[name] + value
         return dict(total)
 
@@ -179,10 +179,9 @@ class ObjectsDecoder(Decoder):
         results: dict[int, Detections] = {}
         links, parts = owners(links)
         phrases, names = self._phrases(links, observe=False), self._names(parts, observe=False)
-        for bucket, rows, pictures in buckets(links, ctx):
-            pixels = bucket.values[rows]
-            features = self.detector.features(pixels, bucket.mask[rows])
-            row_of, groups = passes(pictures, self.phrases_per_pass)
+        for bucket in buckets(links, ctx):
+            features = self.detector.features(bucket.values, bucket.mask)
+            row_of, groups = passes(bucket.groups, bucket.row_of, self.phrases_per_pass)
             phrases_BPC, padding_BP = stack(phrases, groups)
             encoded = self.detector.encode(features.take(row_of), phrases_BPC, padding_BP)
             regions = pointed(groups, links, ctx, encoded)
@@ -190,7 +189,7 @@ class ObjectsDecoder(Decoder):
             skip = 0 if regions is None else regions.count
             presence_BP = self._presence(encoded, last.queries(skip)).sigmoid()
             masked = [any(links.meta[link].token in MASKED for link in group.links) for group in groups]
-            maps = self._mask_maps(pixels[row_of], encoded) if any(masked) else None
+            maps = self._mask_maps(bucket.values[row_of], encoded) if any(masked) else None
             for b, group in enumerate(groups):
                 picture = ctx.batch.samples[group.owner[0]].pictures[group.owner[1]]
                 boxes_xyxy = _in_picture(last.boxes_BN4[b], picture)

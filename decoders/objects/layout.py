@@ -14,7 +14,6 @@ import torch
 from torch import Tensor
 
 from visionllm.core.masks import Mask
-from visionllm.core.pixels import Pixels
 from visionllm.core.regions import named_region
 from visionllm.core.superlink import SuperLinks
 from visionllm.decoders.base import Context
@@ -36,24 +35,41 @@ class Group:
     links: list[int]
 
 
-def buckets(links: SuperLinks, ctx: Context) -> list[tuple[Pixels, Tensor, list[Group]]]:
-    """Links grouped by picture, pictures by padded size: (bucket, its rows in use, one group a row)."""
+@dataclass(kw_only=True, slots=True, frozen=True, eq=False)
+class Bucket:
+    """Pictures of one padded size: (B, 3, H, W) values and (B, H, W) mask of those in use; the groups that ask about
+    them, and the row of each group's picture, which several may share."""
+
+    values: Tensor
+    mask: Tensor
+    groups: list[Group]
+    row_of: list[int]
+
+
+def buckets(links: SuperLinks, ctx: Context) -> list[Bucket]:
+    """Links grouped by sample and picture, pictures by padded size."""
     of_picture: dict[tuple[int, int], list[int]] = defaultdict(list)
     for i, meta in enumerate(links.meta):
         of_picture[(meta.sample, meta.media[0])].append(i)
     found = []
     for bucket in ctx.batch.pixels["objects/source"]:
-        rows = [row for row, owner in enumerate(bucket.owner) if owner in of_picture]
-        if rows:
-            groups = [Group(owner=bucket.owner[row], links=of_picture[bucket.owner[row]]) for row in rows]
-            found.append((bucket, torch.tensor(rows, device=links.states.device), groups))
+        asking = [[owner for owner in owners if owner in of_picture] for owners in bucket.owners]
+        rows = [row for row, owners in enumerate(asking) if owners]
+        if not rows:
+            continue
+        pairs = [(place, owner) for place, row in enumerate(rows) for owner in asking[row]]
+        index = torch.tensor(rows, device=bucket.values.device)
+        found.append(Bucket(
+            values=bucket.values[index], mask=bucket.mask[index], row_of=[place for place, _ in pairs],
+            groups=[Group(owner=owner, links=of_picture[owner]) for _, owner in pairs],
+        ))  # fmt: skip
     return found
 
 
-def passes(pictures: list[Group], most: int) -> tuple[list[int], list[Group]]:
+def passes(pictures: list[Group], rows: Sequence[int], most: int) -> tuple[list[int], list[Group]]:
     """The groups cut into passes of at most ``most`` links, of nearly one size, and the row of features of each."""
     row_of, groups = [], []
-    for row, group in enumerate(pictures):
+    for row, group in zip(rows, pictures, strict=True):
         count = -(-len(group.links) // most)
         size = -(-len(group.links) // count)
         for start in range(0, len(group.links), size):

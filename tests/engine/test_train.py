@@ -269,3 +269,14 @@ def test_every_training_config_loads(path: Path) -> None:
     if config.model.tokenizer is not None:
         assert Path(config.model.tokenizer).is_file()
     assert "/" not in config.train.out.removeprefix("outputs/")
+
+
+def test_a_folder_of_another_run_is_not_written_to(write: Make) -> None:
+    config = load_config(write(train__steps=1))
+    first = train(config)
+    with pytest.raises(
+        ConfigError, match=r"step-0000001 is another run's; go on with it \(--resume\), or name another"
+    ):
+        train(config)
+    assert first.is_dir()
+    assert train(config, resume=True) == first

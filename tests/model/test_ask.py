@@ -12,7 +12,7 @@ import torch
 from visionllm.answering import Cancelled
 from visionllm.core.answer import Answer
 from visionllm.core.errors import ConfigError, PromptError, UnknownNameError
-from visionllm.core.sample import Picture
+from visionllm.core.sample import Picture, Sample, Turn
 
 Make = Callable[..., Any]
 EVERYTHING = {"objects": {"threshold": 0.0}}
@@ -325,3 +325,33 @@ def test_calling_the_model(model: Any, picture: Make, boxed: Make) -> None:
     assert isinstance(model(picture(), "x", max_new_tokens=2), Answer)
     assert "lm" in model(model.processor.encode([boxed()])).sums
     assert model.ask_many([]) == []
+
+
+def test_a_picture_is_looked_at_once_however_many_ask(make_model: Make, picture: Make, dictate: Make) -> None:
+    """Five questions about one picture, and one about another, in one batch: each answer is that of a call alone."""
+    model = make_model(mask_width=16, pose_layers=1)
+    vocabulary = model.vocabulary
+    scripts = []
+    for token in ("[DET]", "[SEG]", "[POSE]", "[DET]", None, "[SEG]"):
+        script = [vocabulary.control("<ref>"), *vocabulary.plain("car"), vocabulary.control("</ref>")]
+        scripts.append([*script, vocabulary.control(token)] if token else vocabulary.plain("two of them"))
+    scripts[2] += [vocabulary.control("<ref>"), *vocabulary.plain("nose"), vocabulary.control("</ref>"),
+                   vocabulary.control("[KPT]")]  # fmt: skip
+    first, other = picture(), picture(seed=3)
+    requests = [(other if i == 3 else first, f"question {i}") for i in range(6)]
+    tiles: list[int] = []
+    maps: list[int] = []
+    model.mllm.net.model.vision_tower.register_forward_hook(
+        lambda _, args, kwargs, out: tiles.append(len(out.last_hidden_state)), with_kwargs=True
+    )
+    model.decoders["objects"].detector.net.backbone.register_forward_hook(
+        lambda _, args, out: maps.append(len(args[0]))
+    )
+    dictate(model, *scripts)
+    together = model.ask_many(requests, options=EVERYTHING)
+    per_picture = len(model.processor.encode([Sample(pictures=(first,), turns=(Turn(question="?"),))]).tiles)
+    assert tiles == [2 * per_picture]
+    assert maps == [2]
+    for (shown, question), script, answer in zip(requests, scripts, together, strict=True):
+        dictate(model, script)
+        same(answer, model.ask(shown, question, options=EVERYTHING))

@@ -33,8 +33,8 @@ def test_a_sample_does_not_hang_on_its_company(model: Any, boxed: Make) -> None:
         ((bucket, row),) = [
             (bucket, row)
             for bucket in together.pixels["objects/source"]
-            for row, owner in enumerate(bucket.owner)
-            if owner == (i, 0)
+            for row, owners in enumerate(bucket.owners)
+            if owners == ((i, 0),)
         ]
         (own,) = alone.pixels["objects/source"]
         assert torch.equal(bucket.values[row], own.values[0])

@@ -115,11 +115,10 @@ def test_queries_of_words_and_of_regions_do_not_see_each_other(pointing: Any, sa
     batch = pointing.processor.encode([sample])
     links, _ = owners(pointing.links(batch))
     ctx = Context(batch=batch)
-    ((bucket, rows, groups),) = buckets(links, ctx)
+    (bucket,) = buckets(links, ctx)
+    groups = bucket.groups
     phrases, padding = stack(decoder._phrases(links), groups)
-    encoded = decoder.detector.encode(
-        decoder.detector.features(bucket.values[rows], bucket.mask[rows]), phrases, padding
-    )
+    encoded = decoder.detector.encode(decoder.detector.features(bucket.values, bucket.mask), phrases, padding)
     regions = pointed(groups, links, ctx, encoded)
     assert regions is not None
     assert regions.phrase == [[0, 1]]

@@ -57,18 +57,14 @@ class Marks:
         tile: (R,) int64, index of that tile.
         masks: (R, S, S) float32, part of each pixel that is covered.
         boxes: (R, 4) float32, cxcywh_norm.
-        order: reading order of all that stands in picture positions: indices of the rows of all tiles' features, then
-            of the regions' embeddings.
     """
 
     tile: Tensor
     masks: Tensor
     boxes: Tensor
-    order: Tensor
 
     def to(self, device: torch.device | str) -> Marks:
-        return Marks(tile=self.tile.to(device), masks=self.masks.to(device), boxes=self.boxes.to(device),
-                     order=self.order.to(device))  # fmt: skip
+        return Marks(tile=self.tile.to(device), masks=self.masks.to(device), boxes=self.boxes.to(device))
 
 
 @dataclass(kw_only=True, slots=True, frozen=True, eq=False)
@@ -81,7 +77,9 @@ class Batch:
         branch: (B, T) int64, 0 on the trunk, k on the k-th branch of the tree layout.
         position_ids: (B, T) int64; a branch continues from the end of its trunk.
         labels: (B, T) int64, the token itself where it is supervised, else -100 (not shifted).
-        tiles: (number of tiles, 3, S, S) of all pictures in reading order, or None.
+        tiles: (number of tiles, 3, S, S) of all pictures, or None; a picture that several samples ask about comes once.
+        order: what stands in each picture position, in reading order: rows of the tiles' features, and behind them of
+            the regions' embeddings.
         marks: the regions that the text speaks of, or None.
         links: where the routing tokens stand.
         pixels: prepared pictures by ``decoder/role``, in buckets of one padded size each: pictures of different sizes
@@ -95,6 +93,7 @@ class Batch:
     position_ids: Tensor
     labels: Tensor
     tiles: Tensor | None
+    order: Tensor
     links: LinkLayout
     pixels: Mapping[str, tuple[Pixels, ...]]
     samples: tuple[Sample, ...]
@@ -113,6 +112,7 @@ class Batch:
             position_ids=self.position_ids.to(device),
             labels=self.labels.to(device),
             tiles=None if self.tiles is None else self.tiles.to(device),
+            order=self.order.to(device),
             marks=None if self.marks is None else self.marks.to(device),
             pixels={name: tuple(p.to(device) for p in buckets) for name, buckets in self.pixels.items()},
         )

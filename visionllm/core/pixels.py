@@ -36,15 +36,15 @@ class Pixels:
         values: (N, 3, H, W) normalised; padding is zero after normalisation.
         mask: (N, H, W) bool, True on the picture.
         geometry: one ``core.geometry.Geometry`` a picture, original pixels -> resized pixels.
-        owner: (sample, picture) of each row.
+        owners: (sample, picture) of all that ask about the picture of each row: one picture is prepared once.
     """
 
     values: Tensor
     mask: Tensor
     geometry: tuple[Any, ...]
-    owner: tuple[tuple[int, int], ...]
+    owners: tuple[tuple[tuple[int, int], ...], ...]
 
     def to(self, device: torch.device | str) -> Pixels:
         return Pixels(
-            values=self.values.to(device), mask=self.mask.to(device), geometry=self.geometry, owner=self.owner
+            values=self.values.to(device), mask=self.mask.to(device), geometry=self.geometry, owners=self.owners
         )

@@ -27,7 +27,7 @@ EVERYTHING = {"objects": {"threshold": 0.0}}
 )
 def test_passes_are_of_nearly_one_size_and_lose_nothing(counts: tuple[int, ...], most: int, sizes: list[int]) -> None:
     pictures = [Group(owner=(row, 0), links=list(range(100 * row, 100 * row + n))) for row, n in enumerate(counts)]
-    rows, groups = passes(pictures, most)
+    rows, groups = passes(pictures, range(len(pictures)), most)
     assert [len(group.links) for group in groups] == sizes
     for row, picture in enumerate(pictures):
         own = [group for at, group in zip(rows, groups, strict=True) if at == row]

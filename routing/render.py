@@ -169,13 +169,17 @@ def _question(turn: Turn, templates: Templates, rng: np.random.Generator | None,
     if tree:
         return (templates.branches[0] if rng is None else _pick(templates.branches, rng)), canonical.reply
     if rng is None:
-        listed = ", ".join(_owning(turn, turn.phrases, templates.owns[0], ", "))
+        listed = _apart(turn).join(_owning(turn, turn.phrases, templates.owns[0], ", "))
         return canonical.questions[0].replace("{phrases}", listed), canonical.reply
     group = templates.groups[int(rng.integers(len(templates.groups)))]
     between, last = templates.joins[int(rng.integers(len(templates.joins)))]
     bare = rng.random() < _BARE
     named = [phrase if bare else _quantified(phrase, templates, rng) for phrase in turn.phrases]
-    named = _owning(turn, named, _pick(templates.owns, rng), between)
+    owns = _pick(templates.owns, rng)
+    inner = between
+    if _apart(turn) != ", ":
+        inner, between, last = (between if between.strip() not in (";", "") else ", "), _apart(turn), _apart(turn)
+    named = _owning(turn, named, owns, inner)
     listed = last.join([between.join(named[:-1]), named[-1]]) if len(named) > 1 else named[0]
     words = _pick(group.questions, rng).replace("{phrases}", listed)
     words = _pick(templates.prefixes, rng) + words + _pick(templates.suffixes, rng)
@@ -190,6 +194,11 @@ def _quantified(phrase: str, templates: Templates, rng: np.random.Generator) -> 
     noun = _RELATION.split(phrase, maxsplit=1)[0]
     number = "plural" if noun.endswith("s") and not noun.endswith("ss") else "singular"
     return _pick(templates.quantifiers[number], rng) + phrase
+
+
+def _apart(turn: Turn) -> str:
+    """What stands between the phrases of a question, where nothing is drawn: lists in a list need two marks."""
+    return "; " if turn.parts and not turn.usual else ", "
 
 
 def _owning(turn: Turn, named: Sequence[str], wording: str, between: str) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 
 import numpy as np
@@ -11,7 +12,7 @@ from visionllm.core.arrays import object_array
 from visionllm.core.errors import AnnotationError
 from visionllm.core.geometry import Geometry
 from visionllm.core.poses import Pose, Skeleton
-from visionllm.core.sample import Picture, Record, Source
+from visionllm.core.sample import Picture, Record, Source, Turn
 from visionllm.core.skeletons import load_skeleton
 from visionllm.datasets.asking import ASKERS, FOREIGN, USUAL
 from visionllm.datasets.catalog import open_dataset
@@ -121,3 +122,19 @@ def test_names_are_looked_up_in_any_order() -> None:
     part = whole.named(["left elbow", "antenna", "left wrist"])
     assert part.edges == ((0, 2),)
     assert part.sigmas == (0.072, 0.05, 0.062)
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_lists_in_a_list_have_two_marks(seed: int) -> None:
+    """What belongs to whom can be read: no mark between two points stands between two things."""
+    turn = Turn(task="pose", phrases=("dog", "red cat"), parts=(("nose", "tail"), ("left ear", "right ear")))
+    words = render_question(turn, rng=item_rng(4, seed))
+    first, second = words.split("; ", 1)
+    assert "dog" in first
+    assert "nose" in first
+    assert "tail" in first
+    assert "red cat" in second
+    between = re.search("nose(.+)tail", first)
+    assert between is not None
+    assert ";" not in between.group(1)
+    assert render_question(turn) == "find the pose of dog (nose, tail); red cat (left ear, right ear)"

@@ -5,7 +5,9 @@ import statistics
 import sys
 import time
 
+import numpy as np
 import torch
+from PIL import Image
 
 from visionllm import VisionLLM
 
@@ -16,12 +18,13 @@ def main(picture: str = "examples/street.jpg") -> None:
     model = VisionLLM.from_pretrained()
     phrases = ["car", "truck", "person"]
     eighty = [f"thing {i}" for i in range(80)]
+    eight = [np.array(Image.open(picture).convert("RGB")) for _ in range(8)]  # not one picture asked about eight times
     calls = {
         "ask, three phrases": lambda: model.ask(picture, "detect car, truck, person"),
         "detect, three phrases": lambda: model.detect(picture, phrases),
         "detect, three, verified": lambda: model.detect(picture, phrases, verify=True),
         "detect, eighty phrases": lambda: model.detect(picture, eighty),
-        "ask_many, eight pictures": lambda: model.ask_many([(picture, "detect car, truck, person")] * 8),
+        "ask_many, eight pictures": lambda: model.ask_many([(own, "detect car, truck, person") for own in eight]),
     }
     print(f"threads {torch.get_num_threads()}, load {os.getloadavg()[0]:.2f}")
     seconds: dict[str, list[float]] = {name: [] for name in calls}

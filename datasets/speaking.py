@@ -13,7 +13,7 @@ from dataclasses import replace
 import numpy as np
 
 from visionllm.core.errors import AnnotationError
-from visionllm.core.sample import BoxTarget, Record, Sample, Turn
+from visionllm.core.sample import BoxTarget, Record, Sample, Turn, WordsTarget
 from visionllm.datasets.asking import ASKERS, register_asker
 from visionllm.datasets.formats.reader import Wording
 
@@ -77,7 +77,7 @@ class CaptionAsker:
     """A request for a caption, and a caption."""
 
     task: str | None = None
-    metric: str | None = "words"
+    metric: str | None = "captions"
     needs: frozenset[str] = frozenset({"captions"})
     kinds: tuple[str, ...] = ()
 
@@ -89,8 +89,11 @@ class CaptionAsker:
         return _talk(record, [(question, record.captions[int(rng.integers(len(record.captions)))])])
 
     def every(self, record: Record, wording: Wording, *, chunk: int | None = None) -> tuple[Sample, ...]:
-        """The plainest request, and the first caption."""
-        return tuple(_talk(record, [(_CAPTION_QUESTIONS[0], caption)]) for caption in record.captions[:1])
+        """The plainest request; any of the captions is right."""
+        if not record.captions:
+            return ()
+        sample = _talk(record, [(_CAPTION_QUESTIONS[0], record.captions[0])])
+        return (sample.with_turns(replace(sample.turns[0], target=WordsTarget(references=record.captions))),)
 
 
 @register_asker("questions")

@@ -99,6 +99,17 @@ class BoxTarget:
 
 
 @dataclass(kw_only=True, slots=True, frozen=True, eq=False)
+class WordsTarget:
+    """All replies that are right, where a question has several (captions)."""
+
+    references: tuple[str, ...]
+
+    def transform(self, geometry: Any) -> WordsTarget:
+        """Words stay as they are."""
+        return self
+
+
+@dataclass(kw_only=True, slots=True, frozen=True, eq=False)
 class Turn:
     """One question and its answer.
 

@@ -1,5 +1,5 @@
 """Registers every asker of ours."""
 
-from visionllm.datasets import pointing, speaking
+from visionllm.datasets import pointing, several, speaking
 
-__all__ = ["pointing", "speaking"]
+__all__ = ["pointing", "several", "speaking"]

@@ -7,7 +7,6 @@ many that are not in the picture. A task is served by the asker registered under
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Protocol
 
 import numpy as np
 
@@ -27,7 +26,7 @@ MOST_POSES, USUAL, FOREIGN = 3, 0.4, 0.15
 STRANGERS, MOST_STRANGERS = 0.2, 8
 
 
-class Asker(Protocol):
+class Asker:
     """Makes samples of one task.
 
     Args:
@@ -35,20 +34,24 @@ class Asker(Protocol):
         metric: registered name of the metric its answers are scored by, where it is not the task's.
         needs: fields of ``Record`` beyond boxes that it asks the reader for, such as ``masks``.
         kinds: other askers whose turns it mixes.
+        partners: how many further records a sample takes.
     """
 
-    task: str | None
-    metric: str | None
-    needs: frozenset[str]
-    kinds: tuple[str, ...]
+    task: str | None = None
+    metric: str | None = None
+    needs: frozenset[str] = frozenset()
+    kinds: tuple[str, ...] = ()
+    partners: int = 0
 
-    def draw(self, record: Record, wording: Wording, rng: np.random.Generator) -> Sample:
+    def draw(self, record: Record, wording: Wording, rng: np.random.Generator, *partners: Record) -> Sample:
         """A training sample, a pure function of ``rng``."""
-        ...
+        raise NotImplementedError
 
-    def every(self, record: Record, wording: Wording, *, chunk: int | None = None) -> tuple[Sample, ...]:
+    def every(
+        self, record: Record, wording: Wording, *partners: Record, chunk: int | None = None
+    ) -> tuple[Sample, ...]:
         """Evaluation samples that ask for all there is, in a fixed order and by the data set's own names."""
-        ...
+        raise NotImplementedError
 
 
 ASKERS: Registry[Asker] = Registry("task with an asker", group="visionllm.askers", builtin="visionllm.datasets.askers")
@@ -71,15 +74,12 @@ def tasks_asked(asker: str) -> set[str]:
 
 
 @register_asker("detection")
-class BoxAsker:
+class BoxAsker(Asker):
     """Phrases that name categories, and the boxes of each."""
 
     task = "detection"
-    metric: str | None = None
-    needs: frozenset[str] = frozenset()
-    kinds: tuple[str, ...] = ()
 
-    def draw(self, record: Record, wording: Wording, rng: np.random.Generator) -> Sample:
+    def draw(self, record: Record, wording: Wording, rng: np.random.Generator, *partners: Record) -> Sample:
         found, absent = contents(record)
         asked = choose(found, absent if wording.negatives else [], rng)
         if not asked:
@@ -93,7 +93,9 @@ class BoxAsker:
             asked, phrases = among_strangers(asked, phrases, wording, rng)
         return self._sample(record, asked, phrases)
 
-    def every(self, record: Record, wording: Wording, *, chunk: int | None = None) -> tuple[Sample, ...]:
+    def every(
+        self, record: Record, wording: Wording, *partners: Record, chunk: int | None = None
+    ) -> tuple[Sample, ...]:
         count = len(record.names)
         starts = range(0, count, chunk or max(1, count))
         groups = [list(range(start, min(count, start + (chunk or count)))) for start in starts]
@@ -123,15 +125,13 @@ class MaskAsker(BoxAsker):
 
 
 @register_asker("pose")
-class PoseAsker:
+class PoseAsker(Asker):
     """Phrases that name categories with a skeleton, names of keypoints, and the pose of each thing."""
 
     task = "pose"
-    metric: str | None = None
-    needs: frozenset[str] = frozenset({"poses"})
-    kinds: tuple[str, ...] = ()
+    needs = frozenset({"poses"})
 
-    def draw(self, record: Record, wording: Wording, rng: np.random.Generator) -> Sample:
+    def draw(self, record: Record, wording: Wording, rng: np.random.Generator, *partners: Record) -> Sample:
         """All keypoints as they go without saying, or some by name, in any order, rarely one that is not there."""
         found, absent = _with_skeleton(record, wording)
         asked = choose(found, absent if wording.negatives else [], rng)[: 1 + int(rng.integers(MOST_POSES))]
@@ -144,7 +144,9 @@ class PoseAsker:
         parts = [one.keypoints if usual else _some_parts(one, strange, rng) for one in skeletons]
         return self._sample(record, asked, phrases, parts, usual=usual)
 
-    def every(self, record: Record, wording: Wording, *, chunk: int | None = None) -> tuple[Sample, ...]:
+    def every(
+        self, record: Record, wording: Wording, *partners: Record, chunk: int | None = None
+    ) -> tuple[Sample, ...]:
         """Each category in a question of its own, or ``chunk`` in one, with all its keypoints unsaid."""
         found, absent = _with_skeleton(record, wording)
         asked = sorted([*found, *(absent if wording.negatives else [])])

@@ -9,7 +9,7 @@ import difflib
 import hashlib
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -88,16 +88,31 @@ class Dataset:
 
     def ask(self, index: int, rng: np.random.Generator) -> Sample:
         """The training sample at ``index``."""
-        return self.ask_about(self.read(index), rng)
+        partners = [self.read(int(i)) for i in rng.integers(len(self), size=self.partners)]
+        return self.ask_about(self.read(index), rng, partners)
 
-    def ask_about(self, item: Record | Sample, rng: np.random.Generator) -> Sample:
+    @property
+    def partners(self) -> int:
+        """How many further records a sample takes."""
+        return ASKERS[self.task].partners
+
+    def ask_about(
+        self, item: Record | Sample, rng: np.random.Generator, partners: Sequence[Record | Sample] = ()
+    ) -> Sample:
         """A training sample from what was read; what is a sample already stays as it is."""
-        return item if isinstance(item, Sample) else ASKERS[self.task].draw(item, self.wording, rng)
+        if isinstance(item, Sample):
+            return item
+        others = [partner for partner in partners if isinstance(partner, Record)]
+        return ASKERS[self.task].draw(item, self.wording, rng, *others)
 
     def ask_all(self, index: int, *, chunk: int | None = None) -> tuple[Sample, ...]:
         """The evaluation samples at ``index``: everything is asked, in a fixed order."""
         item = self.read(index)
-        return (item,) if isinstance(item, Sample) else ASKERS[self.task].every(item, self.wording, chunk=chunk)
+        if isinstance(item, Sample):
+            return (item,)
+        partners = [self.read((index + 1 + k) % len(self)) for k in range(self.partners)]
+        others = [partner for partner in partners if isinstance(partner, Record)]
+        return ASKERS[self.task].every(item, self.wording, *others, chunk=chunk)
 
     def report(self) -> str:
         return self.reader.report()

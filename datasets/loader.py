@@ -11,6 +11,8 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
+import numpy as np
+
 from visionllm.core.errors import AnnotationError, DatasetError, PictureError, VisionLLMError
 from visionllm.core.sample import Record, Sample
 from visionllm.datasets.catalog import Dataset
@@ -21,6 +23,7 @@ from visionllm.datasets.transforms import Augment, mosaic, shrunk
 MOST_CANDIDATES = 100
 # Streams of random numbers of one position.
 _ASKING, _AUGMENTING, _MIXING = 0, 1, 2
+_PARTNERS = 100  # and one more for each further attempt
 
 
 @dataclass(kw_only=True, slots=True, frozen=True)
@@ -169,8 +172,11 @@ class Loader:
             if item is None:
                 continue
             item = self._mixed(item, part, position, made)
+            others = self._others(part, item_rng(self.seed, position, _PARTNERS + attempt), made)
+            if others is None:
+                continue
             try:
-                sample = dataset.ask_about(item, item_rng(self.seed, position, _ASKING))
+                sample = dataset.ask_about(item, item_rng(self.seed, position, _ASKING), others)
             except AnnotationError as error:
                 made.faults.append(Fault(dataset=dataset.key, index=index, reason=str(error)))
                 continue
@@ -178,6 +184,13 @@ class Loader:
             return self.augment(sample, item_rng(self.seed, position, _AUGMENTING)) if self.augment else sample
         last = made.faults[-1].reason
         raise DatasetError(f"{dataset.key}: {tried} samples in a row are bad; mend it. The last: {last}")
+
+    def _others(self, part: int, rng: np.random.Generator, made: _Made) -> list[Record | Sample] | None:
+        """The further records a sample takes; None if one of them is bad."""
+        dataset = self.datasets[part]
+        read = [self._read(part, int(i), made) for i in rng.integers(len(dataset), size=dataset.partners)]
+        found = [other for other in read if other is not None]
+        return found if len(found) == len(read) else None
 
     def _mixed(self, item: Record | Sample, part: int, position: int, made: _Made) -> Record | Sample:
         """A mosaic, as often as the augmentation asks for it and its four parts are sound."""

@@ -11,7 +11,7 @@ from visionllm.core.errors import AnnotationError
 from visionllm.core.masks import Mask
 from visionllm.core.regions import Box, Pixels, Point, Polygon, Region, Scribble, region_name
 from visionllm.core.sample import BoxTarget, Record, Sample, Turn
-from visionllm.datasets.asking import register_asker
+from visionllm.datasets.asking import Asker, register_asker
 from visionllm.datasets.formats.reader import Wording
 
 # Regions in one question, at most; corners of a drawn box are off by up to this part of its sides.
@@ -27,27 +27,28 @@ _NAME = (
 
 
 @register_asker("interactive")
-class InteractiveAsker:
+class InteractiveAsker(Asker):
     """Regions drawn on things, and the mask of each thing."""
 
-    task: str | None = "segmentation"
-    metric: str | None = "interactive"
-    needs: frozenset[str] = frozenset({"masks"})
-    kinds: tuple[str, ...] = ()
+    task = "segmentation"
+    metric = "interactive"
+    needs = frozenset({"masks"})
 
-    def draw(self, record: Record, wording: Wording, rng: np.random.Generator) -> Sample:
+    def draw(self, record: Record, wording: Wording, rng: np.random.Generator, *partners: Record) -> Sample:
         """One to three things, each pointed at in a drawn way."""
-        known = _solid(record)
+        known = solid(record)
         count = 1 if rng.random() < 0.5 else 1 + int(rng.integers(MOST_REGIONS))
         things = [known[i] for i in rng.permutation(len(known))[:count]]
         kinds = list(POINTERS.values())
         regions = [kinds[int(rng.integers(len(kinds)))](_mask_of(record, thing), rng) for thing in things]
         return self._sample(record, things, regions, _SEGMENT[int(rng.integers(len(_SEGMENT)))])
 
-    def every(self, record: Record, wording: Wording, *, chunk: int | None = None) -> tuple[Sample, ...]:
+    def every(
+        self, record: Record, wording: Wording, *partners: Record, chunk: int | None = None
+    ) -> tuple[Sample, ...]:
         """Each thing twice: framed, and pointed at in its innermost place. ``chunk`` things in a question."""
         step = chunk or 1
-        known = _solid(record, empty=True)
+        known = solid(record, empty=True)
         made = []
         for kind in ("box", "point"):
             for start in range(0, len(known), step):
@@ -69,26 +70,26 @@ class InteractiveAsker:
 
 
 @register_asker("recognition")
-class RecognitionAsker:
+class RecognitionAsker(Asker):
     """A region drawn on a thing, and the name of its category."""
 
-    task: str | None = None
-    metric: str | None = "words"
-    needs: frozenset[str] = frozenset({"masks"})
-    kinds: tuple[str, ...] = ()
+    metric = "words"
+    needs = frozenset({"masks"})
 
-    def draw(self, record: Record, wording: Wording, rng: np.random.Generator) -> Sample:
-        known = _solid(record)
+    def draw(self, record: Record, wording: Wording, rng: np.random.Generator, *partners: Record) -> Sample:
+        known = solid(record)
         thing = known[int(rng.integers(len(known)))]
         pointers = list(POINTERS.values())
         region = pointers[int(rng.integers(len(pointers)))](_mask_of(record, thing), rng)
         return self._sample(record, thing, region, _NAME[int(rng.integers(len(_NAME)))])
 
-    def every(self, record: Record, wording: Wording, *, chunk: int | None = None) -> tuple[Sample, ...]:
+    def every(
+        self, record: Record, wording: Wording, *partners: Record, chunk: int | None = None
+    ) -> tuple[Sample, ...]:
         """Each thing by its box."""
         return tuple(
             self._sample(record, thing, POINTERS["box"](_mask_of(record, thing), None), _NAME[0])
-            for thing in _solid(record, empty=True)
+            for thing in solid(record, empty=True)
         )
 
     def _sample(self, record: Record, thing: int, region: Region, words: str) -> Sample:
@@ -142,7 +143,7 @@ POINTERS: dict[str, Callable[[Mask, np.random.Generator | None], Region]] = {
 }  # fmt: skip
 
 
-def _solid(record: Record, *, empty: bool = False) -> list[int]:
+def solid(record: Record, *, empty: bool = False) -> list[int]:
     """Things with a mask.
 
     Raises:

@@ -14,7 +14,7 @@ import numpy as np
 
 from visionllm.core.errors import AnnotationError
 from visionllm.core.sample import BoxTarget, Record, Sample, Turn, WordsTarget
-from visionllm.datasets.asking import ASKERS, register_asker
+from visionllm.datasets.asking import ASKERS, Asker, register_asker
 from visionllm.datasets.formats.reader import Wording
 
 # Expressions in one question, at most; turns of one conversation, at most.
@@ -28,22 +28,23 @@ _CAPTION_QUESTIONS = (
 
 
 @register_asker("grounding")
-class GroundingAsker:
+class GroundingAsker(Asker):
     """Expressions, and the box of each thing they mean."""
 
-    task: str | None = "detection"
-    metric: str | None = "grounding"
-    needs: frozenset[str] = frozenset({"expressions"})
-    kinds: tuple[str, ...] = ()
+    task = "detection"
+    metric = "grounding"
+    needs = frozenset({"expressions"})
 
-    def draw(self, record: Record, wording: Wording, rng: np.random.Generator) -> Sample:
+    def draw(self, record: Record, wording: Wording, rng: np.random.Generator, *partners: Record) -> Sample:
         """One to four expressions, one alone most of the time."""
         if not record.expressions:
             raise AnnotationError(f"{record.source}: nothing is said of any object; remove it")
         count = 1 if rng.random() < 0.5 else 1 + int(rng.integers(MOST_EXPRESSIONS))
         return self._sample(record, [record.expressions[i] for i in rng.permutation(len(record.expressions))[:count]])
 
-    def every(self, record: Record, wording: Wording, *, chunk: int | None = None) -> tuple[Sample, ...]:
+    def every(
+        self, record: Record, wording: Wording, *partners: Record, chunk: int | None = None
+    ) -> tuple[Sample, ...]:
         """All expressions that mean one thing, ``chunk`` in a question (one if None)."""
         single = [expression for expression in record.expressions if len(expression[1]) == 1]
         step = chunk or 1
@@ -73,22 +74,22 @@ class ReferringAsker(GroundingAsker):
 
 
 @register_asker("captions")
-class CaptionAsker:
+class CaptionAsker(Asker):
     """A request for a caption, and a caption."""
 
-    task: str | None = None
-    metric: str | None = "captions"
-    needs: frozenset[str] = frozenset({"captions"})
-    kinds: tuple[str, ...] = ()
+    metric = "captions"
+    needs = frozenset({"captions"})
 
-    def draw(self, record: Record, wording: Wording, rng: np.random.Generator) -> Sample:
+    def draw(self, record: Record, wording: Wording, rng: np.random.Generator, *partners: Record) -> Sample:
         """Request and caption drawn."""
         if not record.captions:
             raise AnnotationError(f"{record.source}: no caption; remove it")
         question = _CAPTION_QUESTIONS[int(rng.integers(len(_CAPTION_QUESTIONS)))]
         return _talk(record, [(question, record.captions[int(rng.integers(len(record.captions)))])])
 
-    def every(self, record: Record, wording: Wording, *, chunk: int | None = None) -> tuple[Sample, ...]:
+    def every(
+        self, record: Record, wording: Wording, *partners: Record, chunk: int | None = None
+    ) -> tuple[Sample, ...]:
         """The plainest request; any of the captions is right."""
         if not record.captions:
             return ()
@@ -97,39 +98,37 @@ class CaptionAsker:
 
 
 @register_asker("questions")
-class QuestionAsker:
+class QuestionAsker(Asker):
     """Questions about the picture, and their answers."""
 
-    task: str | None = None
-    metric: str | None = "words"
-    needs: frozenset[str] = frozenset({"questions"})
-    kinds: tuple[str, ...] = ()
+    metric = "words"
+    needs = frozenset({"questions"})
 
-    def draw(self, record: Record, wording: Wording, rng: np.random.Generator) -> Sample:
+    def draw(self, record: Record, wording: Wording, rng: np.random.Generator, *partners: Record) -> Sample:
         """One to four questions in a conversation."""
         if not record.questions:
             raise AnnotationError(f"{record.source}: no question; remove it")
         count = 1 + int(rng.integers(MOST_TURNS))
         return _talk(record, [record.questions[i] for i in rng.permutation(len(record.questions))[:count]])
 
-    def every(self, record: Record, wording: Wording, *, chunk: int | None = None) -> tuple[Sample, ...]:
+    def every(
+        self, record: Record, wording: Wording, *partners: Record, chunk: int | None = None
+    ) -> tuple[Sample, ...]:
         """Each question in a conversation of its own."""
         return tuple(_talk(record, [pair]) for pair in record.questions)
 
 
 @register_asker("conversation")
-class ConversationAsker:
+class ConversationAsker(Asker):
     """Two to four turns of any kind about one picture, some of them asked in one breath: the mixture of a user's day.
 
     An evaluation asks all of them in one breath and measures what is routed.
     """
 
-    task: str | None = None
-    metric: str | None = None
-    kinds: tuple[str, ...] = ("detection", "segmentation", "pose", "grounding", "referring", "captions", "questions")
-    needs: frozenset[str] = frozenset({"masks", "stuff", "poses", "expressions", "captions", "questions"})
+    kinds = ("detection", "segmentation", "pose", "grounding", "referring", "captions", "questions")
+    needs = frozenset({"masks", "stuff", "poses", "expressions", "captions", "questions"})
 
-    def draw(self, record: Record, wording: Wording, rng: np.random.Generator) -> Sample:
+    def draw(self, record: Record, wording: Wording, rng: np.random.Generator, *partners: Record) -> Sample:
         """Kinds for which the record has nothing to say are left out."""
         known = [kind for kind in self.kinds if self._serves(kind, record)]
         count = 2 + int(rng.integers(MOST_TURNS - 1))
@@ -139,7 +138,9 @@ class ConversationAsker:
             turns.append(replace(drawn, joined=bool(turns) and bool(rng.random() < 0.5)))
         return Sample(pictures=(record.picture,), turns=tuple(turns), source=record.source)
 
-    def every(self, record: Record, wording: Wording, *, chunk: int | None = None) -> tuple[Sample, ...]:
+    def every(
+        self, record: Record, wording: Wording, *partners: Record, chunk: int | None = None
+    ) -> tuple[Sample, ...]:
         """One sample, always the same."""
         drawn = self.draw(record, wording, np.random.default_rng(record.source.index))
         turns = [replace(turn, joined=number > 0) for number, turn in enumerate(drawn.turns)]

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from visionllm.core.regions import PLACEHOLDER, region_name
+from visionllm.core.regions import PLACEHOLDER, picture_name, region_name
 from visionllm.core.sample import Sample, Turn
 from visionllm.core.superlink import LinkMeta
 from visionllm.core.task import TASKS
@@ -64,7 +64,8 @@ def render(sample: Sample, tokens_of_picture: Sequence[int], *, index: int = 0, 
     """The conversation of a sample in ChatML.
 
     Args:
-        tokens_of_picture: number of picture positions of each picture; pictures stand before the first question.
+        tokens_of_picture: number of picture positions of each picture; pictures stand before the first question, each
+            after its name where there are several.
         index: index of the sample in its batch, written into the links.
         reply: include the last reply; without it the text ends where the model goes on.
     """
@@ -79,7 +80,9 @@ def render(sample: Sample, tokens_of_picture: Sequence[int], *, index: int = 0, 
         question, answer = _exchange([_turn(turn, index, place, style) for place, turn in exchange], style)
         pieces += [_control(START), Piece(text="user\n")]
         if number == 0:
-            for count in tokens_of_picture:
+            for place, count in enumerate(tokens_of_picture):
+                if len(tokens_of_picture) > 1:
+                    pieces.append(Piece(text=f"{picture_name(place)}: "))
                 pieces += [_control(IMAGE_START), Piece(text=IMAGE, control=True, repeat=count), _control(IMAGE_END)]
                 pieces.append(Piece(text="\n"))
         pieces += [*_pointed(question, regions), _control(END), Piece(text="\n")]

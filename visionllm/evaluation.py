@@ -103,7 +103,8 @@ def evaluate(
             if not how.known:
                 routing.add(_routes(question), answer.trace.routed)
             if metric is not None and sample.pictures and (turn.target is not None or turn.reply is not None):
-                metric.add(turn, answer, key=sample.source.index)
+                for part, own, key in _by_picture(sample, turn, answer):
+                    metric.add(part, own, key=key)
                 pictures += 1
         asked += len(samples)
         done = samples[-1].source.index + 1
@@ -122,6 +123,19 @@ def evaluate(
     if name is not None and metric is not None and pictures:
         report[name] = metric.compute()
     return report
+
+
+def _by_picture(sample: Sample, turn: Turn, answer: Answer) -> Iterator[tuple[Turn, Answer, Any]]:
+    """The parts of a question and its answer that are about one picture each, with a key of their own."""
+    index = sample.source.index
+    if len(sample.pictures) == 1 or not turn.phrases:
+        yield turn, answer, index
+        return
+    for number in range(len(sample.pictures)):
+        rows = [i for i, phrase in enumerate(turn.phrases) if sample.picture_of(phrase) == number]
+        if rows:
+            phrases = tuple(turn.phrases[i] for i in rows)
+            yield replace(turn, phrases=phrases, target=turn.target.of(rows)), answer.on(number), (index, number)
 
 
 def _routes(sample: Sample) -> list[tuple[str, str]]:

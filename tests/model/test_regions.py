@@ -231,3 +231,25 @@ def test_the_tree_keeps_regions_on_the_trunk(pointing: Any, sample: Sample) -> N
     assert batch.marks is not None
     assert len(batch.marks.masks) == 2
     assert pointing.links(batch).states.isfinite().all()
+
+
+def test_a_phrase_that_names_a_picture_is_answered_there(pointing: Any, picture: Make, dictate: Make) -> None:
+    """Among several pictures, each with its number before it; with one, nothing is numbered."""
+    vocabulary = pointing.vocabulary
+    script = []
+    for phrase in ("cars in picture 2", "cars", "the same as region 1 in Picture 2", "dogs in picture 7"):
+        script += [vocabulary.control("<ref>"), *vocabulary.plain(phrase), vocabulary.control("</ref>"),
+                   vocabulary.control("[SEG]")]  # fmt: skip
+    dictate(pointing, script)
+    pictures = [picture(), picture(64, 96, seed=3)]
+    answer = pointing(pictures, "segment <region>", regions=[Point(9, 9)], options=OPEN)
+    assert [link.meta.media for link in answer.links] == [(1,), (0,), (1,), (0,)]
+    assert answer.on(1).masks.size == (64, 96)
+    assert answer.on(1).masks.phrases == ("cars in picture 2", "the same as region 1 in Picture 2")
+    several, one = (
+        pointing.processor.encode([Sample(pictures=tuple(some), turns=(Turn(question="?"),))])
+        for some in (pictures, pictures[:1])
+    )
+    words = vocabulary.text(several.input_ids[0].tolist())
+    assert words.index("picture 1: <img>") < words.index("picture 2: <img>")
+    assert "picture" not in vocabulary.text(one.input_ids[0].tolist())

@@ -12,18 +12,13 @@ import torch
 from torch import Tensor
 
 from visionllm.core.pixels import Pixels
-from visionllm.core.regions import named_region
 from visionllm.core.sample import Sample
 from visionllm.core.superlink import LinkMeta
 
 
 def on_pictures(links: Sequence[LinkMeta], samples: Sequence[Sample]) -> tuple[LinkMeta, ...]:
-    """Links, those of a region on the picture it is of."""
-    found = []
-    for meta in links:
-        region = named_region(meta.phrase, samples[meta.sample].regions)
-        found.append(meta if region is None else replace(meta, media=(region.picture,)))
-    return tuple(found)
+    """Links, each on the picture it speaks of."""
+    return tuple(replace(meta, media=(samples[meta.sample].picture_of(meta.phrase),)) for meta in links)
 
 
 @dataclass(kw_only=True, slots=True, frozen=True)

@@ -166,6 +166,16 @@ def region_name(number: int) -> str:
     return f"region {number + 1}"
 
 
+def picture_name(number: int) -> str:
+    """What a conversation about several pictures calls the one of this number, counted from 0."""
+    return f"picture {number + 1}"
+
+
+def named_picture(phrase: str, count: int) -> int | None:
+    """The picture that a phrase is about, of ``count``, by its last words: "cars in picture 2" is about the second."""
+    return next((number for number in range(count) if phrase.casefold().endswith(f" in {picture_name(number)}")), None)
+
+
 def named_region(phrase: str, regions: Sequence[Region]) -> Region | None:
     """The region that a phrase speaks of."""
     return next((region for number, region in enumerate(regions) if phrase == region_name(number)), None)

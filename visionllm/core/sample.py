@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
@@ -9,7 +10,7 @@ import numpy as np
 
 from visionllm.core.arrays import move_all
 from visionllm.core.errors import ShapeError
-from visionllm.core.regions import Region
+from visionllm.core.regions import Region, named_picture, named_region
 
 
 @dataclass(kw_only=True, slots=True, frozen=True)
@@ -90,6 +91,17 @@ class BoxTarget:
         """(N,) bool, all False where no crowd is known."""
         return self.ignore if self.ignore is not None else np.zeros(len(self.boxes_xyxy), bool)
 
+    def of(self, phrases: Sequence[int]) -> BoxTarget:
+        """The truth of some of the phrases, which take these places."""
+        place = {old: new for new, old in enumerate(phrases)}
+        kept = np.isin(self.phrase, list(phrases))
+        return BoxTarget(
+            boxes_xyxy=self.boxes_xyxy[kept], ignore=self.ignored[kept],
+            phrase=np.array([place[int(old)] for old in self.phrase[kept]], np.int64),
+            masks=None if self.masks is None else self.masks[kept],
+            poses=None if self.poses is None else self.poses[kept],
+        )  # fmt: skip
+
     def transform(self, geometry: Any) -> BoxTarget:
         """Carry all of it through a geometry (``datasets.transforms``), dropping boxes that leave the picture."""
         boxes_xyxy, kept = geometry.boxes(self.boxes_xyxy)
@@ -156,6 +168,11 @@ class Sample:
     def regions(self) -> tuple[Region, ...]:
         """Of all turns, in the order in which they are spoken of: ``region 1``, ``region 2``, ..."""
         return tuple(region for turn in self.turns for region in turn.regions)
+
+    def picture_of(self, phrase: str) -> int:
+        """Which picture a phrase is about: that of its region, the one its last words name, or the first."""
+        region = named_region(phrase, self.regions)
+        return region.picture if region is not None else named_picture(phrase, len(self.pictures)) or 0
 
     def with_turns(self, *turns: Turn) -> Sample:
         return replace(self, turns=turns)

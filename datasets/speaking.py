@@ -25,6 +25,11 @@ _CAPTION_QUESTIONS = (
     "what do you see?", "what can you see in this image?", "what does the picture show?", "caption the image",
     "give a caption for this picture", "write a caption", "tell me what you see", "summarise the scene",
 )  # fmt: skip
+_GROUNDED_QUESTIONS = (
+    "describe the picture and show what you mean", "describe the image with boxes", "caption with boxes",
+    "give a grounded caption", "write a caption and point at what it names", "describe what you see and where it is",
+    "tell me what is in the picture, and where", "describe the scene and mark each thing you name",
+)  # fmt: skip
 
 
 @register_asker("grounding")
@@ -97,6 +102,42 @@ class CaptionAsker(Asker):
         return (sample.with_turns(replace(sample.turns[0], target=WordsTarget(references=record.captions))),)
 
 
+@register_asker("grounded_captions")
+class GroundedCaptionAsker(Asker):
+    """A request for a caption that points, and a caption whose phrases bring their boxes."""
+
+    task = "detection"
+    metric = "grounded_captions"
+    needs = frozenset({"grounded"})
+
+    def draw(self, record: Record, wording: Wording, rng: np.random.Generator, *partners: Record) -> Sample:
+        """Request and caption drawn."""
+        if not record.grounded:
+            raise AnnotationError(f"{record.source}: no caption that says which things it means; remove it")
+        caption = record.grounded[int(rng.integers(len(record.grounded)))]
+        return self._sample(record, caption, _GROUNDED_QUESTIONS[int(rng.integers(len(_GROUNDED_QUESTIONS)))])
+
+    def every(
+        self, record: Record, wording: Wording, *partners: Record, chunk: int | None = None
+    ) -> tuple[Sample, ...]:
+        """The plainest request, and the first caption."""
+        return tuple(self._sample(record, caption, _GROUNDED_QUESTIONS[0]) for caption in record.grounded[:1])
+
+    def _sample(self, record: Record, caption: Sequence[tuple[str, tuple[int, ...]]], question: str) -> Sample:
+        said = [(_ARTICLE.sub("", words), things) for words, things in caption if things]
+        pairs = [(place, thing) for place, (_, things) in enumerate(said) for thing in things]
+        rows = np.array([thing for _, thing in pairs], np.int64)
+        target = BoxTarget(
+            boxes_xyxy=record.boxes_xyxy[rows], phrase=np.array([place for place, _ in pairs], np.int64),
+            ignore=record.crowd[rows],
+        )  # fmt: skip
+        turn = Turn(
+            task=self.task, phrases=tuple(words for words, _ in said), target=target, question=question,
+            reply="".join(words for words, _ in caption), whole=True,
+        )  # fmt: skip
+        return Sample(pictures=(record.picture,), turns=(turn,), source=record.source)
+
+
 @register_asker("questions")
 class QuestionAsker(Asker):
     """Questions about the picture, and their answers."""
@@ -125,8 +166,10 @@ class ConversationAsker(Asker):
     An evaluation asks all of them in one breath and measures what is routed.
     """
 
-    kinds = ("detection", "segmentation", "pose", "grounding", "referring", "captions", "questions")
-    needs = frozenset({"masks", "stuff", "poses", "expressions", "captions", "questions"})
+    kinds = (
+        "detection", "segmentation", "pose", "grounding", "referring", "captions", "grounded_captions", "questions",
+    )  # fmt: skip
+    needs = frozenset({"masks", "stuff", "poses", "expressions", "captions", "grounded", "questions"})
 
     def draw(self, record: Record, wording: Wording, rng: np.random.Generator, *partners: Record) -> Sample:
         """Kinds for which the record has nothing to say are left out."""

@@ -180,6 +180,7 @@ def mosaic(records: list[Record], rng: np.random.Generator) -> Record:
         poses=None if records[0].poses is None else object_array(poses),
         expressions=(),
         captions=(),
+        grounded=(),
         questions=(),
         extra={},
     )

@@ -11,7 +11,7 @@ import numpy as np
 from visionllm.core.regions import PLACEHOLDER, picture_name, region_name
 from visionllm.core.sample import Sample, Turn
 from visionllm.core.superlink import LinkMeta
-from visionllm.core.task import TASKS
+from visionllm.core.task import TASKS, Task
 from visionllm.routing.vocabulary import END, IMAGE, IMAGE_END, IMAGE_START, REF, REF_END, START
 from visionllm.routing.wording import Templates, load_templates
 
@@ -152,6 +152,8 @@ def _said(turn: Turn, sample: int, number: int, style: Style) -> tuple[str, list
     templates = load_templates(task.templates)
     tree = style.tree and bool(templates.branches)
     question, reply = _question(turn, templates, style.rng, tree)
+    if turn.reply is not None:
+        return question, _woven(turn, task, sample, number)
     before, _, after = reply.partition("{links}")
     answer = [Piece(text=before, supervised=True)] if before and not tree else []
     for group, phrase in enumerate(turn.phrases):
@@ -162,6 +164,19 @@ def _said(turn: Turn, sample: int, number: int, style: Style) -> tuple[str, list
         parts = turn.parts[group] if turn.parts else ()
         answer += _routed(link, parts, templates, supervised=not tree, branch=group + 1 if tree else 0)
     return question, answer + ([Piece(text=after, supervised=True)] if after and not tree else [])
+
+
+def _woven(turn: Turn, task: Task, sample: int, number: int) -> list[Piece]:
+    """A reply in free words in which the phrases of the turn are routed, where each is said."""
+    words, pieces = turn.reply or "", []
+    for group, phrase in enumerate(turn.phrases):
+        before, found, words = words.partition(phrase)
+        assert found, f"a reply does not say {phrase!r} after the phrase before it"
+        link = LinkMeta(sample=sample, turn=number, task=task.name, token=task.tokens[0].text, phrase=phrase,
+                        group=group)  # fmt: skip
+        pieces += [Piece(text=before, supervised=True)] if before else []
+        pieces += _named(link, supervised=True, branch=0)
+    return pieces + ([Piece(text=words, supervised=True)] if words else [])
 
 
 def _question(turn: Turn, templates: Templates, rng: np.random.Generator | None, tree: bool) -> tuple[str, str]:

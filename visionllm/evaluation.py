@@ -100,7 +100,8 @@ def evaluate(
         questions = [_fill(sample, how) for sample in samples]
         for sample, question, answer in zip(samples, questions, _ask(model, questions, how), strict=True):
             turn = sample.turns[0]
-            if not how.known:
+            # What a caption in the model's own words routes is not right or wrong by name.
+            if not how.known and (turn.task is None or turn.reply is None):
                 routing.add(_routes(question), answer.trace.routed)
             if metric is not None and sample.pictures and (turn.target is not None or turn.reply is not None):
                 for part, own, key in _by_picture(sample, turn, answer):

@@ -88,6 +88,7 @@ class ScenesReader:
             poses=object_array(poses) if "poses" in needs else None,
             expressions=tuple(scene.referring(MOST_EXPRESSIONS)) if "expressions" in needs else (),
             captions=(scene.caption(),) if "captions" in needs else (),
+            grounded=(tuple(scene.grounded_caption()),) if "grounded" in needs else (),
             questions=tuple(scene.questions()) if "questions" in needs else (),
             extra={"scene": scene},
         )

@@ -12,6 +12,7 @@ from visionllm.datasets.catalog import Dataset, open_dataset
 from visionllm.datasets.formats.reader import Wording
 from visionllm.datasets.plan import item_rng
 from visionllm.datasets.transforms import Augment
+from visionllm.routing.render import render
 
 # Askers that need words; a conversation takes what there is.
 WORDS = ("grounding", "referring", "captions", "questions")
@@ -118,3 +119,21 @@ def test_words_of_sides_still_forbid_the_mirror() -> None:
             spoken = "left" in str(sample.turns[0].question) or "right" in str(sample.turns[0].question)
             spoken |= sample.turns[0].reply in ("left", "right")
             assert (changed == sample.pictures[0].pixels).all() == spoken
+
+
+def test_a_grounded_caption_routes_what_it_says() -> None:
+    """The words are those of the plain caption, and each phrase stands for the things it means."""
+    plain, pointing = opened("captions"), opened("grounded_captions")
+    for index in range(12):
+        record = record_of(pointing, index)
+        (sample,) = pointing.ask_all(index)
+        (turn,) = sample.turns
+        pieces = render(sample, [1])
+        said = "".join(p.text for p in pieces if p.supervised and not p.control)
+        assert said == record_of(plain, index).captions[0]
+        links = [p.link for p in pieces if p.link is not None]
+        assert [(link.phrase, link.group) for link in links] == list(zip(turn.phrases, range(len(links)), strict=True))
+        for place in range(len(turn.phrases)):
+            own = turn.target.boxes_xyxy[turn.target.phrase == place]
+            assert len(own) > 0
+            assert all(box.tolist() in record.boxes_xyxy.tolist() for box in own)

@@ -137,3 +137,37 @@ def test_plain_words_are_asked_and_compared(model: Any, monkeypatch: pytest.Monk
     assert report["task"] == "questions"
     with pytest.raises(ConfigError, match="no known-task path to plain words"):
         evaluate(model, data, known=True)
+
+
+def test_several_pictures_are_scored_one_by_one(model: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The truth in its own picture scores one; the same boxes answered in the other picture score little."""
+    data = open_dataset("scenes", "val", task="several")
+    samples = {sample.pictures[0].pixels.tobytes(): sample for i in range(3) for sample in data.ask_all(i)}
+
+    def answering(swap: bool) -> Any:
+        def ask_many(requests: Sequence[tuple[Any, str, Any]], **_: Any) -> list[Answer]:
+            answers = []
+            for pictures, _question, _regions in requests:
+                sample = samples[pictures[0].pixels.tobytes()]
+                turn, links = sample.turns[0], []
+                for place, phrase in enumerate(turn.phrases):
+                    number = sample.picture_of(phrase)
+                    boxes = turn.target.boxes_xyxy[turn.target.phrase == place]
+                    found = Detections(
+                        boxes_xyxy=boxes, scores=np.full(len(boxes), 0.9, np.float32),
+                        labels=np.zeros(len(boxes), np.int64), phrases=(phrase,),
+                        presence=np.array([float(len(boxes) > 0)], np.float32), size=sample.pictures[number].size,
+                    )  # fmt: skip
+                    meta = LinkMeta(sample=0, turn=0, task="detection", token="[DET]", phrase=phrase, group=place,
+                                    media=(1 - number if swap else number,))  # fmt: skip
+                    links.append(LinkResult(meta=meta, decoder="objects", result=found))
+                answers.append(Answer(text="", links=tuple(links), pictures=sample.pictures))
+            return answers
+
+        return ask_many
+
+    for swap in (False, True):
+        monkeypatch.setattr(model, "ask_many", answering(swap))
+        report = evaluate(model, data, limit=3)["detection"]
+        assert (report["AP50"] == 1.0) == (not swap)
+        assert not swap or report["AP50"] == 0.0

@@ -7,8 +7,10 @@ import math
 import numpy as np
 import pytest
 
-from visionllm.core.answer import Answer
-from visionllm.core.sample import Turn, WordsTarget
+from visionllm.core.answer import Answer, LinkResult
+from visionllm.core.detections import Detections
+from visionllm.core.sample import BoxTarget, Turn, WordsTarget
+from visionllm.core.superlink import LinkMeta
 from visionllm.metrics import METRICS
 from visionllm.metrics.captions import cider
 
@@ -59,3 +61,26 @@ def test_replies_are_compared_with_all_captions_of_their_picture() -> None:
     low, high = report["CIDEr_interval"]
     assert low <= report["CIDEr"] <= high
     assert METRICS["captions"]().compute()["CIDEr"] is None
+
+
+def test_a_grounded_caption_is_read_without_its_marks_and_its_boxes_are_compared() -> None:
+    truth = np.array([[0, 0, 10, 10], [20, 0, 30, 10], [0, 0, 10, 10]], np.float32)
+    turn = Turn(
+        task="detection", phrases=("red dog", "car", "dog"), question="?", reply="A red dog and a car. The dog sleeps.",
+        target=BoxTarget(boxes_xyxy=truth, phrase=np.arange(3)),
+    )  # fmt: skip
+    boxes = np.array([[0, 0, 10, 10], [20, 20, 30, 30], [20, 0, 30, 9]], np.float32)
+    found = Detections(
+        boxes_xyxy=boxes, scores=np.array([0.9, 0.8, 0.2], np.float32), labels=np.zeros(3, np.int64),
+        phrases=("red dog",), presence=np.ones(1, np.float32), size=(40, 40),
+    )  # fmt: skip
+    meta = LinkMeta(sample=0, turn=0, task="detection", token="[DET]", phrase="red dog")
+    text = "A <ref>red dog</ref>[DET] and a <ref>car</ref>[DET]. The <ref>dog</ref>[DET] sleeps."
+    answer = Answer(text=text, links=(LinkResult(meta=meta, decoder="objects", result=found),))
+    metric = METRICS["grounded_captions"]([], threshold=0.5)
+    metric.add(turn, answer, key=0)
+    report = metric.compute()
+    assert report["exact"] == 1.0
+    # Things meant twice count once; the car's box is below the operating point.
+    assert report["box_recall"] == 0.5
+    assert report["box_precision"] == 0.5

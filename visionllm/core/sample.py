@@ -133,7 +133,8 @@ class Turn:
         usual: the parts are the ones that such a thing is known to have: the question leaves them out.
         target: the truth, None in use.
         question: the user's own words; None lets the renderer draw a wording from the task's templates.
-        reply: words of a plain text answer (training of text tasks), None otherwise.
+        reply: words of the answer, where they follow from no template (training of text tasks); of a task, words that
+            say each of the phrases, in their order.
         said: ids of a reply the model itself has written, in a conversation that goes on; they are taken as they are.
         joined: asked in one breath with the turn before it, and answered in the same reply.
         whole: what is said is true of the whole picture only ("the leftmost tree", a number): nothing may be cut off.
@@ -193,6 +194,7 @@ class Record:
         poses: (N,) objects, ``Pose`` or None; None where nobody asked for poses or the format has none.
         expressions: words for some of the objects ("the red van"), and the indices of these.
         captions: sentences about the whole picture.
+        grounded: the same, each as pieces of text with the indices of the things they mean.
         questions: (question, answer) pairs about the whole picture.
         extra: further annotations of the format by name.
     """
@@ -207,5 +209,6 @@ class Record:
     poses: np.ndarray | None = None
     expressions: tuple[tuple[str, tuple[int, ...]], ...] = ()
     captions: tuple[str, ...] = ()
+    grounded: tuple[tuple[tuple[str, tuple[int, ...]], ...], ...] = ()
     questions: tuple[tuple[str, str], ...] = ()
     extra: dict[str, Any] = field(default_factory=dict)

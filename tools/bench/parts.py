@@ -6,6 +6,7 @@ Arguments: names of the variants to run (all), then key=value words over the con
 """
 
 import json
+import shutil
 import sys
 from collections.abc import Sequence
 from contextlib import ExitStack
@@ -52,7 +53,9 @@ VARIANTS = {
 
 def measure(name: str, words: Sequence[str]) -> dict[str, float]:
     variant = VARIANTS[name]
-    out = f"train.out=outputs/parts/{name.replace(' ', '_').replace(chr(39), '')}"
+    folder = Path("outputs/parts", name.replace(" ", "_").replace("'", ""))
+    shutil.rmtree(folder, ignore_errors=True)
+    out = f"train.out={folder}"
     with ExitStack() as stack:
         for patch in variant.patches:
             stack.enter_context(mock.patch.object(*patch))

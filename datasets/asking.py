@@ -7,6 +7,7 @@ many that are not in the picture. A task is served by the asker registered under
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 
@@ -111,6 +112,7 @@ class BoxAsker(Asker):
         target = BoxTarget(
             boxes_xyxy=record.boxes_xyxy[kept], phrase=phrase[kept], ignore=record.crowd[kept],
             masks=None if record.masks is None else record.masks[kept],
+            poses=None if record.poses is None else record.poses[kept],
         )  # fmt: skip
         turn = Turn(task=self.task, phrases=tuple(phrases), target=target)
         return Sample(pictures=(record.picture,), turns=(turn,), source=record.source)
@@ -125,7 +127,7 @@ class MaskAsker(BoxAsker):
 
 
 @register_asker("pose")
-class PoseAsker(Asker):
+class PoseAsker(BoxAsker):
     """Phrases that name categories with a skeleton, names of keypoints, and the pose of each thing."""
 
     task = "pose"
@@ -142,7 +144,7 @@ class PoseAsker(Asker):
         usual = rng.random() < USUAL
         strange = [name for other in wording.skeletons.values() for name in other.keypoints]
         parts = [one.keypoints if usual else _some_parts(one, strange, rng) for one in skeletons]
-        return self._sample(record, asked, phrases, parts, usual=usual)
+        return self._posed(record, asked, phrases, parts, usual=usual)
 
     def every(
         self, record: Record, wording: Wording, *partners: Record, chunk: int | None = None
@@ -153,23 +155,15 @@ class PoseAsker(Asker):
         step = chunk or 1
         groups = [asked[i : i + step] for i in range(0, len(asked), step)]
         return tuple(
-            self._sample(record, group, [record.names[i] for i in group],
-                         [wording.skeletons[record.names[i]].keypoints for i in group], usual=True)
+            self._posed(record, group, [record.names[i] for i in group],
+                        [wording.skeletons[record.names[i]].keypoints for i in group], usual=True)
             for group in groups
         )  # fmt: skip
 
-    def _sample(self, record: Record, asked: Sequence[int], phrases: Sequence[str], parts: Sequence[Sequence[str]], *,
-                usual: bool) -> Sample:  # fmt: skip
-        place = np.full(len(record.names), -1, np.int64)
-        place[list(asked)] = np.arange(len(asked))
-        phrase = place[record.labels]
-        kept = phrase >= 0
-        target = BoxTarget(
-            boxes_xyxy=record.boxes_xyxy[kept], phrase=phrase[kept], ignore=record.crowd[kept],
-            poses=None if record.poses is None else record.poses[kept],
-        )  # fmt: skip
-        turn = Turn(task=self.task, phrases=tuple(phrases), parts=tuple(map(tuple, parts)), usual=usual, target=target)
-        return Sample(pictures=(record.picture,), turns=(turn,), source=record.source)
+    def _posed(self, record: Record, asked: Sequence[int], phrases: Sequence[str], parts: Sequence[Sequence[str]], *,
+               usual: bool) -> Sample:  # fmt: skip
+        sample = self._sample(record, asked, phrases)
+        return sample.with_turns(replace(sample.turns[0], parts=tuple(map(tuple, parts)), usual=usual))
 
 
 def _with_skeleton(record: Record, wording: Wording) -> tuple[list[int], list[int]]:

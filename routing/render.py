@@ -70,8 +70,9 @@ def render(sample: Sample, tokens_of_picture: Sequence[int], *, index: int = 0, 
         reply: include the last reply; without it the text ends where the model goes on.
     """
     style = style or Style()
-    # Branches leave one trunk: a conversation has no place for them.
-    tree = style.tree and len(sample.turns) == 1 and sample.turns[0].task is not None
+    # Branches leave one trunk: a conversation has no place for them, nor has a reply in free words.
+    first = sample.turns[0]
+    tree = style.tree and len(sample.turns) == 1 and first.task is not None and first.reply is None
     style = replace(style, tree=tree)
     pieces: list[Piece] = []
     regions = 0

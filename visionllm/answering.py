@@ -118,7 +118,7 @@ class Answering(nn.Module):
             max_new_tokens: length limit of a reply.
             progress: called with (tokens written, limit) after every token; returning False cancels the call.
         """
-        loaded: dict[int | str, Picture] = {}  # by what was given: one picture is read, and looked at, once
+        loaded: dict[str | bytes | Path, Picture] = {}  # one file is read, and looked at, once
         samples = [_request(*request, loaded=loaded) for request in requests]
         events = self._answer(samples, **settings)
         return events if stream else _answers(events, len(samples))
@@ -385,17 +385,20 @@ class Chat:
             yield event
 
 
-def _sample(pictures: Pictures, loaded: dict[int | str, Picture] | None = None) -> Sample:
+def _sample(pictures: Pictures, loaded: dict[str | bytes | Path, Picture] | None = None) -> Sample:
     if pictures is None:
         return Sample()
     sources: Any = pictures if isinstance(pictures, (list, tuple)) else [pictures]
     loaded = {} if loaded is None else loaded
     found = []
     for source in sources:
-        key = str(source) if isinstance(source, (str, Path)) else id(source)
-        if key not in loaded:
-            loaded[key] = load_picture(source)
-        found.append(loaded[key])
+        # Arrays and PIL pictures may change under their name: each is taken as it is now.
+        if not isinstance(source, (str, bytes, Path)):
+            found.append(load_picture(source))
+            continue
+        if source not in loaded:
+            loaded[source] = load_picture(source)
+        found.append(loaded[source])
     return Sample(pictures=tuple(found))
 
 
@@ -426,7 +429,7 @@ def _turn(task: Task, phrases: Sequence[str] | Mapping[str, Sequence[str]]) -> T
 
 
 def _request(pictures: Pictures, prompt: str, regions: Sequence[Region] = (), *,
-             loaded: dict[int | str, Picture] | None = None) -> Sample:  # fmt: skip
+             loaded: dict[str | bytes | Path, Picture] | None = None) -> Sample:  # fmt: skip
     return _worded(_sample(pictures, loaded), prompt, regions)
 
 

@@ -194,6 +194,8 @@ def _ask(model: VisionLLM, samples: Sequence[Sample], how: Setting) -> list[Answ
     }
     if how.known:
         turns = [sample.turns[0] for sample in samples]
+        if any(turn.regions for turn in turns):
+            raise ConfigError("the known-task path takes no regions; leave --known out")
         named = [dict(zip(t.phrases, t.parts, strict=True)) if t.parts else t.phrases for t in turns]
         return [
             model.known(turn.task or "", list(sample.pictures), phrases, options=options)

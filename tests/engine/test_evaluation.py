@@ -171,3 +171,10 @@ def test_several_pictures_are_scored_one_by_one(model: Any, monkeypatch: pytest.
         report = evaluate(model, data, limit=3)["detection"]
         assert (report["AP50"] == 1.0) == (not swap)
         assert not swap or report["AP50"] == 0.0
+
+
+def test_regions_have_no_known_path(make_model: Any) -> None:
+    """Asked by name alone, "region 1" would be a word, and the score that of a word."""
+    model = make_model(mask_width=16, regions={})
+    with pytest.raises(ConfigError, match="known-task path takes no regions"):
+        evaluate(model, open_dataset("scenes", "val", task="interactive"), known=True, limit=1)

@@ -355,3 +355,20 @@ def test_a_picture_is_looked_at_once_however_many_ask(make_model: Make, picture:
     for (shown, question), script, answer in zip(requests, scripts, together, strict=True):
         dictate(model, script)
         same(answer, model.ask(shown, question, options=EVERYTHING))
+
+
+def test_pictures_of_a_generator_are_taken_as_they_come(model: Any, picture: Make) -> None:
+    """A buffer that is filled anew, and arrays that die young, are other pictures each time; a file is read once."""
+    shots = [picture(seed=seed).pixels for seed in range(3)]
+
+    def frames() -> Any:
+        for shot in shots:
+            yield shot.copy(), "hi"
+        buffer = np.empty_like(shots[0])
+        for shot in shots:
+            buffer[:] = shot
+            yield buffer, "hi"
+
+    answers = model.ask_many(frames(), max_new_tokens=1)
+    for answer, shot in zip(answers, shots * 2, strict=True):
+        assert np.array_equal(answer.pictures[0].pixels, shot)

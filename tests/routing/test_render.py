@@ -110,3 +110,12 @@ def test_a_conversation_of_all_kinds_trains(make_model: Make) -> None:
     assert float(losses.sums["objects/oks"].detach()) > 0
     (question,) = dataset.ask_all(0)
     assert [turn.joined for turn in question.turns] == [False] + [True] * (len(question.turns) - 1)
+
+
+def test_a_reply_in_free_words_keeps_its_end_in_every_layout() -> None:
+    """It is written one word after the other, so it has no branches."""
+    turn = Turn(task="detection", phrases=("red car",), question="?", reply="A red car.")
+    for tree in (False, True):
+        pieces = render(Sample(turns=(turn,)), [], style=Style(tree=tree))
+        assert "".join(p.text for p in pieces if p.supervised) == "A <ref>red car</ref>[DET].<|im_end|>"
+        assert {p.branch for p in pieces} == {0}

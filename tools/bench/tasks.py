@@ -31,9 +31,8 @@ def main(name: str = "", picture: str = "examples/street.jpg") -> None:
     model = VisionLLM.from_pretrained(name or None)
     loaded = {task.name for task in model.tasks}
     asked = {task: words for task, words in QUESTIONS.items() if task in loaded or task in ("caption", "question")}
-    pixels = np.array(Image.open(picture).convert("RGB"))
-    calls = {task: lambda words=words: model.ask(pixels, words) for task, words in asked.items()}
-    calls["all in one batch"] = lambda: model.ask_many([(pixels, words) for words in asked.values()])
+    calls = {task: lambda words=words: model.ask(picture, words) for task, words in asked.items()}
+    calls["all in one batch"] = lambda: model.ask_many([(picture, words) for words in asked.values()])
     print(f"threads {torch.get_num_threads()}, load {os.getloadavg()[0]:.2f}")
     seconds: dict[str, list[float]] = {call: [] for call in calls}
     for round_ in range(ROUNDS + 1):

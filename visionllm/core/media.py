@@ -225,7 +225,8 @@ def _from_array(array: np.ndarray, label: str, max_pixels: int, name: str) -> Pi
             f"{label}: expected (H, W, 3) RGB or (H, W) grey in uint8, got {array.shape} {array.dtype}; convert it"
         )
     _check_size((array.shape[1], array.shape[0]), label, max_pixels)
-    return Picture(pixels=np.repeat(array[..., None], 3, axis=2) if grey else np.ascontiguousarray(array), name=name)
+    # A copy: an answer keeps its picture, and the caller's array may be the buffer of the next one.
+    return Picture(pixels=np.repeat(array[..., None], 3, axis=2) if grey else np.array(array, order="C"), name=name)
 
 
 def _printable(text: str) -> str:

@@ -103,32 +103,39 @@ class Box(Region):
 
 
 @dataclass(frozen=True, eq=False)
-class Scribble(Region):
-    """A line through points (x, y): the thing it was drawn on."""
+class _Drawn(Region):
+    """Points (x, y) in the order in which they were drawn."""
 
     points_xy: Sequence[Pair]
 
     def moved(self, geometry: Geometry) -> Self:
         return replace(self, points_xy=_pairs(geometry.points(np.array(self.points_xy))))
 
-    def _drawn(self, size: tuple[int, int]) -> Mask:
-        points = _points(self.points_xy, "scribble", least=2)
-        self._check(points, size)
-        return _strokes(points, size)
+    def _places(self, size: tuple[int, int], *, least: int) -> np.ndarray:
+        """(N, 2), checked."""
+        table = np.asarray(self.points_xy, np.float64)
+        if table.ndim != 2 or table.shape[1] != 2 or len(table) < least:
+            raise PromptError(
+                f"{self._kind()}: needs {least} points (x, y) or more, got {len(table)} of shape {table.shape}"
+            )
+        self._check(table, size)
+        return table
 
 
 @dataclass(frozen=True, eq=False)
-class Polygon(Region):
-    """An outline through points (x, y), closed by itself."""
-
-    points_xy: Sequence[Pair]
-
-    def moved(self, geometry: Geometry) -> Self:
-        return replace(self, points_xy=_pairs(geometry.points(np.array(self.points_xy))))
+class Scribble(_Drawn):
+    """A line through points: the thing it was drawn on."""
 
     def _drawn(self, size: tuple[int, int]) -> Mask:
-        points = _points(self.points_xy, "polygon", least=3)
-        self._check(points, size)
+        return _strokes(self._places(size, least=2), size)
+
+
+@dataclass(frozen=True, eq=False)
+class Polygon(_Drawn):
+    """An outline through points, closed by itself."""
+
+    def _drawn(self, size: tuple[int, int]) -> Mask:
+        points = self._places(size, least=3)
         try:
             return Mask.from_polygons([points.ravel().tolist()], size, source="polygon")
         except AnnotationError as error:
@@ -203,13 +210,6 @@ def check_regions(regions: Sequence[Any], sizes: Sequence[tuple[int, int]], prom
             region.mask(sizes[region.picture])
         except PromptError as error:
             raise PromptError(f"{where}: {error}") from None
-
-
-def _points(values: Sequence[Pair], kind: str, *, least: int) -> np.ndarray:
-    table = np.asarray(values, np.float64)
-    if table.ndim != 2 or table.shape[1] != 2 or len(table) < least:
-        raise PromptError(f"{kind}: needs {least} points (x, y) or more, got {len(table)} of shape {table.shape}")
-    return table
 
 
 def _pairs(points_xy: np.ndarray) -> tuple[Pair, ...]:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 import cv2
 import numpy as np
@@ -10,7 +11,7 @@ import numpy as np
 from visionllm.core.errors import AnnotationError
 from visionllm.core.masks import Mask
 from visionllm.core.regions import Box, Pixels, Point, Polygon, Region, Scribble, region_name
-from visionllm.core.sample import BoxTarget, Record, Sample, Turn
+from visionllm.core.sample import BoxTarget, Record, Sample, Turn, WordsTarget
 from visionllm.datasets.asking import Asker, register_asker
 from visionllm.datasets.formats.reader import Wording
 
@@ -24,6 +25,11 @@ _NAME = (
     "what is {regions}?", "what is in {regions}?", "name {regions}", "what do you see in {regions}?",
     "what kind of thing is {regions}?", "which class is {regions}?", "recognise {regions}", "what is at {regions}?",
 )  # fmt: skip
+_DESCRIBE = (
+    "describe {regions}", "caption {regions}", "which one is {regions}?", "say which thing {regions} is",
+    "describe the thing at {regions}", "describe what is in {regions}", "what tells {regions} from the rest?",
+    "give an expression for {regions}",
+)  # fmt: skip
 
 
 @register_asker("interactive")
@@ -36,12 +42,8 @@ class InteractiveAsker(Asker):
 
     def draw(self, record: Record, wording: Wording, rng: np.random.Generator, *partners: Record) -> Sample:
         """One to three things, each pointed at in a drawn way."""
-        known = solid(record)
-        count = 1 if rng.random() < 0.5 else 1 + int(rng.integers(MOST_REGIONS))
-        things = [known[i] for i in rng.permutation(len(known))[:count]]
-        kinds = list(POINTERS.values())
-        regions = [kinds[int(rng.integers(len(kinds)))](_mask_of(record, thing), rng) for thing in things]
-        return self._sample(record, things, regions, _SEGMENT[int(rng.integers(len(_SEGMENT)))])
+        things = _some(solid(record), rng)
+        return self._sample(record, things, _pointed(record, things, rng), _one_of(_SEGMENT, rng))
 
     def every(
         self, record: Record, wording: Wording, *partners: Record, chunk: int | None = None
@@ -57,13 +59,12 @@ class InteractiveAsker(Asker):
                 made.append(self._sample(record, things, regions, _SEGMENT[0]))
         return tuple(made)
 
-    def _sample(self, record: Record, things: list[int], regions: list[Region], words: str) -> Sample:
+    def _sample(self, record: Record, things: Sequence[int], regions: Sequence[Region], words: str) -> Sample:
         assert record.masks is not None
-        target = BoxTarget(
-            boxes_xyxy=record.boxes_xyxy[things], phrase=np.arange(len(things)), masks=record.masks[things]
-        )
+        rows = list(things)
+        target = BoxTarget(boxes_xyxy=record.boxes_xyxy[rows], phrase=np.arange(len(rows)), masks=record.masks[rows])
         turn = Turn(
-            task=self.task, phrases=tuple(map(region_name, range(len(things)))), target=target,
+            task=self.task, phrases=tuple(map(region_name, range(len(rows)))), target=target,
             question=_listed(words, len(regions)), regions=tuple(regions), whole=True,
         )  # fmt: skip
         return Sample(pictures=(record.picture,), turns=(turn,), source=record.source)
@@ -71,31 +72,82 @@ class InteractiveAsker(Asker):
 
 @register_asker("recognition")
 class RecognitionAsker(Asker):
-    """A region drawn on a thing, and the name of its category."""
+    """Regions drawn on things, and the names of their categories."""
 
     metric = "words"
     needs = frozenset({"masks"})
 
     def draw(self, record: Record, wording: Wording, rng: np.random.Generator, *partners: Record) -> Sample:
-        known = solid(record)
-        thing = known[int(rng.integers(len(known)))]
-        pointers = list(POINTERS.values())
-        region = pointers[int(rng.integers(len(pointers)))](_mask_of(record, thing), rng)
-        return self._sample(record, thing, region, _NAME[int(rng.integers(len(_NAME)))])
+        """One to three things, each pointed at in a drawn way."""
+        things = _some(solid(record), rng)
+        return _told(record, _names(record, things), _pointed(record, things, rng), _one_of(_NAME, rng))
 
     def every(
         self, record: Record, wording: Wording, *partners: Record, chunk: int | None = None
     ) -> tuple[Sample, ...]:
         """Each thing by its box."""
         return tuple(
-            self._sample(record, thing, POINTERS["box"](_mask_of(record, thing), None), _NAME[0])
+            _told(record, _names(record, [thing]), [POINTERS["box"](_mask_of(record, thing), None)], _NAME[0])
             for thing in solid(record, empty=True)
         )
 
-    def _sample(self, record: Record, thing: int, region: Region, words: str) -> Sample:
-        name = record.names[int(record.labels[thing])]
-        turn = Turn(question=_listed(words, 1), reply=name, regions=(region,), whole=True)
-        return Sample(pictures=(record.picture,), turns=(turn,), source=record.source)
+
+@register_asker("region_captions")
+class RegionCaptionAsker(Asker):
+    """A region drawn on a thing, and an expression that means this thing and no other."""
+
+    metric = "captions"
+    needs = frozenset({"expressions", "masks"})
+
+    def draw(self, record: Record, wording: Wording, rng: np.random.Generator, *partners: Record) -> Sample:
+        """A thing of which something is said, an expression of it, a way to point."""
+        said = self._said(record)
+        if not said:
+            raise AnnotationError(f"{record.source}: nothing is said of any single object with a mask; remove it")
+        thing = list(said)[int(rng.integers(len(said)))]
+        return _told(record, _one_of(said[thing], rng), _pointed(record, [thing], rng), _one_of(_DESCRIBE, rng))
+
+    def every(
+        self, record: Record, wording: Wording, *partners: Record, chunk: int | None = None
+    ) -> tuple[Sample, ...]:
+        """Each thing by its box; any of its expressions is right."""
+        made = []
+        for thing, texts in self._said(record).items():
+            sample = _told(record, texts[0], [POINTERS["box"](_mask_of(record, thing), None)], _DESCRIBE[0])
+            made.append(sample.with_turns(replace(sample.turns[0], target=WordsTarget(references=tuple(texts)))))
+        return tuple(made)
+
+    @staticmethod
+    def _said(record: Record) -> dict[int, list[str]]:
+        known = set(solid(record, empty=True))
+        said: dict[int, list[str]] = {}
+        for text, things in record.expressions:
+            if len(things) == 1 and things[0] in known:
+                said.setdefault(things[0], []).append(text)
+        return said
+
+
+def _some(things: Sequence[int], rng: np.random.Generator) -> list[int]:
+    count = 1 if rng.random() < 0.5 else 1 + int(rng.integers(MOST_REGIONS))
+    return [things[i] for i in rng.permutation(len(things))[:count]]
+
+
+def _pointed(record: Record, things: Sequence[int], rng: np.random.Generator) -> list[Region]:
+    kinds = list(POINTERS.values())
+    return [kinds[int(rng.integers(len(kinds)))](_mask_of(record, thing), rng) for thing in things]
+
+
+def _one_of(texts: Sequence[str], rng: np.random.Generator) -> str:
+    return texts[int(rng.integers(len(texts)))]
+
+
+def _names(record: Record, things: Sequence[int]) -> str:
+    return ", ".join(record.names[int(record.labels[thing])] for thing in things)
+
+
+def _told(record: Record, reply: str, regions: Sequence[Region], words: str) -> Sample:
+    turn = Turn(question=_listed(words, len(regions)), reply=reply, regions=tuple(regions), whole=True)
+    return Sample(pictures=(record.picture,), turns=(turn,), source=record.source)
 
 
 def _boxed(mask: Mask, rng: np.random.Generator | None) -> Region:

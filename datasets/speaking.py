@@ -17,8 +17,9 @@ from visionllm.core.sample import BoxTarget, Record, Sample, Turn, WordsTarget
 from visionllm.datasets.asking import ASKERS, Asker, register_asker
 from visionllm.datasets.formats.reader import Wording
 
-# Expressions in one question, at most; turns of one conversation, at most.
-MOST_EXPRESSIONS, MOST_TURNS = 4, 4
+# Expressions in one question, at most; turns of one conversation, at most; questions about one picture, at most: they
+# cost little beside it.
+MOST_EXPRESSIONS, MOST_TURNS, MOST_QUESTIONS = 4, 4, 12
 _ARTICLE = re.compile(r"^(the|a|an) ", re.IGNORECASE)
 _CAPTION_QUESTIONS = (
     "describe the picture", "describe the image", "describe this picture", "what is in the picture?",
@@ -146,10 +147,10 @@ class QuestionAsker(Asker):
     needs = frozenset({"questions"})
 
     def draw(self, record: Record, wording: Wording, rng: np.random.Generator, *partners: Record) -> Sample:
-        """One to four questions in a conversation."""
+        """Some questions in a conversation."""
         if not record.questions:
             raise AnnotationError(f"{record.source}: no question; remove it")
-        count = 1 + int(rng.integers(MOST_TURNS))
+        count = 1 + int(rng.integers(MOST_QUESTIONS))
         return _talk(record, [record.questions[i] for i in rng.permutation(len(record.questions))[:count]])
 
     def every(

@@ -21,7 +21,7 @@ from visionllm.core.batch import Batch, on_pictures
 from visionllm.core.config import validate
 from visionllm.core.errors import PromptError, VisionLLMError, unknown_name
 from visionllm.core.media import PictureSource, load_picture
-from visionllm.core.regions import Region, check_regions
+from visionllm.core.regions import PLACEHOLDER, Region, check_regions, region_name
 from visionllm.core.sample import Picture, Sample, Turn
 from visionllm.core.superlink import LinkMeta, SuperLinks
 from visionllm.core.task import TASKS, Task
@@ -123,8 +123,9 @@ class Answering(nn.Module):
         events = self._answer(samples, **settings)
         return events if stream else _answers(events, len(samples))
 
-    def known(self, task: str, pictures: Pictures, phrases: Sequence[str] | Mapping[str, Sequence[str]], *,
-              verify: bool = False, options: Mapping[str, Any] | None = None, chunk: int = 128) -> Answer:  # fmt: skip
+    def known(self, task: str, pictures: Pictures, phrases: Sequence[str] | Mapping[str, Sequence[str]] = (), *,
+              regions: Sequence[Region] = (), verify: bool = False, options: Mapping[str, Any] | None = None,
+              chunk: int = 128) -> Answer:  # fmt: skip
         """Answer a question whose task and phrases are known: the reply is rendered, no token is generated.
 
         Every phrase branches off the shared prefix, so what else is asked does not change its link, and long lists go
@@ -132,16 +133,23 @@ class Answering(nn.Module):
 
         Args:
             phrases: what to look for; of a task with parts (keypoints), each phrase with the names of its parts.
+            regions: things pointed at, looked for behind the phrases, as "region 1", "region 2", ...
             verify: write the reply in one line instead and check that the model would have written each token itself;
                 if not, the model's own reply is generated. The answer is then exactly that of the canonical prompt.
             chunk: phrases in one pass.
         """
-        turn = _turn(TASKS[task], phrases)
+        turn = _turn(TASKS[task], phrases, regions)
         if pictures is None or (isinstance(pictures, (list, tuple)) and not pictures):
             raise PromptError("pictures: expected at least one to look at")
-        if verify:
-            return self._verified(turn, pictures, options)
         sample = _sample(pictures)
+        if regions:
+            # Those of a question stand where all branches see them; a line holds the phrases too.
+            own = turn.phrases[: len(turn.phrases) - len(regions)] if verify else ()
+            shown = replace(turn, phrases=(*own, *[PLACEHOLDER] * len(regions)), regions=())
+            turn = replace(turn, question=render_question(shown))
+            check_regions(regions, [picture.size for picture in sample.pictures], turn.question or "")
+        if verify:
+            return self._verified(turn, sample, options)
         chunks = [
             replace(turn, phrases=turn.phrases[i : i + chunk], parts=turn.parts[i : i + chunk])
             for i in range(0, len(turn.phrases), chunk)
@@ -322,8 +330,8 @@ class Answering(nn.Module):
             for name, decoder in self._decoders()
         }
 
-    def _verified(self, turn: Turn, pictures: Pictures, options: Mapping[str, Any] | None) -> Answer:
-        sample = _sample(pictures).with_turns(turn)
+    def _verified(self, turn: Turn, sample: Sample, options: Mapping[str, Any] | None) -> Answer:
+        sample = sample.with_turns(turn)
         started = time.perf_counter()
         batch = self._encode([sample], None, reply=True)
         with self._using():
@@ -338,7 +346,7 @@ class Answering(nn.Module):
                 found = self._decode(links, batch, options)[0]
         question = render_question(turn)
         if not agrees:
-            return self.ask(list(sample.pictures), question, options=options)
+            return self.ask(list(sample.pictures), question, regions=turn.regions, options=options)
         reply = [t for t in batch.labels[0].tolist() if t not in (-100, self.vocabulary.end)]
         trace = Trace(token_ids=tuple(reply), seconds={"total": time.perf_counter() - started}, model=self.fingerprint)
         return Answer(text=self.vocabulary.text(reply), links=tuple(found), pictures=sample.pictures, prompt=question,
@@ -402,7 +410,7 @@ def _sample(pictures: Pictures, loaded: dict[str | bytes | Path, Picture] | None
     return Sample(pictures=tuple(found))
 
 
-def _turn(task: Task, phrases: Sequence[str] | Mapping[str, Sequence[str]]) -> Turn:
+def _turn(task: Task, phrases: Sequence[str] | Mapping[str, Sequence[str]], regions: Sequence[Region]) -> Turn:
     """The turn of a known task.
 
     Raises:
@@ -411,12 +419,15 @@ def _turn(task: Task, phrases: Sequence[str] | Mapping[str, Sequence[str]]) -> T
     """
     if isinstance(phrases, str):
         raise PromptError(f"phrases: expected a list such as [{phrases!r}], got one string")
-    if not phrases or any(not phrase.strip() for phrase in phrases):
+    if any(not phrase.strip() for phrase in phrases) or not (phrases or regions):
         raise PromptError("phrases: expected at least one, and none of them empty")
     if task.parts_token is None:
         if isinstance(phrases, Mapping):
             raise PromptError(f"phrases: {task.name} has no parts; give a list of phrases")
-        return Turn(task=task.name, phrases=tuple(phrases))
+        named = map(region_name, range(len(regions)))
+        return Turn(task=task.name, phrases=(*phrases, *named), regions=tuple(regions))
+    if regions:
+        raise PromptError(f"regions: {task.name} looks for parts by name; name the thing they belong to in phrases")
     if not isinstance(phrases, Mapping):
         raise PromptError(f"phrases: expected each with the names of its parts, such as {{{phrases[0]!r}: ['nose']}}")
     for phrase, names in phrases.items():

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import takewhile
 from pathlib import Path
@@ -14,6 +14,7 @@ from typing import Any
 
 from visionllm.core.answer import Answer
 from visionllm.core.errors import ConfigError, DatasetError
+from visionllm.core.regions import named_region
 from visionllm.core.sample import Sample, Turn
 from visionllm.core.task import TASKS
 from visionllm.datasets.asking import ASKERS
@@ -183,6 +184,15 @@ def _fill(sample: Sample, how: Setting) -> Sample:
     return sample.with_turns(replace(turn, phrases=tuple(phrases), parts=parts), *others)
 
 
+def _known(model: VisionLLM, sample: Sample, options: Mapping[str, Any]) -> Answer:
+    turn = sample.turns[0]
+    own = [phrase for phrase in turn.phrases if named_region(phrase, turn.regions) is None]
+    if turn.regions and own:
+        raise ConfigError(f"there is no known-task path to {own[0]!r}, which compares with a region; leave --known out")
+    phrases = dict(zip(own, turn.parts, strict=True)) if turn.parts else own
+    return model.known(turn.task or "", list(sample.pictures), phrases, regions=turn.regions, options=options)
+
+
 def _ask(model: VisionLLM, samples: Sequence[Sample], how: Setting) -> list[Answer]:
     # The whole curve is measured: a decoder that drops results below a threshold is asked not to.
     options = {
@@ -193,14 +203,7 @@ def _ask(model: VisionLLM, samples: Sequence[Sample], how: Setting) -> list[Answ
         for name, decoder in model.decoders.items()
     }
     if how.known:
-        turns = [sample.turns[0] for sample in samples]
-        if any(turn.regions for turn in turns):
-            raise ConfigError("the known-task path takes no regions; leave --known out")
-        named = [dict(zip(t.phrases, t.parts, strict=True)) if t.parts else t.phrases for t in turns]
-        return [
-            model.known(turn.task or "", list(sample.pictures), phrases, options=options)
-            for sample, turn, phrases in zip(samples, turns, named, strict=True)
-        ]
+        return [_known(model, sample, options) for sample in samples]
     rngs = [None if how.canonical else item_rng(how.seed, sample.source.index, _WORDING) for sample in samples]
     words = [render_question(*_breath(sample), rng=rng) for sample, rng in zip(samples, rngs, strict=True)]
     requests = [

@@ -75,9 +75,46 @@ def test_evaluation_frames_and_dots_each_thing() -> None:
     assert all(len(sample.turns[0].regions) == 1 for sample in names)
 
 
+def test_the_reply_names_every_region_in_its_order() -> None:
+    counts = set()
+    for position in range(40):
+        shown = record(position % 8)
+        (turn,) = ASKERS["recognition"].draw(shown, Wording(), item_rng(0, position)).turns
+        names = (turn.reply or "").split(", ")
+        counts.add(len(names))
+        assert turn.question is not None
+        assert turn.question.count("<region>") == len(turn.regions) == len(names)
+        for region, name in zip(turn.regions, names, strict=True):
+            drawn = region.mask(shown.picture.size)
+            assert any(
+                drawn.intersection(mask) and shown.names[label] == name
+                for mask, label in zip(shown.masks, shown.labels, strict=True)
+            )
+    assert counts == {1, 2, 3}
+
+
+def test_a_region_is_described_as_no_other_thing_is() -> None:
+    data = open_dataset("scenes", "val", task="region_captions")
+    for index in range(4):
+        shown = data.read(index)
+        assert isinstance(shown, Record)
+        assert shown.masks is not None
+        meaning = dict(shown.expressions)
+        for sample in ASKERS["region_captions"].every(shown, Wording()):
+            (turn,) = sample.turns
+            (thing,) = {meaning[text] for text in turn.target.references}
+            assert turn.reply in turn.target.references
+            assert np.allclose(turn.regions[0].mask(shown.picture.size).box_xyxy, shown.masks[thing[0]].box_xyxy)
+        (drawn,) = ASKERS["region_captions"].draw(shown, Wording(), item_rng(0, index)).turns
+        (thing,) = meaning[drawn.reply]
+        assert drawn.regions[0].mask(shown.picture.size).intersection(shown.masks[thing]) > 0
+
+
 def test_a_picture_without_masks_is_a_bad_sample() -> None:
     bare = open_dataset("scenes", "val").read(0)
     assert isinstance(bare, Record)
+    with pytest.raises(AnnotationError, match="nothing is said of any single object with a mask"):
+        ASKERS["region_captions"].draw(bare, Wording(), item_rng(0, 0))
     for task in ("interactive", "recognition"):
         with pytest.raises(AnnotationError, match="nothing in it has a mask to point at"):
             ASKERS[task].draw(bare, Wording(), item_rng(0, 0))

@@ -74,7 +74,7 @@ def test_talk_repeats_the_record() -> None:
         assert all(turn.task is None and turn.whole for turn in turns)
         told = record_of(captions, position % 10)
         assert captions.ask_about(told, item_rng(1, position)).turns[0].reply == told.captions[0]
-    assert lengths == {1, 2, 3, 4}
+    assert {1, 12} <= lengths <= set(range(1, 13))
     assert len(questions.ask_all(0)) == len(record_of(questions, 0).questions)
 
 

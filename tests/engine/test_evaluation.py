@@ -173,8 +173,9 @@ def test_several_pictures_are_scored_one_by_one(model: Any, monkeypatch: pytest.
         assert not swap or report["AP50"] == 0.0
 
 
-def test_regions_have_no_known_path(make_model: Any) -> None:
-    """Asked by name alone, "region 1" would be a word, and the score that of a word."""
+def test_regions_have_a_known_path_where_nothing_is_compared(make_model: Any) -> None:
     model = make_model(mask_width=16, regions={})
-    with pytest.raises(ConfigError, match="known-task path takes no regions"):
-        evaluate(model, open_dataset("scenes", "val", task="interactive"), known=True, limit=1)
+    report = evaluate(model, open_dataset("scenes", "val", task="interactive"), known=True, limit=1)
+    assert report["interactive"]["box"]["regions"] > 0
+    with pytest.raises(ConfigError, match="no known-task path to 'the same as region 1 in picture 2'"):
+        evaluate(model, open_dataset("scenes", "val", task="in_context"), known=True, limit=1)

@@ -49,9 +49,11 @@ def test_against_the_published_code(seed: int) -> None:
     assert ours.mean() == pytest.approx(mean)
 
 
-def test_replies_are_compared_with_all_captions_of_their_picture() -> None:
+@pytest.mark.parametrize("keys", [(0, 1), (0, 0)], ids=["of two pictures", "of two regions of one picture"])
+def test_replies_are_compared_with_all_their_captions(keys: tuple[int, int]) -> None:
     metric = METRICS["captions"]()
-    for key, (text, own) in enumerate([("The red dog!", ("the red dog", "an animal")), ("nothing", ("two cars",))]):
+    replies = [("The red dog!", ("the red dog", "an animal")), ("nothing", ("two cars",))]
+    for key, (text, own) in zip(keys, replies, strict=True):
         turn = Turn(question="?", reply=own[0], target=WordsTarget(references=own))
         metric.add(turn, Answer(text=text), key=key)
     report = metric.compute()

@@ -200,6 +200,28 @@ def test_regions_of_the_second_picture(pointing: Any, picture: Make, dictate: Ma
     assert answer.on(1).masks.size == (64, 96)
 
 
+def test_a_verb_takes_regions(pointing: Any, picture: Make, dictate: Make) -> None:
+    """The links of the known path are those of the question in words, and regions stand behind the phrases."""
+    one, two = Box(5, 5, 40, 30), Point(60, 40)
+    known = pointing.segment(picture(), regions=[one])
+    vocabulary = pointing.vocabulary
+    spoken = [vocabulary.control("<ref>"), *vocabulary.plain("region 1"), vocabulary.control("</ref>"),
+              vocabulary.control("[SEG]")]  # fmt: skip
+    dictate(pointing, spoken)
+    asked = pointing(picture(), "segment <region>", regions=[one])
+    assert known.masks.phrases == asked.masks.phrases == ("region 1",)
+    np.testing.assert_allclose(known.masks.boxes_xyxy, asked.masks.boxes_xyxy, atol=1e-3)
+    both = pointing.segment(picture(), ["car"], regions=[one, two], chunk=2)
+    assert both.masks.phrases == ("car", "region 1", "region 2")
+    assert [len(both.masks.of(name)) for name in both.masks.phrases[1:]] == [1, 1]
+
+
+def test_a_verb_with_regions_is_verified(pointing: Any, picture: Make) -> None:
+    """An untrained model writes something else than it is asked to; what it writes is the answer."""
+    options: dict[str, Any] = {"verify": True, "regions": [Box(5, 5, 40, 30)]}
+    assert pointing.segment(picture(), ["car"], **options).prompt == "segment car, <region>"
+
+
 def test_wrong_regions_are_one_line(pointing: Any, model: Any, picture: Make) -> None:
     with pytest.raises(PromptError, match="says <region> 0 times, and 1 regions are given"):
         pointing(picture(), "segment it", regions=[Point(1, 1)])
@@ -209,6 +231,10 @@ def test_wrong_regions_are_one_line(pointing: Any, model: Any, picture: Make) ->
         model(picture(), "segment <region>", regions=[Point(1, 1)])
     with pytest.raises(PromptError, match="of picture 0; there are 0"):
         pointing(None, "segment <region>", regions=[Point(1, 1)])
+    with pytest.raises(PromptError, match=r"regions\[0\]: box: .* reaches out of the picture of 80 x 60"):
+        pointing.segment(picture(), regions=[Box(1, 1, 100, 20)])
+    with pytest.raises(PromptError, match="phrases: expected at least one"):
+        pointing.segment(picture())
 
 
 def test_regions_join_a_trained_model(model: Any, make_model: Make, tmp_path: Any) -> None:

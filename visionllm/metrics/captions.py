@@ -26,27 +26,32 @@ Run = tuple[str, ...]
 
 @METRICS.register("captions")
 class CaptionMetric:
-    """Scores each reply against all references of its picture, the turn's ``target.references``."""
+    """Scores each reply against all its references, the turn's ``target.references``; a picture may bring several (of
+    its regions)."""
 
     def __init__(self, names: Sequence[str] = (), **_: Any) -> None:
-        self._found: dict[Hashable, str] = {}
-        self._truth: dict[Hashable, tuple[str, ...]] = {}
+        self._found: list[str] = []
+        self._truth: list[list[str]] = []
+        self._keys: list[Hashable] = []
 
     def add(self, turn: Turn, answer: Answer, *, key: Hashable) -> None:
-        self._found[key], self._truth[key] = answer.text, tuple(turn.target.references)
+        self._found.append(_plain(answer.text))
+        self._truth.append([_plain(text) for text in turn.target.references])
+        self._keys.append(key)
 
     def compute(self) -> dict[str, Any]:
         """``CIDEr`` and its 95 % interval, ``exact`` (share of replies that are one of the references), number of
         ``captions``."""
-        words = {key: _plain(text) for key, text in self._found.items()}
-        truth = {key: [_plain(text) for text in texts] for key, texts in self._truth.items()}
-        scores = cider(list(words.values()), list(truth.values()))
-        exact = [words[key] in truth[key] for key in words]
+        scores = cider(self._found, self._truth)
+        pictures: dict[Hashable, list[float]] = defaultdict(list)
+        for key, score in zip(self._keys, scores.tolist(), strict=True):
+            pictures[key].append(score)
+        exact = [words in texts for words, texts in zip(self._found, self._truth, strict=True)]
         return {
             "CIDEr": float(scores.mean()) if len(scores) else None,
-            "CIDEr_interval": interval([[float(score)] for score in scores]),
+            "CIDEr_interval": interval(list(pictures.values())),
             "exact": sum(exact) / len(exact) if exact else None,
-            "captions": len(words),
+            "captions": len(exact),
         }
 
 

@@ -147,6 +147,10 @@ class Loader:
         first = step * self.batch_size
         return range(first + self._slice[0], first + self._slice[1])
 
+    def owner(self, position: int) -> str:
+        """Key of the data set that the plan reads at a position."""
+        return self.datasets[self.plan[position].dataset].key
+
     def sample(self, position: int) -> Sample:
         """The sample at one position of the plan, for looking at; faults are not counted."""
         return self._sample(position, _Made())

@@ -23,6 +23,7 @@ from torch import Tensor
 
 from visionllm.checkpoint import load_weights
 from visionllm.config import VisionLLMConfig
+from visionllm.conflict import conflicts
 from visionllm.core.config import Config, apply_overrides, read_yaml, validate
 from visionllm.core.errors import CheckpointError, ConfigError
 from visionllm.core.sample import Sample
@@ -77,6 +78,8 @@ class RunConfig(Config):
     tree: float = Field(0.3, ge=0, le=1, description="share of samples in the tree layout")
     log_every: PositiveInt = 20
     save_every: PositiveInt = 500
+    conflict_every: NonNegativeInt = Field(0, description="steps between two looks at who fights whom; 0 never looks")
+    conflict_on: str = Field("mllm", description="prefix of the parameters in which data sets may fight")
     keep: PositiveInt = Field(2, description="checkpoints kept")
     cache_bytes: NonNegativeInt = Field(1_000_000_000, description="memory for decoded pictures")
     max_side: PositiveInt | None = None
@@ -138,6 +141,7 @@ def train(config: TrainConfig, *, resume: bool = False) -> Path:
     log = RunLog(folder, steps=run.steps, start=start, enabled=accelerator.is_main_process)
     clock = Clock()
     parameters = [p for p in model.parameters() if p.requires_grad]
+    shared, noted = shared_parameters(config, model), dict[str, float]()
     batches = loader.steps(start, run.steps, workers=run.workers)
     for step in range(start, run.steps):
         with clock("data"):
@@ -168,9 +172,14 @@ def train(config: TrainConfig, *, resume: bool = False) -> Path:
             if average is not None:
                 average.update(model, step)
         log.step(step + 1, summed(accelerator, model, logged))
+        if shared and (step + 1) % run.conflict_every == 0 and accelerator.is_main_process:
+            owners = [loader.owner(position) for position in loader.positions(step)]
+            with accelerator.autocast():
+                noted |= _conflicts(config, model, shared, samples, styles, owners)
         if (step + 1) % run.log_every == 0 or step + 1 == run.steps:
             norm_value = float(norm) if norm is not None else float("nan")
-            log.write(step + 1, {"lr": rate, "grad_norm": norm_value, **clock.report(run.batch_size)})
+            log.write(step + 1, {"lr": rate, "grad_norm": norm_value, **clock.report(run.batch_size), **noted})
+            noted.clear()
         if (step + 1) % run.save_every == 0 or step + 1 == run.steps:
             accelerator.wait_for_everyone()
             if accelerator.is_main_process:
@@ -216,6 +225,40 @@ def weigh(losses: Losses, counts: dict[str, float], weights: dict[str, float], l
         total = total + weights.get(name, losses.weights[name]) * part
     logged["loss"] = logged.get("loss", 0.0) + float(total.detach())
     return total
+
+
+def shared_parameters(config: TrainConfig, model: VisionLLM) -> list[Tensor]:
+    """Those in which data sets may fight; none where nobody wants to know.
+
+    Raises:
+        ConfigError: no trained parameter has the prefix.
+    """
+    if not config.train.conflict_every:
+        return []
+    prefix = config.train.conflict_on
+    found = [p for name, p in model.named_parameters() if p.requires_grad and name.startswith(prefix)]
+    if not found:
+        raise ConfigError(f"train.conflict_on: no trained parameter starts with {prefix!r}; try mllm")
+    return found
+
+
+def _conflicts(config: TrainConfig, model: VisionLLM, shared: Sequence[Tensor], samples: Sequence[Sample],
+               styles: Sequence[Style], owners: Sequence[str]) -> dict[str, float]:  # fmt: skip
+    """How the data sets of a step pull at what they share; of this process's samples, without a trace in the model."""
+    groups: dict[str, list[int]] = {}
+    for place, owner in enumerate(owners):
+        groups.setdefault(owner, []).append(place)
+
+    def loss_of(places: list[int]) -> Tensor:
+        batch = model.processor.encode([samples[i] for i in places], [styles[i] for i in places])
+        batch = batch.to(model.mllm.net.device)
+        return weigh(model(batch), model.counts(batch), config.loss_weights, {})
+
+    before = {name: value.clone() for name, value in model.named_buffers()}
+    report = conflicts(groups, shared, loss_of)
+    for name, value in model.named_buffers():
+        value.copy_(before[name])
+    return report
 
 
 def style_at(run: RunConfig, position: int) -> Style:

@@ -13,7 +13,7 @@ import visionllm
 ROOT = Path(__file__).resolve().parents[2]
 
 SIBLINGS = {unit: {"core"} for unit in ("routing", "decoders", "datasets", "mllm", "metrics")}
-LEAVES = {unit: {"core"} for unit in ("optim", "distributed", "logs")}
+LEAVES = {unit: {"core"} for unit in ("optim", "distributed", "logs", "conflict")}
 BELOW_ENGINE = {"core", *SIBLINGS, *LEAVES, "processor", "answering", "model", "config", "checkpoint"}
 # unit -> the units it may import, itself excepted. A unit is a folder or a file right below `visionllm`.
 ALLOWED: dict[str, set[str]] = {

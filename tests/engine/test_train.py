@@ -247,6 +247,10 @@ def test_overrides_are_yaml(write: Make) -> None:
             r"loss_weights\.objects/clas: no such loss \(did you mean objects/class\?\)",
         ),
         ({"optim__lr_scale": {"vision_tower": 0.1}}, r"lr_scale\.vision_tower: no parameter starts so"),
+        (
+            {"train__conflict_every": 1, "train__conflict_on": "llm"},
+            "conflict_on: no trained parameter starts with 'llm'",
+        ),
         ({"model": {}}, "start"),
         ({"model": {"tokenizer": "nowhere.json", "mllm": {"a": 1}}}, r"tokenizer: nowhere\.json"),
         ({"model": {"start": "nowhere"}}, "nowhere: no such folder"),
@@ -269,6 +273,17 @@ def test_every_training_config_loads(path: Path) -> None:
     if config.model.tokenizer is not None:
         assert Path(config.model.tokenizer).is_file()
     assert "/" not in config.train.out.removeprefix("outputs/")
+
+
+def test_looking_at_conflicts_changes_no_run(write: Make) -> None:
+    quiet = train(load_config(write("quiet", train__steps=2, train__log_every=2)))
+    config = load_config(write("looking", train__steps=2, train__log_every=2, train__conflict_every=1))
+    for name, value in tensors(train(config)).items():
+        assert torch.equal(value, tensors(quiet)[name]), name
+    (record,) = [json.loads(line) for line in (Path(config.train.out) / "log.jsonl").read_text().splitlines()]
+    assert record["pull/tiny_scenes/train"] > 0
+    assert record["pull/tiny_phrases/train"] > 0
+    assert -1 <= record["cos/tiny_scenes/train|tiny_phrases/train"] <= 1
 
 
 def test_a_folder_of_another_run_is_not_written_to(write: Make) -> None:

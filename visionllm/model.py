@@ -249,11 +249,12 @@ class VisionLLM(Answering, PreTrainedModel):
         return {TASKS[batch.links.meta[i].task].decoder for i in _with_targets(batch)}
 
     def _language_losses(self, hidden_BTD: Tensor, batch: Batch) -> dict[str, Tensor]:
-        """Cross entropy of every supervised token, from the position before it, and again of whether a reply goes on.
+        """Cross entropy of every supervised token, from the position before it, and again of where a reply leads.
 
-        Where a list ends is one token among hundreds: averaged over tokens it is the last thing a small model learns.
-        So the choice behind each routing token, and every end, counts once more, a reply at a time. Both sides of it:
-        with the ends alone a model that is unsure would stop early.
+        Which routing token a question asks for, and where a list ends, are a few tokens among hundreds: averaged over
+        tokens they are the last thing a small model learns. So every routing token, the choice behind it and every end
+        count once more, a reply at a time. Both sides of the end: with the ends alone a model that is unsure would stop
+        early.
         """
         wanted = batch.labels[:, 1:] != -100
         labels = batch.labels[:, 1:][wanted]
@@ -261,7 +262,11 @@ class VisionLLM(Answering, PreTrainedModel):
         logits = self.mllm.logits(hidden_BTD[:, :-1][wanted]).float()
         loss = nn.functional.cross_entropy(logits, labels, reduction="none")
         routing = torch.tensor(sorted(self.vocabulary.routing), device=labels.device)
-        choice = torch.isin(batch.input_ids[:, :-1][wanted], routing) | (labels == self.vocabulary.control(END))
+        end = self.vocabulary.control(END)
+        # Replies in branches have no end, and are not counted.
+        whole = (batch.labels == end).any(1, keepdim=True).expand_as(wanted)[wanted]
+        choice = torch.isin(batch.input_ids[:, :-1][wanted], routing) | torch.isin(labels, routing) | (labels == end)
+        choice &= whole
         return {"lm": loss.sum(), "end": loss[choice].sum()}
 
     def _spelling_loss(self, links: SuperLinks, batch: Batch) -> Tensor:

@@ -305,8 +305,8 @@ def test_detection_loss_reaches_the_language_model(make_model: Make, boxed: Make
 
 
 @pytest.mark.parametrize("tree", [False, True])
-def test_the_choice_to_go_on_is_counted_again(model: Any, asked: list[Sample], tree: bool) -> None:
-    """Behind each routing token of a reply, and nowhere else: one choice a phrase, as many divisors as replies."""
+def test_where_a_reply_leads_is_counted_again(model: Any, asked: list[Sample], tree: bool) -> None:
+    """At each routing token of a reply and behind it, nowhere else; as many divisors as replies."""
     batch = model.processor.encode(asked, [Style(tree=tree)] * 3)
     with torch.no_grad():
         losses = model(batch)
@@ -314,8 +314,8 @@ def test_the_choice_to_go_on_is_counted_again(model: Any, asked: list[Sample], t
         scores = model.mllm.logits(out.hidden_BTD).log_softmax(-1)
     expected = torch.zeros(())
     for row, column in zip(batch.links.row, batch.links.column, strict=True):
-        label = int(batch.labels[row, column + 1]) if column + 1 < batch.labels.shape[1] else -100
-        expected = expected - (scores[row, column, label] if label != -100 else 0)
+        for place in () if tree else (column - 1, column):
+            expected = expected - scores[row, place, int(batch.labels[row, place + 1])]
     torch.testing.assert_close(losses.sums["end"], expected, atol=1e-4, rtol=1e-5)
     assert model.counts(batch)["end"] == (0 if tree else 3)
     assert float(losses.sums["lm"]) > float(losses.sums["end"]) > (-1 if tree else 0)

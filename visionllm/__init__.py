@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from visionllm.model import VisionLLM
     from visionllm.processor import Processor
     from visionllm.routing.render import render_question
+    from visionllm.scores import score
 
 __version__ = "0.1.0"
 
@@ -46,6 +47,7 @@ __all__ = [
     "load_config",
     "open_dataset",
     "render_question",
+    "score",
     "train",
 ]
 
@@ -68,6 +70,7 @@ _HOMES = {
     "load_config": "visionllm.engine",
     "open_dataset": "visionllm.datasets.catalog",
     "render_question": "visionllm.routing.render",
+    "score": "visionllm.scores",
     "train": "visionllm.engine",
 }
 

@@ -1,4 +1,4 @@
-"""The command line: train, eval, ask, data. Options are few; everything else is a key of a config."""
+"""The command line: train, eval, score, ask, data. Options are few; everything else is a key of a config."""
 
 from __future__ import annotations
 
@@ -100,6 +100,22 @@ def eval(
 
 
 @app.command()
+def score(
+    card: Annotated[Path, typer.Argument(help="A score card, such as configs/scores/nano.yaml.")],
+    out: Annotated[Path, typer.Option(help="Folder of the reports; those of this model are not made anew.")],
+    model: Model = None,
+    data_root: Root = None,
+    device: Device = "cpu",
+) -> None:
+    """Run all evaluations of a score card and print its table."""
+    from visionllm import VisionLLM
+    from visionllm import score as run
+
+    vision = VisionLLM.from_pretrained(model, device=device)
+    typer.echo(run(vision, card, out, data_root=data_root, progress=_named_progress))
+
+
+@app.command()
 def data() -> None:
     """List the data sets of the catalogue."""
     from visionllm import catalogue
@@ -145,6 +161,11 @@ def _target(out: Path | None, images: list[Path], number: int) -> Path | None:
     stem = images[number].stem
     alike = [path.stem for path in images].count(stem) > 1
     return out / (f"{stem}_{number + 1}.png" if alike else f"{stem}.png")
+
+
+def _named_progress(name: str, done: int, total: int) -> None:
+    if sys.stderr.isatty():
+        print(f"\r{name}: {done}/{total}", end="\n" if done == total else "", file=sys.stderr)
 
 
 def _progress(done: int, total: int) -> None:

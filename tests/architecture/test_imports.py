@@ -27,6 +27,7 @@ ALLOWED: dict[str, set[str]] = {
     "model": {"core", "routing", "decoders", "mllm", "processor", "config", "checkpoint", "answering"},
     "engine": BELOW_ENGINE,
     "evaluation": BELOW_ENGINE,
+    "scores": BELOW_ENGINE | {"evaluation"},
 }
 PUBLIC = set(visionllm.__all__)
 HOMES = {name: home.split(".")[1] for name, home in visionllm._HOMES.items()}

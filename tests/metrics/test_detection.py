@@ -171,9 +171,9 @@ def test_operating_point() -> None:
     assert high["precision"] == 1 / 2
     assert high["false_alarm_pictures"] == 0
     assert metric.presence() == {"accuracy": 4 / 5, "auroc": 1}
-    assert [point["threshold"] for point in metric.compute()["operating"]] == [
-        0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.65, 0.7, 0.8, 0.9,
-    ]  # fmt: skip
+    report = metric.compute()
+    assert [point["threshold"] for point in report["operating"]] == [0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9]
+    assert report["default"] == high
 
 
 @given(st.integers(0, 1000), st.floats(0, 1))

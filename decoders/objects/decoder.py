@@ -188,16 +188,14 @@ class ObjectsDecoder(Decoder):
             last = self._decode(encoded, None, regions)[-1]
             skip = 0 if regions is None else regions.count
             presence_BP = self._presence(encoded, last.queries(skip)).sigmoid()
-            masked = [any(links.meta[link].token in MASKED for link in group.links) for group in groups]
-            maps = self._mask_maps(bucket.values[row_of], encoded) if any(masked) else None
             for b, group in enumerate(groups):
                 picture = ctx.batch.samples[group.owner[0]].pictures[group.owner[1]]
                 boxes_xyxy = _in_picture(last.boxes_BN4[b], picture)
                 cut = None
-                if maps is not None and self.mask_head is not None:
-                    cut = cutter(
-                        maps[b], encoded.ratios_BL2[b, 0], self.mask_head(last.hidden_BNC[b]), boxes_xyxy, picture.size
-                    )
+                if self.mask_head is not None and any(links.meta[link].token in MASKED for link in group.links):
+                    (maps,) = self._mask_maps(bucket.values[row_of[b]][None], encoded.of(b))
+                    queries = self.mask_head(last.hidden_BNC[b])
+                    cut = cutter(maps, encoded.ratios_BL2[b, 0], queries, boxes_xyxy, picture.size)
                 for p, link in enumerate(group.links):
                     meta, scores_N = links.meta[link], last.logits_BNP[b, :, p].sigmoid()
                     if regions is not None and p in regions.phrase[b]:

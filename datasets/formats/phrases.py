@@ -32,6 +32,15 @@ SHORT, MIDDLING = 5, 20
 GLUED, KIN = 0.4, 0.25
 # Phrases that own parts in one question, at most, and parts of one.
 _MOST_OWNERS, _MOST_PARTS = 3, 20
+_MOST_EXPRESSIONS = 4
+_RELATIONS = (
+    "left of", "right of", "above", "below", "in front of", "behind", "next to", "beside", "near", "on", "under",
+    "to the left of", "to the right of", "on top of", "between", "facing", "holding",
+)  # fmt: skip
+_EXTREMES = (
+    "leftmost", "rightmost", "largest", "smallest", "biggest", "nearest", "farthest", "tallest", "first", "second",
+    "third", "last", "topmost", "lowest", "middle", "other",
+)  # fmt: skip
 _TASKS = 1  # stream of random numbers that draws the tasks
 
 
@@ -49,6 +58,9 @@ class PhrasesSplit(Config):
         default_factory=lambda: {"detection": 1.0}, min_length=1, description="task -> its share of the questions"
     )
     breath: float = Field(0.0, ge=0, le=1, description="share of samples that ask two or three questions in one breath")
+    expressions: float = Field(
+        0.0, ge=0, le=1, description="share of questions, of tasks without parts, for single things told from others"
+    )
     skeletons: dict[str, str] = Field(
         default_factory=dict, description="word -> skeleton; half the questions for keypoints ask for these, unsaid"
     )
@@ -111,6 +123,8 @@ class PhrasesReader:
     def _turn(self, task: Task, phrases: tuple[str, ...], rng: np.random.Generator) -> Turn:
         """A list; of a task with parts a short one, each phrase with some, or words whose parts go without saying."""
         if task.parts_token is None:
+            if self._split.expressions and rng.random() < self._split.expressions:
+                phrases = self._expressions(rng)
             return Turn(task=task.name, phrases=phrases)
         if self._words and rng.random() < 0.5:
             words = list(self._words)
@@ -119,6 +133,16 @@ class PhrasesReader:
             return Turn(task=task.name, phrases=chosen, parts=parts, usual=True)
         chosen = phrases[: 1 + int(rng.integers(_MOST_OWNERS))]
         return Turn(task=task.name, phrases=chosen, parts=tuple(_parts_of(rng) for _ in chosen))
+
+    def _expressions(self, rng: np.random.Generator) -> tuple[str, ...]:
+        """One to four, one alone most of the time, as ``GroundingAsker`` asks for them."""
+        count = 1 if rng.random() < 0.5 else 1 + int(rng.integers(_MOST_EXPRESSIONS))
+        found: dict[str, str] = {}
+        while len(found) < count:
+            words = expression(rng)
+            if plain(words) not in self._avoid:
+                found.setdefault(plain(words), words)
+        return tuple(found.values())
 
     def digest(self) -> str:
         words = f"phrases {self._split} {self._pool} {sorted(self._avoid)} {self._parts} {_words()}"
@@ -217,6 +241,28 @@ def invent(rng: np.random.Generator) -> str:
         if kind < limit:
             return unicodedata.normalize("NFC", make(rng))
     raise AssertionError("the last limit is above 1")
+
+
+def expression(rng: np.random.Generator) -> str:
+    """What tells one thing from others of its kind, without an article in front, drawn from ``rng``."""
+    kind = rng.random()
+    thing = _thing(rng)
+    if kind < 0.4:
+        return f"{thing} {_pick(rng, _RELATIONS)} the {_thing(rng)}"
+    if kind < 0.65:
+        return f"{_pick(rng, _EXTREMES)} {thing}"
+    if kind < 0.75:
+        return f"{thing} in {_adjective(rng)}"
+    if kind < 0.85:
+        return f"{thing} {_pick(rng, ('with', 'with a', 'without', 'of', 'on a', 'that shows'))} {_thing(rng)}"
+    if kind < 0.9:
+        return f"{_pick(rng, _EXTREMES)} {thing} {_pick(rng, _RELATIONS)} the {_thing(rng)}"
+    return thing
+
+
+def _thing(rng: np.random.Generator) -> str:
+    adjective = f"{_adjective(rng)} " if rng.random() < 0.4 else ""
+    return adjective + (_word(rng) if rng.random() < 0.8 else _noun_pair(rng)) + ("s" if rng.random() < 0.15 else "")
 
 
 def nonsense(rng: np.random.Generator) -> str:

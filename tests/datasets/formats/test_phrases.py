@@ -115,9 +115,10 @@ def test_held_out_names_are_500_and_in_no_training_source() -> None:
 
 def test_the_training_phrases_avoid_them() -> None:
     forbidden = {plain(name) for name in held_out()}
-    dataset = open_dataset("phrases", "train")
-    seen = {plain(name) for i in range(2000) for name in dataset.read(i).turns[0].phrases}
-    assert not seen & forbidden
+    for split in ("train", "routes", "expressions"):
+        dataset = open_dataset("phrases", split)
+        seen = {plain(name) for i in range(2000) for turn in dataset.read(i).turns for name in turn.phrases}
+        assert not seen & forbidden
 
 
 def test_the_two_evaluation_splits_ask_for_every_name() -> None:
@@ -149,6 +150,24 @@ def test_every_task_is_asked_for_in_its_share(tmp_path: Path) -> None:
     plain_lists = [phrases(routes(tmp_path, tasks={"detection": 1}), index) for index in range(400)]
     own = [turn.phrases for turn in turns]
     assert sum(a == b for a, b in zip(own, plain_lists, strict=True)) >= counts["detection"] + counts["segmentation"]
+
+
+def test_expressions_tell_one_thing_from_others(tmp_path: Path) -> None:
+    data = routes(tmp_path, tasks={"detection": 1, "segmentation": 1}, expressions=0.5)
+    lists = routes(tmp_path, tasks={"detection": 1, "segmentation": 1})
+    turns = [data.read(index).turns[0] for index in range(400)]
+    changed = [turn for index, turn in enumerate(turns) if turn.phrases != phrases(lists, index)]
+    assert 160 < len(changed) < 240
+    assert [turn.task for turn in turns] == [lists.read(index).turns[0].task for index in range(400)]
+    words = [words for turn in changed for words in turn.phrases]
+    assert {len(turn.phrases) for turn in changed} == {1, 2, 3, 4}
+    assert all(len({plain(name) for name in turn.phrases}) == len(turn.phrases) for turn in changed)
+    for word in ("left of the", "behind the", "leftmost", "largest", " in ", "with"):
+        assert any(word in name for name in words), word
+    assert not any(name.startswith(("the ", "a ")) for name in words)
+    assert len(set(words)) > 0.95 * len(words)
+    owners, same = (routes(tmp_path, tasks={"pose": 1}, expressions=share) for share in (0.0, 1.0))
+    assert [phrases(owners, index) for index in range(20)] == [phrases(same, index) for index in range(20)]
 
 
 def test_words_of_a_skeleton_go_without_their_points(tmp_path: Path) -> None:

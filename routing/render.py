@@ -20,7 +20,9 @@ from visionllm.routing.wording import Templates, load_templates
 _BARE = 0.4
 # Between questions asked in one breath; the first stands between their replies.
 _BREATHS = ("; ", "; ", ", then ", ". ", " and ", ", and ", "\n")
-_RELATION = re.compile(r" (?:of|in|on|with|without|for|near|next|left|right|above|below|behind|that) ")
+_RELATION = re.compile(
+    r" (?:of|in|on|with|without|for|near|next|to|left|right|above|below|behind|under|beside|between|facing|holding|that) "
+)
 
 
 @dataclass(kw_only=True, slots=True, frozen=True)

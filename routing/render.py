@@ -21,7 +21,8 @@ _BARE = 0.4
 # Between questions asked in one breath; the first stands between their replies.
 _BREATHS = ("; ", "; ", ", then ", ". ", " and ", ", and ", "\n")
 _RELATION = re.compile(
-    r" (?:of|in|on|with|without|for|near|next|to|left|right|above|below|behind|under|beside|between|facing|holding|that) "
+    r" (?:of|in|on|with|without|for|near|next|to|left|right|above|below|behind|under|beside|between|facing|holding"
+    r"|that) "
 )
 
 

@@ -187,10 +187,9 @@ def _target(out: Path | None, images: list[Path], number: int) -> Path | None:
 
 
 def _named_progress(name: str, done: int, total: int) -> None:
-    if sys.stderr.isatty():
-        print(f"\r{name}: {done}/{total}", end="\n" if done == total else "", file=sys.stderr)
+    _progress(done, total, f"{name}: ")
 
 
-def _progress(done: int, total: int) -> None:
+def _progress(done: int, total: int, name: str = "") -> None:
     if sys.stderr.isatty():
-        print(f"\r{done}/{total}", end="\n" if done == total else "", file=sys.stderr)
+        print(f"\r{name}{done}/{total}", end="\n" if done == total else "", file=sys.stderr)

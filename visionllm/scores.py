@@ -92,17 +92,37 @@ def measure(
     reports: dict[str, Any] = {}
     for name, run in card.runs.items():
         path, settings = folder / f"{name}.json", run.model_dump()
-        held = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-        if held.get("run") != settings or held.get("report", {}).get("model") != model.fingerprint:
+        held = _held(path)
+        if held["run"] != settings or held["report"]["model"] != model.fingerprint:
 
             def told(done: int, total: int, name: str = name) -> None:
                 if progress is not None:
                     progress(name, done, total)
 
             held = {"run": settings, "report": evaluate(model, **settings, data_root=data_root, progress=told)}
-            path.write_text(json.dumps(held, indent=2) + "\n", encoding="utf-8")
+            # Whole or not at all: an interrupted card is gone on with.
+            aside = path.with_suffix(".tmp")
+            aside.write_text(json.dumps(held, indent=2) + "\n", encoding="utf-8")
+            aside.replace(path)
         reports[name] = held["report"]
     return reports
+
+
+def _held(path: Path) -> dict[str, Any]:
+    """What a file of reports holds; of nothing where there is none.
+
+    Raises:
+        ConfigError: it is another file, which would be overwritten.
+    """
+    if not path.is_file():
+        return {"run": None, "report": None}
+    try:
+        held = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError:
+        held = None
+    if not isinstance(held, dict) or not {"run", "report"} <= held.keys() or "model" not in held["report"]:
+        raise ConfigError(f"{path}: not a report of a score card; move it away, or give another --out")
+    return held
 
 
 def table(card: ScoreCard, reports: Mapping[str, Any]) -> str:

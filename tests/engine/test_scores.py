@@ -51,6 +51,14 @@ def test_runs_are_measured_once(model: Any, tmp_path: Path, monkeypatch: pytest.
     assert calls == [2, 1, 1, 2, 1]
 
 
+@pytest.mark.parametrize("text", ["{", "[]", '{"dataset": "scenes/val", "model": "abc"}'])
+def test_another_file_is_not_overwritten(model: Any, tmp_path: Path, text: str) -> None:
+    (tmp_path / "scenes.json").write_text(text)
+    with pytest.raises(ConfigError, match=r"scenes\.json: not a report of a score card"):
+        score(model, card_at(tmp_path), tmp_path)
+    assert (tmp_path / "scenes.json").read_text() == text
+
+
 def test_the_table_by_hand(tmp_path: Path) -> None:
     rows = [
         {"label": "held", "run": "scenes", "value": "detection/AP50", "least": 0.5, "aim": 0.9},

@@ -42,8 +42,9 @@ from visionllm.decoders.objects.layout import (
 )
 from visionllm.decoders.objects.masks import MaskHead, cutter, mask_losses
 from visionllm.decoders.objects.phrases import PhraseHead
+from visionllm.decoders.objects.pixels import MAP_WIDTH, PixelMap
 from visionllm.decoders.objects.poses import Points, PoseHead, pose_losses, to_poses
-from visionllm.decoders.objects.tasks import DETECTION, MASKED, POSE, POSED, SEGMENTATION
+from visionllm.decoders.objects.tasks import DETECTION, FINE, MASKED, POSE, POSED, SEGMENTATION
 
 
 class ObjectsConfig(Config):
@@ -113,10 +114,12 @@ class ObjectsDecoder(Decoder):
         width = self.detector.width
         self.phrase_head = PhraseHead(DETECTION.tokens[0].queries, link_width, width)
         self.presence_head = nn.Sequential(nn.LayerNorm(width), nn.Linear(width, width), nn.GELU(), nn.Linear(width, 1))
+        self.pixel_map = PixelMap(width, mask_width or MAP_WIDTH) if mask_width or pose_layers else None
         self.mask_head = None if mask_width is None else MaskHead(width, mask_width)
         self.pose_head = None if not pose_layers else PoseHead(
             link_width=link_width, queries=POSE.tokens[1].queries, width=width, layers=pose_layers,
             heads=self.detector.config.decoder_attention_heads, levels=self.detector.config.num_feature_levels,
+            map_width=mask_width or MAP_WIDTH,
         )  # fmt: skip
         self.presence_weight = nn.Parameter(torch.tensor([1.0, 0.0]))
         self.link_width, self.longest = link_width, longest
@@ -191,10 +194,10 @@ class ObjectsDecoder(Decoder):
             for b, group in enumerate(groups):
                 picture = ctx.batch.samples[group.owner[0]].pictures[group.owner[1]]
                 boxes_xyxy = _in_picture(last.boxes_BN4[b], picture)
-                cut = None
-                if self.mask_head is not None and any(links.meta[link].token in MASKED for link in group.links):
-                    (maps,) = self._mask_maps(bucket.values[row_of[b]][None], encoded.of(b))
-                    queries = self.mask_head(last.hidden_BNC[b])
+                asked, cut = {links.meta[link].token for link in group.links}, None
+                fine = self._fine(bucket.values[row_of[b]][None], encoded.of(b)) if asked & FINE else None
+                if self.mask_head is not None and asked & MASKED:
+                    (maps,), queries = self.mask_head.pixels(fine), self.mask_head(last.hidden_BNC[b])
                     cut = cutter(maps, encoded.ratios_BL2[b, 0], queries, boxes_xyxy, picture.size)
                 for p, link in enumerate(group.links):
                     meta, scores_N = links.meta[link], last.logits_BNP[b, :, p].sigmoid()
@@ -213,7 +216,7 @@ class ObjectsDecoder(Decoder):
                     if meta.token in MASKED and cut is not None:
                         results[link] = Masks(masks=object_array([cut(row) for row in rows.tolist()]), **fields)
                     elif meta.token == POSED:
-                        points = self._points(encoded.of(b), last.row(b), rows, names, parts[link])
+                        points = self._points(encoded.of(b), fine, last.row(b), rows, names, parts[link])
                         skeleton = skeleton_of(meta.phrase, parts[link].names)
                         results[link] = Poses(poses=object_array(to_poses(points, skeleton, picture.size)), **fields)
                     else:
@@ -232,14 +235,21 @@ class ObjectsDecoder(Decoder):
         tokens = torch.where(encoded.valid_BS[..., None], encoded.logits_BSP, torch.zeros_like(encoded.logits_BSP))
         # Every layer: references are detached, so the last one does not reach the heads before it.
         total = tokens.sum() + encoded.box_logits_BS4.sum() + self._presence(encoded, layers[-1]).sum()
+        fine = None if self.pixel_map is None else self.pixel_map(pixels, encoded)
         if self.mask_head is not None:
-            total = total + self.mask_head.pixels(pixels, encoded).sum() + self.mask_head(layers[-1].hidden_BNC).sum()
+            total = total + self.mask_head.pixels(fine).sum() + self.mask_head(layers[-1].hidden_BNC).sum()
         if self.pose_head is not None:
             names = self.pose_head.names(nothing, observe=False)[None, None]
             one = layers[-1].queries(0, 1)
-            for points in self.pose_head(encoded, one.hidden_BNC, one.boxes_BN4, names, names[..., 0] < torch.inf):
-                total = total + points.places.sum() + points.flags.sum()
+            open_ = names[..., 0] < torch.inf
+            rounds, heat = self.pose_head(encoded, fine, one.hidden_BNC, one.boxes_BN4, names, open_)
+            total = total + sum(points.places.sum() + points.flags.sum() for points in rounds) + heat.logits.sum()
         return total + torch.stack([layer.logits_BNP.sum() + layer.boxes_BN4.sum() for layer in layers]).sum()
+
+    def _fine(self, pixels_B3HW: Tensor, encoded: Encoded) -> Tensor:
+        """The pixel map of what masks and poses are read from."""
+        assert self.pixel_map is not None, "a link of masks or poses reached a decoder without them"
+        return self.pixel_map(pixels_B3HW, encoded)
 
     def _phrases(self, links: SuperLinks, *, observe: bool = True) -> Tensor:
         """(L, C) phrase embedding of every link."""
@@ -253,7 +263,10 @@ class ObjectsDecoder(Decoder):
             return torch.zeros(0, self.detector.width, device=self.presence_weight.device)
         return self.pose_head.names(torch.cat(states), observe=observe)
 
-    def _points(self, encoded: Encoded, layer: LayerOutput, rows: np.ndarray, names_KC: Tensor, part: Parts) -> Points:
+    def _points(
+        self, encoded: Encoded, map_BMHW: Tensor | None, layer: LayerOutput, rows: np.ndarray, names_KC: Tensor,
+        part: Parts,
+    ) -> Points:  # fmt: skip
         """Keypoints of some queries of one picture."""
         assert self.pose_head is not None, "a link of poses reached a decoder without them"
         index = torch.from_numpy(rows).to(layer.hidden_BNC.device)
@@ -262,11 +275,9 @@ class ObjectsDecoder(Decoder):
             nothing = layer.boxes_BN4.new_zeros(*asked.shape[:3], 2)
             return Points(places=nothing, flags=nothing)
         open_ = torch.ones(asked.shape[:3], dtype=torch.bool, device=asked.device)
-        return self.pose_head(encoded, layer.hidden_BNC[:, index], layer.boxes_BN4[:, index], asked, open_)[-1]
-
-    def _mask_maps(self, pixels_B3HW: Tensor, encoded: Encoded) -> Tensor:
-        assert self.mask_head is not None, "a link of masks reached a decoder without them"
-        return self.mask_head.pixels(pixels_B3HW, encoded)
+        hidden, boxes = layer.hidden_BNC[:, index], layer.boxes_BN4[:, index]
+        assert map_BMHW is not None, "poses are read from the map"
+        return self.pose_head(encoded, map_BMHW, hidden, boxes, asked, open_)[0][-1]
 
     def _decode(
         self, encoded: Encoded, noised: criterion.Denoising | None, regions: Pointed | None
@@ -300,8 +311,9 @@ class ObjectsDecoder(Decoder):
         noise = 0 if noised is None else noised.count
         start = noise + (0 if regions is None else regions.count)
         losses: dict[str, Tensor] = {}
-        wanted = [[i for i, mask in enumerate(masks) if mask is not None] for masks in truth.masks]
-        maps = self._mask_maps(pixels_B3HW, encoded) if any(wanted) else None
+        masked, posed = (any(one is not None for row in rows for one in row) for rows in (truth.masks, truth.poses))
+        fine = self._fine(pixels_B3HW, encoded) if masked or posed else None
+        maps = self.mask_head.pixels(fine) if self.mask_head is not None and masked else None
         for layer in layers:
             plain = layer.queries(start)
             pairs = criterion.match(plain, truth)
@@ -309,7 +321,7 @@ class ObjectsDecoder(Decoder):
             if self.mask_head is not None:
                 _add(losses, "", self._mask_loss(maps, encoded, plain, truth, pairs))
             if self.pose_head is not None:
-                _add(losses, "", self._pose_loss(encoded, plain, truth, pairs, names_KC))
+                _add(losses, "", self._pose_loss(fine, encoded, plain, truth, pairs, names_KC))
             if regions is not None:
                 framed, known = regions.opened(layer.queries(noise, start)), regions.pairs(truth)
                 _add(losses, "", criterion.paired_loss(framed, truth, known, encoded.phrase_padding_BP))
@@ -345,8 +357,9 @@ class ObjectsDecoder(Decoder):
         return mask_losses(maps_BMHW, encoded.ratios_BL2[:, 0], queries, boxes, masks, random=self.training)
 
     def _pose_loss(
-        self, encoded: Encoded, layer: LayerOutput, truth: criterion.Truth, pairs: criterion.Pairs, names_KC: Tensor
-    ) -> dict[str, Tensor]:
+        self, map_BMHW: Tensor | None, encoded: Encoded, layer: LayerOutput, truth: criterion.Truth,
+        pairs: criterion.Pairs, names_KC: Tensor,
+    ) -> dict[str, Tensor]:  # fmt: skip
         """Of the matched queries whose targets have a pose; zeros where none has."""
         assert self.pose_head is not None
         found: list[list[tuple[int, int]]] = []
@@ -354,7 +367,7 @@ class ObjectsDecoder(Decoder):
             both = zip(rows.tolist(), targets.tolist(), strict=True)
             found.append([(row, target) for row, target in both if truth.poses[b][target] is not None])
         most = max(map(len, found), default=0)
-        if not most:
+        if map_BMHW is None or not most:
             return dict.fromkeys(POSE.loss_weights, layer.boxes_BN4.new_zeros(()))
         asked = [[pose for _, target in own if (pose := truth.poses[b][target])] for b, own in enumerate(found)]
         longest = max(len(pose.flags_J) for own in asked for pose in own)
@@ -370,9 +383,9 @@ class ObjectsDecoder(Decoder):
             values.gather(1, queries[..., None].expand(-1, -1, values.shape[-1]))
             for values in (layer.hidden_BNC, layer.boxes_BN4)
         )
-        rounds = self.pose_head(encoded, hidden, boxes, names, index < len(names_KC))
+        rounds, heat = self.pose_head(encoded, map_BMHW, hidden, boxes, names, index < len(names_KC))
         own_boxes = [truth.boxes[b][[target for _, target in own]] for b, own in enumerate(found)]
-        return pose_losses(rounds, own_boxes, asked)
+        return pose_losses(rounds, heat, own_boxes, asked)
 
     def _presence(self, encoded: Encoded, last: LayerOutput) -> Tensor:
         """(B, P) presence logits: what the fused phrase says, plus the best query's score (detached)."""

@@ -1,9 +1,8 @@
 """Masks of the boxes: a dot product of what a query says and what a pixel says, inside the query's box.
 
 Pixel embeddings at a quarter of the picture and a mask embedding a query, their product the mask's logit (Cheng et al.
-2022, "Mask2Former", section 3.1; Li et al. 2023, "Mask DINO", section 3.3: the map is made of the encoder's finest
-tokens, enlarged, and of features at a quarter of the picture). Only the box of a query is looked at (Bolya et al. 2019,
-"YOLACT", section 3.2: crop), so that a pixel need not know in which of many alike things it lies.
+2022, "Mask2Former", section 3.1; Li et al. 2023, "Mask DINO", section 3.3). Only the box of a query is looked at (Bolya
+et al. 2019, "YOLACT", section 3.2: crop), so that a pixel need not know in which of many alike things it lies.
 
 B = pictures, K = targets, C = width of the detector, M = width of a mask embedding.
 """
@@ -18,9 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from visionllm.core.masks import Mask
-from visionllm.decoders.objects.detector import Encoded
 
-STRIDE = 4
 # Points a mask is trained at; candidates for each; share of them taken where the mask is least certain (Kirillov et
 # al. 2020, "PointRend", section 3.2); margin of the box they lie in, of its sides.
 SIDE = 14
@@ -33,26 +30,19 @@ class MaskHead(nn.Module):
 
     Args:
         width: of the detector.
-        mask_width: M; a multiple of 8.
+        mask_width: M, the width of the pixel map.
     """
 
     def __init__(self, width: int, mask_width: int) -> None:
         super().__init__()
-        self.stem = nn.Sequential(*_block(3, mask_width // 2, stride=2), *_block(mask_width // 2, mask_width, stride=2))
-        self.lateral = nn.Conv2d(width, mask_width, 1)
-        self.fuse = nn.Sequential(*_block(mask_width, mask_width), *_block(mask_width, mask_width))
         self.pixel = nn.Conv2d(mask_width, mask_width, 1)
         self.query = nn.Sequential(
             nn.Linear(width, width), nn.GELU(), nn.Linear(width, width), nn.GELU(), nn.Linear(width, mask_width)
         )
 
-    def pixels(self, pixels_B3HW: Tensor, encoded: Encoded) -> Tensor:
-        """(B, M, H / 4, W / 4) embeddings; the pictures are those that were encoded, in the same order."""
-        height, width = encoded.shapes[0]
-        finest = encoded.memory_BSC[:, : height * width].transpose(1, 2).unflatten(2, (height, width))
-        near = self.stem(pixels_B3HW)
-        far = F.interpolate(self.lateral(finest), size=near.shape[-2:], mode="bilinear", align_corners=False)
-        return self.pixel(self.fuse(near + far))
+    def pixels(self, map_BMHW: Tensor) -> Tensor:
+        """(B, M, H / 4, W / 4) embeddings of a ``PixelMap``."""
+        return self.pixel(map_BMHW)
 
     def forward(self, hidden: Tensor) -> Tensor:
         """(..., C) decoder states -> (..., M) mask embeddings."""
@@ -149,10 +139,3 @@ def _logits(map_MHW: Tensor, ratio_2: Tensor, queries_KM: Tensor, points: Tensor
     sampled = F.grid_sample(map_MHW[None].float(), grid[None], mode="bilinear", padding_mode="border",
                             align_corners=False)[0]  # fmt: skip
     return torch.einsum("mkp,km->kp", sampled, queries_KM.float())
-
-
-def _block(inside: int, outside: int, *, stride: int = 1) -> tuple[nn.Module, ...]:
-    groups = 8 if outside % 8 == 0 else 1
-    return (
-        nn.Conv2d(inside, outside, 3, stride=stride, padding=1, bias=False), nn.GroupNorm(groups, outside), nn.GELU(),
-    )  # fmt: skip

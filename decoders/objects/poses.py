@@ -1,14 +1,21 @@
 """Keypoints of the boxes: every named point of every object is a query of its own.
 
 Object queries first, then keypoint queries in groups (Yang et al. 2023, "UniPose", sections 3.2 and 3.3; Yang et al.
-2023, "ED-Pose", section 3.2): the query of a keypoint is what its object says plus what its name says, its first place
-a guess from both, in the frame of the object's box. Queries of one object see each other and their object, those of
-another do not, and each looks at the picture around the place it is believed at.
+2023, "ED-Pose", section 3.2): the query of a keypoint is what its object says plus what its name says. Queries of one
+object see each other and their object, those of another do not, and each looks at the picture around the place it is
+believed at.
+
+First each is found on a heatmap over the box of its object, whose cells it is classified into; then its place is
+corrected by regression. Regression alone cannot begin: of a person that may face either way the left shoulder is as
+often here as there, the best single guess is half way between the two, and there it stays. A heatmap may believe both
+(Tompson et al. 2014, section 3; Sun et al. 2018, "Integral human pose regression", for the place a map means; here the
+mean is taken around its peak alone, so that it is never half way).
 
 Which names there are is the caller's affair: they come as links. A name that the object does not have is a question
 too: each point carries two flags, whether it can be placed at all and whether it is seen (COCO's visibility).
 
-B = pictures, I = objects of a picture, J = keypoints of an object (padded), C = width of the detector.
+B = pictures, I = objects of a picture, J = keypoints of an object (padded), P = cells of a heatmap, C = width of the
+detector, M = width of the pixel map.
 Points are normalised by the picture without its padding.
 """
 
@@ -29,8 +36,12 @@ from visionllm.decoders.objects.detector import Encoded
 from visionllm.decoders.objects.phrases import PhraseHead
 
 POINTS = 4  # looked at on each level, by each head
+# Cells along a side of a heatmap; margin of the box it covers, of its sides; cells around its peak whose mean is meant.
+GRID, MARGIN, AROUND = 24, 0.15, 2
 # Least part of a box that a side counts as: a box of no height has a frame all the same.
 _LEAST = 1e-3
+# Half turns over a box, of the waves that tell where in it a cell lies.
+_WAVES = (1.0, 2.0, 4.0, 8.0)
 
 
 @dataclass(kw_only=True, slots=True, frozen=True, eq=False)
@@ -39,6 +50,14 @@ class Points:
 
     places: Tensor
     flags: Tensor
+
+
+@dataclass(kw_only=True, slots=True, frozen=True, eq=False)
+class Heat:
+    """Where keypoints are believed: (B, I, J, P) logits of the cells, and the (B, I, P, 2) places of these."""
+
+    logits: Tensor
+    places: Tensor
 
 
 @dataclass(kw_only=True, slots=True, frozen=True, eq=False)
@@ -77,16 +96,22 @@ class PoseHead(nn.Module):
         link_width: of the language model.
         queries: of a keypoint link.
         width, heads, levels: of the detector.
-        layers: rounds of looking.
+        map_width: M.
+        layers: rounds of looking; after the first the heatmap is read.
     """
 
-    def __init__(self, *, link_width: int, queries: int, width: int, heads: int, levels: int, layers: int) -> None:
+    def __init__(
+        self, *, link_width: int, queries: int, width: int, heads: int, levels: int, map_width: int, layers: int
+    ) -> None:
         super().__init__()
         self.names = PhraseHead(queries, link_width, width)
         self.owner = nn.Linear(width, width)
         self.start = _mlp(width, 2)
         self.layers = nn.ModuleList(_Layer(width, heads, levels) for _ in range(layers))
-        self.moves = nn.ModuleList(_mlp(width, 2) for _ in range(layers))
+        self.moves = nn.ModuleList(_mlp(width, 2) for _ in range(layers - 1))
+        self.query, self.pixel = _mlp(width, map_width), nn.Conv2d(map_width, map_width, 1)
+        self.cells = nn.Sequential(nn.Linear(4 * len(_WAVES), width), nn.GELU(), nn.Linear(width, map_width))
+        self.register_buffer("grid_P2", _grid(), persistent=False)
         self.norm = nn.LayerNorm(width)
         self.flags = nn.Linear(width, 2)
         for head in (self.start, *self.moves):
@@ -94,11 +119,13 @@ class PoseHead(nn.Module):
             nn.init.zeros_(head[-1].bias)  # type: ignore[index, arg-type]
 
     def forward(
-        self, encoded: Encoded, hidden_BIC: Tensor, boxes_BI4: Tensor, names_BIJC: Tensor, open_BIJ: Tensor
-    ) -> list[Points]:
-        """Points of every round, the first guess included.
+        self, encoded: Encoded, map_BMHW: Tensor, hidden_BIC: Tensor, boxes_BI4: Tensor, names_BIJC: Tensor,
+        open_BIJ: Tensor,
+    ) -> tuple[list[Points], Heat]:  # fmt: skip
+        """Points of every round, the first guess included, and the heatmaps between.
 
         Args:
+            map_BMHW: of the pictures.
             hidden_BIC: decoder states of the objects.
             boxes_BI4: their boxes, cxcywh_norm; taken as they are.
             names_BIJC: embeddings of the asked keypoints.
@@ -111,36 +138,63 @@ class PoseHead(nn.Module):
         open_ = torch.cat([torch.ones_like(open_BIJ[..., :1]), open_BIJ], 2)
         # In the frame of the box: its middle is 0, its sides are 1.
         frame = self.start(states[:, :, 1:]).float()
-        found = []
-        for number in range(len(self.layers) + 1):
-            normed = self.norm(states[:, :, 1:])
-            places = boxes[..., None, :2] + frame * sides
-            found.append(Points(places=places, flags=self.flags(normed).float()))
-            if number == len(self.layers):
-                break
-            looking = torch.cat([boxes[..., None, :2], places.detach()], 2)
+        found = [self._points(boxes, sides, frame, states)]
+        for number, layer in enumerate(self.layers):
+            looking = torch.cat([boxes[..., None, :2], found[-1].places.detach()], 2)
             reference = torch.cat([looking, sides.expand_as(looking) / 2], -1)
-            states = self.layers[number](states, open_, reference, encoded)
-            # Detached as the boxes are: each round learns its own step.
-            frame = frame.detach() + self.moves[number](self.norm(states[:, :, 1:])).float()
-        return found
+            states = layer(states, open_, reference, encoded)
+            if number == 0:
+                heat = self._heat(states[:, :, 1:], map_BMHW, encoded.ratios_BL2[:, 0], boxes, sides)
+                frame = self._peak(heat.logits)
+            else:
+                # Detached as the boxes are: each round learns its own step.
+                frame = frame.detach() + self.moves[number - 1](self.norm(states[:, :, 1:])).float()
+            found.append(self._points(boxes, sides, frame, states))
+        return found, heat
+
+    def _points(self, boxes: Tensor, sides: Tensor, frame: Tensor, states: Tensor) -> Points:
+        flags = self.flags(self.norm(states[:, :, 1:])).float()
+        return Points(places=boxes[..., None, :2] + frame * sides, flags=flags)
+
+    def _heat(self, states: Tensor, map_BMHW: Tensor, ratios_B2: Tensor, boxes: Tensor, sides: Tensor) -> Heat:
+        """What a query says times what the pixel of a cell says and where in the box the cell lies."""
+        places = boxes[..., None, :2] + self.grid_P2 * sides
+        on_map = 2 * places * ratios_B2[:, None, None] - 1
+        seen = F.grid_sample(self.pixel(map_BMHW).float(), on_map, padding_mode="border", align_corners=False)
+        waves = torch.tensor(_WAVES, device=places.device) * math.pi * self.grid_P2[..., None]
+        where = self.cells(torch.cat([waves.sin(), waves.cos()], -1).flatten(1)).float()
+        said = self.query(self.norm(states)).float() / math.sqrt(where.shape[-1])
+        logits = torch.einsum("bijm,bmip->bijp", said, seen) + torch.einsum("bijm,pm->bijp", said, where)
+        return Heat(logits=logits, places=places)
+
+    def _peak(self, logits_BIJP: Tensor) -> Tensor:
+        """(B, I, J, 2) mean around the peak of each heatmap, in the frame of the box."""
+        top = logits_BIJP.argmax(-1, keepdim=True)
+        cell = torch.arange(logits_BIJP.shape[-1], device=top.device)
+        across = (top % GRID - cell % GRID).abs() <= AROUND
+        down = (top // GRID - cell // GRID).abs() <= AROUND
+        return logits_BIJP.masked_fill(~(across & down), -torch.inf).softmax(-1) @ self.grid_P2
 
 
-def pose_losses(rounds: Sequence[Points], boxes: list[Tensor], truth: list[list[PoseTruth]]) -> dict[str, Tensor]:
+def pose_losses(
+    rounds: Sequence[Points], heat: Heat, boxes: list[Tensor], truth: list[list[PoseTruth]]
+) -> dict[str, Tensor]:
     """Summed over objects, the mean over rounds and over an object's points.
 
     ``points`` is L1 in units of the root of the object's area, ``oks`` one minus object keypoint similarity (Maji et
-    al. 2022, "YOLO-Pose", section 3.3), ``flags`` the cross entropy of both flags.
+    al. 2022, "YOLO-Pose", section 3.3), ``flags`` the cross entropy of both flags, ``heat`` the divergence of the
+    heatmap from that similarity as a distribution, no narrower than a cell.
 
     Args:
         boxes: per picture (K, 4) true boxes of the first K objects, cxcywh_norm.
         truth: per picture what is true of these.
     """
     device = rounds[0].places.device
-    total = {name: rounds[0].places.sum() * 0 + rounds[0].flags.sum() * 0 for name in ("points", "oks", "flags")}
+    nothing = rounds[0].places.sum() * 0 + rounds[0].flags.sum() * 0 + heat.logits.sum() * 0
+    total = dict.fromkeys(("points", "oks", "flags"), nothing)
     rows = [(b, k) for b, objects in enumerate(truth) for k in range(len(objects)) if len(objects[k].flags_J)]
     if not rows:
-        return total
+        return total | {"heat": nothing}
     b, k = (torch.tensor(column, device=device) for column in zip(*rows, strict=True))
     asked = [truth[i][j] for i, j in rows]
     width = rounds[0].places.shape[2]
@@ -163,7 +217,19 @@ def pose_losses(rounds: Sequence[Points], boxes: list[Tensor], truth: list[list[
         total["points"] = total["points"] + near.sum()
         total["oks"] = total["oks"] + unlike.sum()
         total["flags"] = total["flags"] + (there.sum(1) / is_open.sum(1) + seen.sum(1) / is_open.sum(1)).sum()
-    return {name: value / len(rounds) for name, value in total.items()}
+    wanted = _wanted(heat.places[b, k] * unit, places * unit, BODY * area * (2 * spread).square())
+    missed = (wanted.exp() * (wanted - heat.logits[b, k].log_softmax(-1))).sum(-1)
+    return {name: value / len(rounds) for name, value in total.items()} | {
+        "heat": ((missed * known).sum(1) / known.sum(1).clamp(min=1)).sum()
+    }
+
+
+def _wanted(cells_KP2: Tensor, places_KJ2: Tensor, variance_KJ: Tensor) -> Tensor:
+    """(K, J, P) log probabilities of cells: a bell around the place, on each axis at least one cell wide."""
+    side = (cells_KP2.amax(1) - cells_KP2.amin(1)) / (GRID - 1)
+    apart = (cells_KP2[:, None] - places_KJ2[:, :, None]).square()
+    least = torch.maximum(variance_KJ[..., None], side.square()[:, None])
+    return (-apart / (2 * least[:, :, None])).sum(-1).log_softmax(-1)
 
 
 def to_poses(points: Points, skeleton: Skeleton, size: tuple[int, int]) -> list[Pose]:
@@ -243,3 +309,9 @@ def _padded(arrays: Sequence[np.ndarray], width: int, device: torch.device, fill
     for row, values in zip(whole, arrays, strict=True):
         row[: len(values)] = values
     return torch.from_numpy(whole).to(device)
+
+
+def _grid() -> Tensor:
+    """(P, 2) middles of the cells of a heatmap in the frame of its box, row by row."""
+    along = ((torch.arange(GRID) + 0.5) / GRID - 0.5) * (1 + 2 * MARGIN)
+    return torch.stack(torch.meshgrid(along, along, indexing="xy"), -1).reshape(-1, 2)

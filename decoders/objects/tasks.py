@@ -45,8 +45,10 @@ POSE = register_task(
         verb="pose",
         templates="pose.yaml",
         metric="pose",
-        loss_weights={"points": 2.0, "oks": 4.0, "flags": 1.0},
+        loss_weights={"points": 2.0, "oks": 4.0, "flags": 1.0, "heat": 1.0},
     )
 )
 MASKED = {token.text for token in SEGMENTATION.tokens}
 POSED, POINT = (token.text for token in POSE.tokens)
+# What is read from the map of pixels, beyond the boxes.
+FINE = MASKED | {POSED}

@@ -17,7 +17,7 @@ from visionllm.core.poses import BODY, Pose, Skeleton
 from visionllm.core.sample import Sample
 from visionllm.core.skeletons import load_skeleton, skeleton_of
 from visionllm.decoders.objects.detector import Encoded
-from visionllm.decoders.objects.poses import Points, PoseHead, PoseTruth, pose_losses, to_poses
+from visionllm.decoders.objects.poses import GRID, Heat, Points, PoseHead, PoseTruth, pose_losses, to_poses
 from visionllm.metrics.pose import similarity
 from visionllm.routing.render import Style
 
@@ -29,6 +29,9 @@ POSE = Pose(
     points_xy=np.array([[30, 12], [44, 30], [58, 33]], np.float32), visibility=np.array([2, 1, 2], np.int8),
     skeleton=SKELETON,
 )  # fmt: skip
+
+
+NOTHING = {"points": 0, "oks": 0, "flags": 0, "heat": 0}
 
 
 def truth_of(names: tuple[str, ...], pose: Pose = POSE, start: int = 0) -> PoseTruth:
@@ -43,14 +46,28 @@ def points_of(truth: PoseTruth, shift_xy: tuple[float, float] = (0, 0)) -> Point
     return Points(places=places[None, None], flags=logits[None, None])
 
 
-def losses_of(points: Points, truth: PoseTruth) -> dict[str, float]:
+def heat_of(truth: PoseTruth, shift_xy: tuple[float, float] = (0, 0)) -> Heat:
+    """The right heatmaps, moved by pixels: bells as wide as the similarity or as a cell, in pixels of the picture."""
+    side = BOX[2:] - BOX[:2]
+    along = (np.arange(GRID) + 0.5) / GRID
+    cells = BOX[:2] + np.stack(np.meshgrid(along, along), -1).reshape(-1, 2) * side
+    width = np.sqrt(BODY * side.prod()) * 2 * truth.spread_J
+    width = np.maximum(width[:, None], (side / GRID)[None])
+    apart = cells - (truth.places_J2 * SIZE + shift_xy)[:, None]
+    logits = -(apart**2 / (2 * width[:, None] ** 2)).sum(-1)
+    places = torch.from_numpy(cells / SIZE).float()
+    return Heat(logits=torch.from_numpy(logits).float()[None, None], places=places[None, None])
+
+
+def losses_of(points: Points, truth: PoseTruth, heat: Heat | None = None) -> dict[str, float]:
     box = xyxy_to_cxcywh(torch.from_numpy(BOX / np.tile(SIZE, 2)))[None]
-    return {name: float(value) for name, value in pose_losses([points], [box], [[truth]]).items()}
+    losses = pose_losses([points], heat or heat_of(truth), [box], [[truth]])
+    return {name: float(value) for name, value in losses.items()}
 
 
 def test_a_right_answer_costs_nothing() -> None:
     truth = truth_of(SKELETON.keypoints)
-    assert losses_of(points_of(truth), truth) == pytest.approx({"points": 0, "oks": 0, "flags": 0}, abs=1e-5)
+    assert losses_of(points_of(truth), truth) == pytest.approx(NOTHING, abs=1e-5)
 
 
 @pytest.mark.parametrize("shift_xy", [(1.0, 0.0), (0.0, 1.0), (2.0, -1.5)])
@@ -64,12 +81,36 @@ def test_the_loss_is_the_metric(shift_xy: tuple[float, float]) -> None:
     assert losses["points"] == pytest.approx(sum(map(abs, shift_xy)) / np.sqrt(width * height), rel=1e-4)
 
 
+def test_a_heatmap_elsewhere_costs_more_the_further_it_is() -> None:
+    truth = truth_of(SKELETON.keypoints)
+    costs = [losses_of(points_of(truth), truth, heat_of(truth, (shift, 0)))["heat"] for shift in (0.0, 1.0, 2.0, 4.0)]
+    assert costs == sorted(costs)
+    assert costs[1] > 0.05
+    # Two bells of one width s, d apart: d^2 / 2 s^2. In the middle of the box, so that no edge cuts them.
+    middle = replace(POSE, points_xy=np.tile(BOX.reshape(2, 2).mean(0), (3, 1)))
+    nose = replace(truth_of(("nose",), middle), spread_J=np.array([0.08], np.float32))
+    variance = BODY * float((BOX[2:] - BOX[:2]).prod()) * 0.16**2
+    cost = losses_of(points_of(nose), nose, heat_of(nose, (0, -2)))["heat"]
+    assert cost == pytest.approx(2**2 / (2 * variance), rel=0.1)
+
+
+def test_what_may_be_here_or_there_is_put_at_one_of_both() -> None:
+    """Never half way: of two equal peaks one is taken, and its place is finer than a cell."""
+    head = PoseHead(link_width=8, queries=1, width=16, heads=2, levels=1, map_width=8, layers=1)
+    places = torch.tensor([[-0.31, 0.1], [0.29, 0.1]])
+    bells = (-(head.grid_P2 - places[:, None]).square().sum(-1) / (2 * 0.05**2)).exp()
+    found = head._peak(torch.log(bells.sum(0) + 1e-9)[None, None, None])[0, 0, 0]
+    assert float((found - places).norm(dim=-1).min()) < 0.01
+    at_edge = head._peak((-(head.grid_P2 - head.grid_P2[GRID - 1]).square().sum(-1) / 1e-4)[None, None, None])
+    torch.testing.assert_close(at_edge[0, 0, 0], head.grid_P2[GRID - 1])
+
+
 def test_a_name_it_does_not_have_is_told_and_not_placed() -> None:
     truth = truth_of(("wing", "nose"))
     assert truth.flags_J.tolist() == [0, 2]
     anywhere = points_of(truth)
     anywhere.places[..., 0, :] = 7.0
-    assert losses_of(anywhere, truth) == pytest.approx({"points": 0, "oks": 0, "flags": 0}, abs=1e-5)
+    assert losses_of(anywhere, truth) == pytest.approx(NOTHING, abs=1e-5)
     claimed = replace(anywhere, flags=torch.full_like(anywhere.flags, 30.0))
     assert losses_of(claimed, truth)["flags"] > 5
 
@@ -90,8 +131,11 @@ def test_objects_of_unlike_lists_share_a_pass() -> None:
     padded = Points(places=off.places.repeat(2, 1, 1, 1), flags=off.flags.repeat(2, 1, 1, 1))
     padded.places[1, :, 0] = points_of(short, (3, 0)).places[0, :, 0]
     padded.flags[1, :, 0] = points_of(short).flags[0, :, 0]
-    both = pose_losses([padded], [box, box], [[long], [short]])
-    alone = losses_of(off, long), losses_of(points_of(short, (3, 0)), short)
+    warm, cold = heat_of(long, (1, 2)), heat_of(short, (4, 0))
+    heat = Heat(logits=warm.logits.repeat(2, 1, 1, 1), places=warm.places.repeat(2, 1, 1, 1))
+    heat.logits[1, :, 0] = cold.logits[0, :, 0]
+    both = pose_losses([padded], heat, [box, box], [[long], [short]])
+    alone = losses_of(off, long, warm), losses_of(points_of(short, (3, 0)), short, cold)
     for name, value in both.items():
         assert float(value) == pytest.approx(alone[0][name] + alone[1][name], rel=1e-4, abs=1e-6)
 
@@ -151,12 +195,13 @@ def test_pose_losses_reach_every_link_and_the_pictures(posing: Any, sample: Samp
     losses = posing(batch).sums
     counts = posing.counts(batch)
     assert counts["objects/points"] == counts["objects/oks"] == 2 * 3  # layers x objects
-    sum(losses[f"objects/{name}"] for name in ("points", "oks", "flags")).backward()
+    sum(losses[f"objects/{name}"] for name in NOTHING).backward()
     tables = posing.link_queries.tables
     for token in ("[POSE]", "[KPT]"):
         assert float(tables[token].grad.abs().min()) > 0
     reached = [name for name, p in posing.named_parameters() if p.grad is not None and bool(p.grad.abs().max() > 0)]
-    for part in ("vision_tower", "multi_modal_projector", "language_model.layers.0", "backbone", "pose_head.names"):
+    own = ("backbone", "pose_head.names", "pose_head.query", "pixel_map")
+    for part in ("vision_tower", "multi_modal_projector", "language_model.layers.0", *own):
         assert any(part in name for name in reached), part
     posing.zero_grad()
     posing.eval()
@@ -254,7 +299,8 @@ def test_keypoints_are_learned_by_name() -> None:
         phrases_BPC=nothing, phrase_padding_BP=nothing, logits_BSP=nothing, box_logits_BS4=nothing, valid_BS=nothing,
         shapes=shapes, ratios_BL2=torch.ones(1, 2, 2),
     )  # fmt: skip
-    head = PoseHead(link_width=32, queries=4, width=width, heads=2, levels=2, layers=2)
+    head = PoseHead(link_width=32, queries=4, width=width, heads=2, levels=2, map_width=8, layers=2)
+    table = torch.randn(1, 8, 24, 32)
     hidden, names = torch.randn(1, 3, width), torch.randn(1, 3, 3, width)
     boxes = torch.tensor([[[0.3, 0.4, 0.4, 0.5], [0.6, 0.6, 0.5, 0.6], [0.25, 0.6, 0.2, 0.4]]])
     open_ = torch.ones(1, 3, 3, dtype=torch.bool)
@@ -264,13 +310,13 @@ def test_keypoints_are_learned_by_name() -> None:
     truth = [[PoseTruth(places_J2=p, flags_J=flags, spread_J=spread, aspect=1.3, start=0) for p in places]]
     optimizer = torch.optim.AdamW(head.parameters(), lr=1e-3)
     for _ in range(200):
-        losses = pose_losses(head(encoded, hidden, boxes, names, open_), [boxes[0]], truth)
+        losses = pose_losses(*head(encoded, table, hidden, boxes, names, open_), [boxes[0]], truth)
         optimizer.zero_grad()
-        (2 * losses["points"] + 4 * losses["oks"] + losses["flags"]).backward()
+        (2 * losses["points"] + 4 * losses["oks"] + losses["flags"] + losses["heat"]).backward()
         optimizer.step()
     with torch.no_grad():
-        found = head(encoded, hidden, boxes, names, open_)[-1]
-        turned = head(encoded, hidden, boxes, names.flip(2), open_)[-1]
+        found = head(encoded, table, hidden, boxes, names, open_)[0][-1]
+        turned = head(encoded, table, hidden, boxes, names.flip(2), open_)[0][-1]
     assert np.abs(found.places[0].numpy() - places).mean() < 0.01
     torch.testing.assert_close(turned.places.flip(2), found.places, atol=1e-4, rtol=1e-4)
     assert bool((found.flags[0, :, 0] > 0).all())

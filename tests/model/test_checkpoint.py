@@ -113,7 +113,7 @@ def test_what_is_fresh_is_not_read(model: Any, tmp_path: Path) -> None:
 
 
 WITH_MASKS = {"objects": {"mask_width": 16}}
-FRESH_MASKS = ["decoders.objects.mask_head", "link_queries.tables.[SEG]"]
+FRESH_MASKS = ["decoders.objects.mask_head", "decoders.objects.pixel_map", "link_queries.tables.[SEG]"]
 
 
 def test_a_task_joins_a_trained_model(model: Any, saved: Path, picture: Make, tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from pydantic import Field, PositiveInt
 from torch import Tensor, nn
+from torch.nn.utils.rnn import pad_sequence
 from torchvision.ops import nms
 
 from visionllm.core.arrays import object_array
@@ -42,7 +43,7 @@ from visionllm.decoders.objects.layout import (
 )
 from visionllm.decoders.objects.masks import MaskHead, cutter, mask_losses
 from visionllm.decoders.objects.phrases import PhraseHead
-from visionllm.decoders.objects.pixels import MAP_WIDTH, PixelMap
+from visionllm.decoders.objects.pixels import MAP_WIDTH, Fine, PixelMap
 from visionllm.decoders.objects.poses import Points, PoseHead, pose_losses, to_poses
 from visionllm.decoders.objects.tasks import DETECTION, FINE, MASKED, POSE, POSED, SEGMENTATION
 
@@ -169,7 +170,7 @@ class ObjectsDecoder(Decoder):
         if self.mask_head is not None:
             divisors |= dict.fromkeys(("mask", "dice"), layers * masks)
         if self.pose_head is not None:
-            divisors |= dict.fromkeys(POSE.loss_weights, layers * poses)
+            divisors |= dict.fromkeys(POSE.loss_weights, float(poses))
         if self.dense:
             divisors |= {f"dense_{name}": 4 * boxes for name in criterion.PARTS}
         if self.denoising:
@@ -195,9 +196,9 @@ class ObjectsDecoder(Decoder):
                 picture = ctx.batch.samples[group.owner[0]].pictures[group.owner[1]]
                 boxes_xyxy = _in_picture(last.boxes_BN4[b], picture)
                 asked, cut = {links.meta[link].token for link in group.links}, None
-                fine = self._fine(bucket.values[row_of[b]][None], encoded.of(b)) if asked & FINE else None
-                if self.mask_head is not None and asked & MASKED:
-                    (maps,), queries = self.mask_head.pixels(fine), self.mask_head(last.hidden_BNC[b])
+                fine = self._fine(bucket.values[row_of[b]][None], encoded.of([b])) if asked & FINE else None
+                if self.mask_head is not None and fine is not None and asked & MASKED:
+                    (maps,), queries = self.mask_head.pixels(fine.map_BMHW), self.mask_head(last.hidden_BNC[b])
                     cut = cutter(maps, encoded.ratios_BL2[b, 0], queries, boxes_xyxy, picture.size)
                 for p, link in enumerate(group.links):
                     meta, scores_N = links.meta[link], last.logits_BNP[b, :, p].sigmoid()
@@ -216,7 +217,7 @@ class ObjectsDecoder(Decoder):
                     if meta.token in MASKED and cut is not None:
                         results[link] = Masks(masks=object_array([cut(row) for row in rows.tolist()]), **fields)
                     elif meta.token == POSED:
-                        points = self._points(encoded.of(b), fine, last.row(b), rows, names, parts[link])
+                        points = self._points(encoded.of([b]), fine, last.row(b), rows, names, parts[link])
                         skeleton = skeleton_of(meta.phrase, parts[link].names)
                         results[link] = Poses(poses=object_array(to_poses(points, skeleton, picture.size)), **fields)
                     else:
@@ -236,9 +237,9 @@ class ObjectsDecoder(Decoder):
         # Every layer: references are detached, so the last one does not reach the heads before it.
         total = tokens.sum() + encoded.box_logits_BS4.sum() + self._presence(encoded, layers[-1]).sum()
         fine = None if self.pixel_map is None else self.pixel_map(pixels, encoded)
-        if self.mask_head is not None:
-            total = total + self.mask_head.pixels(fine).sum() + self.mask_head(layers[-1].hidden_BNC).sum()
-        if self.pose_head is not None:
+        if self.mask_head is not None and fine is not None:
+            total = total + self.mask_head.pixels(fine.map_BMHW).sum() + self.mask_head(layers[-1].hidden_BNC).sum()
+        if self.pose_head is not None and fine is not None:
             names = self.pose_head.names(nothing, observe=False)[None, None]
             one = layers[-1].queries(0, 1)
             open_ = names[..., 0] < torch.inf
@@ -246,8 +247,8 @@ class ObjectsDecoder(Decoder):
             total = total + sum(points.places.sum() + points.flags.sum() for points in rounds) + heat.logits.sum()
         return total + torch.stack([layer.logits_BNP.sum() + layer.boxes_BN4.sum() for layer in layers]).sum()
 
-    def _fine(self, pixels_B3HW: Tensor, encoded: Encoded) -> Tensor:
-        """The pixel map of what masks and poses are read from."""
+    def _fine(self, pixels_B3HW: Tensor, encoded: Encoded) -> Fine:
+        """What masks and poses are read from."""
         assert self.pixel_map is not None, "a link of masks or poses reached a decoder without them"
         return self.pixel_map(pixels_B3HW, encoded)
 
@@ -264,7 +265,7 @@ class ObjectsDecoder(Decoder):
         return self.pose_head.names(torch.cat(states), observe=observe)
 
     def _points(
-        self, encoded: Encoded, map_BMHW: Tensor | None, layer: LayerOutput, rows: np.ndarray, names_KC: Tensor,
+        self, encoded: Encoded, fine: Fine | None, layer: LayerOutput, rows: np.ndarray, names_KC: Tensor,
         part: Parts,
     ) -> Points:  # fmt: skip
         """Keypoints of some queries of one picture."""
@@ -276,8 +277,8 @@ class ObjectsDecoder(Decoder):
             return Points(places=nothing, flags=nothing)
         open_ = torch.ones(asked.shape[:3], dtype=torch.bool, device=asked.device)
         hidden, boxes = layer.hidden_BNC[:, index], layer.boxes_BN4[:, index]
-        assert map_BMHW is not None, "poses are read from the map"
-        return self.pose_head(encoded, map_BMHW, hidden, boxes, asked, open_)[0][-1]
+        assert fine is not None, "poses are read from pixels"
+        return self.pose_head(encoded, fine, hidden, boxes, asked, open_)[0][-1]
 
     def _decode(
         self, encoded: Encoded, noised: criterion.Denoising | None, regions: Pointed | None
@@ -313,15 +314,13 @@ class ObjectsDecoder(Decoder):
         losses: dict[str, Tensor] = {}
         masked, posed = (any(one is not None for row in rows for one in row) for rows in (truth.masks, truth.poses))
         fine = self._fine(pixels_B3HW, encoded) if masked or posed else None
-        maps = self.mask_head.pixels(fine) if self.mask_head is not None and masked else None
+        maps = self.mask_head.pixels(fine.map_BMHW) if self.mask_head is not None and fine is not None else None
         for layer in layers:
             plain = layer.queries(start)
             pairs = criterion.match(plain, truth)
             _add(losses, "", criterion.paired_loss(plain, truth, pairs, encoded.phrase_padding_BP))
             if self.mask_head is not None:
                 _add(losses, "", self._mask_loss(maps, encoded, plain, truth, pairs))
-            if self.pose_head is not None:
-                _add(losses, "", self._pose_loss(fine, encoded, plain, truth, pairs, names_KC))
             if regions is not None:
                 framed, known = regions.opened(layer.queries(noise, start)), regions.pairs(truth)
                 _add(losses, "", criterion.paired_loss(framed, truth, known, encoded.phrase_padding_BP))
@@ -331,6 +330,9 @@ class ObjectsDecoder(Decoder):
                 extra = layer.queries(0, noise)
                 part = criterion.paired_loss(extra, truth, noised.positive, encoded.phrase_padding_BP)
                 _add(losses, "denoise_", {name: value / noised.groups for name, value in part.items()})
+        if self.pose_head is not None:
+            # Of the last layer alone, the one that answers: what a box shows is dear to look at.
+            losses |= self._pose_loss(fine, encoded, plain, truth, pairs, names_KC)
         if self.dense:
             _add(losses, "dense_", criterion.dense_loss(encoded, truth))
         presence = self._presence(encoded, layers[-1].queries(start))
@@ -357,35 +359,37 @@ class ObjectsDecoder(Decoder):
         return mask_losses(maps_BMHW, encoded.ratios_BL2[:, 0], queries, boxes, masks, random=self.training)
 
     def _pose_loss(
-        self, map_BMHW: Tensor | None, encoded: Encoded, layer: LayerOutput, truth: criterion.Truth,
-        pairs: criterion.Pairs, names_KC: Tensor,
+        self, fine: Fine | None, encoded: Encoded, layer: LayerOutput, truth: criterion.Truth, pairs: criterion.Pairs,
+        names_KC: Tensor,
     ) -> dict[str, Tensor]:  # fmt: skip
         """Of the matched queries whose targets have a pose; zeros where none has."""
         assert self.pose_head is not None
-        found: list[list[tuple[int, int]]] = []
-        for b, (rows, targets) in enumerate(pairs):
-            both = zip(rows.tolist(), targets.tolist(), strict=True)
-            found.append([(row, target) for row, target in both if truth.poses[b][target] is not None])
-        most = max(map(len, found), default=0)
-        if map_BMHW is None or not most:
+        # Pictures with poses: in each, the queries, what they should find and where.
+        rows, asked, queries, true_boxes = [], [], [], []
+        for b, (found, targets) in enumerate(pairs):
+            own = [(q, t, pose) for q, t in zip(found, targets.tolist(), strict=True) if (pose := truth.poses[b][t])]
+            if own:
+                rows.append(b)
+                queries.append(torch.stack([query for query, _, _ in own]))
+                true_boxes.append(truth.boxes[b][[target for _, target, _ in own]])
+                asked.append([pose for _, _, pose in own])
+        if fine is None or not rows:
             return dict.fromkeys(POSE.loss_weights, layer.boxes_BN4.new_zeros(()))
-        asked = [[pose for _, target in own if (pose := truth.poses[b][target])] for b, own in enumerate(found)]
-        longest = max(len(pose.flags_J) for own in asked for pose in own)
-        queries = torch.zeros(len(found), most, dtype=torch.long, device=names_KC.device)
-        index = torch.full((len(found), most, longest), len(names_KC), device=names_KC.device)
-        for b, own in enumerate(found):
-            for i, (row, _) in enumerate(own):
-                queries[b, i] = row
-                start, count = asked[b][i].start, len(asked[b][i].flags_J)
-                index[b, i, :count] = torch.arange(start, start + count, device=names_KC.device)
+        most, longest = max(map(len, asked)), max(len(pose.flags_J) for poses in asked for pose in poses)
+        index = torch.full((len(rows), most, longest), len(names_KC), device=names_KC.device)
+        for b, poses in enumerate(asked):
+            for i, pose in enumerate(poses):
+                count = len(pose.flags_J)
+                index[b, i, :count] = torch.arange(pose.start, pose.start + count, device=names_KC.device)
         names = torch.cat([names_KC, names_KC.new_zeros(1, names_KC.shape[1])])[index]
+        padded = pad_sequence(queries, batch_first=True)[..., None]
         hidden, boxes = (
-            values.gather(1, queries[..., None].expand(-1, -1, values.shape[-1]))
+            values[rows].gather(1, padded.expand(-1, -1, values.shape[-1]))
             for values in (layer.hidden_BNC, layer.boxes_BN4)
         )
-        rounds, heat = self.pose_head(encoded, map_BMHW, hidden, boxes, names, index < len(names_KC))
-        own_boxes = [truth.boxes[b][[target for _, target in own]] for b, own in enumerate(found)]
-        return pose_losses(rounds, heat, own_boxes, asked)
+        open_ = index < len(names_KC)
+        rounds, heat = self.pose_head(encoded.of(rows), fine.of(rows), hidden, boxes, names, open_)
+        return pose_losses(rounds, heat, true_boxes, asked)
 
     def _presence(self, encoded: Encoded, last: LayerOutput) -> Tensor:
         """(B, P) presence logits: what the fused phrase says, plus the best query's score (detached)."""

@@ -99,9 +99,9 @@ class Encoded:
     shapes: list[tuple[int, int]]
     ratios_BL2: Tensor
 
-    def of(self, row: int) -> Encoded:
-        """One picture of the batch, still as a batch."""
-        own = {name: getattr(self, name)[row : row + 1] for name in self.__slots__ if name != "shapes"}
+    def of(self, rows: list[int]) -> Encoded:
+        """Some pictures of the batch."""
+        own = {name: getattr(self, name)[rows] for name in self.__slots__ if name != "shapes"}
         return replace(self, **own)
 
 

@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from visionllm.core.masks import Mask
+from visionllm.decoders.objects.pixels import read
 
 # Points a mask is trained at; candidates for each; share of them taken where the mask is least certain (Kirillov et
 # al. 2020, "PointRend", section 3.2); margin of the box they lie in, of its sides.
@@ -41,7 +42,7 @@ class MaskHead(nn.Module):
         )
 
     def pixels(self, map_BMHW: Tensor) -> Tensor:
-        """(B, M, H / 4, W / 4) embeddings of a ``PixelMap``."""
+        """(B, M, H / 4, W / 4) embeddings of the pixels of a map."""
         return self.pixel(map_BMHW)
 
     def forward(self, hidden: Tensor) -> Tensor:
@@ -109,12 +110,10 @@ def _cut(map_MHW: Tensor, ratio_2: Tensor, query_M: Tensor, box_xyxy: np.ndarray
     if x2 <= x1 or y2 <= y1:
         return Mask(patch=np.zeros((0, 0), bool), corner=(0, 0), size=size)
     logits_HW = torch.einsum("mhw,m->hw", map_MHW.float(), query_M.float())
-    x = (torch.arange(x1, x2, device=map_MHW.device) + 0.5) / size[0] * ratio_2[0]
-    y = (torch.arange(y1, y2, device=map_MHW.device) + 0.5) / size[1] * ratio_2[1]
-    grid = torch.stack(torch.meshgrid(x, y, indexing="xy"), -1)
-    values = F.grid_sample(
-        logits_HW[None, None], 2 * grid[None] - 1, mode="bilinear", padding_mode="border", align_corners=False
-    )
+    x = (torch.arange(x1, x2, device=map_MHW.device) + 0.5) / size[0]
+    y = (torch.arange(y1, y2, device=map_MHW.device) + 0.5) / size[1]
+    places = torch.stack(torch.meshgrid(x, y, indexing="xy"), -1)
+    values = read(logits_HW[None, None], ratio_2[None], places[None])
     return Mask(patch=(values[0, 0] > 0).cpu().numpy(), corner=(x1, y1), size=size)
 
 
@@ -135,7 +134,5 @@ def _choose(candidates: Tensor, doubt: Tensor) -> Tensor:
 
 def _logits(map_MHW: Tensor, ratio_2: Tensor, queries_KM: Tensor, points: Tensor) -> Tensor:
     """(K, P) mask logits at (K, P, 2) places normalised by the picture."""
-    grid = 2 * points.float() * ratio_2.float() - 1
-    sampled = F.grid_sample(map_MHW[None].float(), grid[None], mode="bilinear", padding_mode="border",
-                            align_corners=False)[0]  # fmt: skip
+    sampled = read(map_MHW[None], ratio_2[None], points[None])[0]
     return torch.einsum("mkp,km->kp", sampled, queries_KM.float())

@@ -5,11 +5,12 @@ Object queries first, then keypoint queries in groups (Yang et al. 2023, "UniPos
 object see each other and their object, those of another do not, and each looks at the picture around the place it is
 believed at.
 
-First each is found on a heatmap over the box of its object, whose cells it is classified into; then its place is
-corrected by regression. Regression alone cannot begin: of a person that may face either way the left shoulder is as
-often here as there, the best single guess is half way between the two, and there it stays. A heatmap may believe both
-(Tompson et al. 2014, section 3; Sun et al. 2018, "Integral human pose regression", for the place a map means; here the
-mean is taken around its peak alone, so that it is never half way).
+First each is found on a heatmap over the box of its object, whose cells it is classified into: what its query says
+times what a cell says of what the box shows (``Crop``). Then its place is corrected by regression. Regression alone
+cannot begin: of a person that may face either way the left shoulder is as often here as there, the best single guess is
+half way between the two, and there it stays. A heatmap may believe both (Tompson et al. 2014, section 3; Sun et al.
+2018, "Integral human pose regression", for the place a map means; here the mean is taken around its peak alone, so that
+it is never half way).
 
 Which names there are is the caller's affair: they come as links. A name that the object does not have is a question
 too: each point carries two flags, whether it can be placed at all and whether it is seen (COCO's visibility).
@@ -34,6 +35,7 @@ from visionllm.core.poses import BODY, HIDDEN, UNKNOWN, VISIBLE, Pose, Skeleton
 from visionllm.decoders.objects.attention import DeformableSampling
 from visionllm.decoders.objects.detector import Encoded
 from visionllm.decoders.objects.phrases import PhraseHead
+from visionllm.decoders.objects.pixels import Crop, Fine
 
 POINTS = 4  # looked at on each level, by each head
 # Cells along a side of a heatmap; margin of the box it covers, of its sides; cells around its peak whose mean is meant.
@@ -109,9 +111,8 @@ class PoseHead(nn.Module):
         self.start = _mlp(width, 2)
         self.layers = nn.ModuleList(_Layer(width, heads, levels) for _ in range(layers))
         self.moves = nn.ModuleList(_mlp(width, 2) for _ in range(layers - 1))
-        self.query, self.pixel = _mlp(width, map_width), nn.Conv2d(map_width, map_width, 1)
-        self.cells = nn.Sequential(nn.Linear(4 * len(_WAVES), width), nn.GELU(), nn.Linear(width, map_width))
-        self.register_buffer("grid_P2", _grid(), persistent=False)
+        self.query, self.crop = _mlp(width, map_width), Crop(width, map_width, GRID, MARGIN)
+        self.where = nn.Sequential(nn.Linear(4 * len(_WAVES), width), nn.GELU(), nn.Linear(width, map_width))
         self.norm = nn.LayerNorm(width)
         self.flags = nn.Linear(width, 2)
         for head in (self.start, *self.moves):
@@ -119,21 +120,24 @@ class PoseHead(nn.Module):
             nn.init.zeros_(head[-1].bias)  # type: ignore[index, arg-type]
 
     def forward(
-        self, encoded: Encoded, map_BMHW: Tensor, hidden_BIC: Tensor, boxes_BI4: Tensor, names_BIJC: Tensor,
+        self, encoded: Encoded, fine: Fine, hidden_BIC: Tensor, boxes_BI4: Tensor, names_BIJC: Tensor,
         open_BIJ: Tensor,
     ) -> tuple[list[Points], Heat]:  # fmt: skip
         """Points of every round, the first guess included, and the heatmaps between.
 
         Args:
-            map_BMHW: of the pictures.
+            fine: the pictures close up.
             hidden_BIC: decoder states of the objects.
             boxes_BI4: their boxes, cxcywh_norm; taken as they are.
             names_BIJC: embeddings of the asked keypoints.
             open_BIJ: False on padding.
         """
         boxes = boxes_BI4.detach().float()
-        sides = boxes[..., None, 2:].clamp(min=_LEAST)
-        owner = self.owner(hidden_BIC)[:, :, None]
+        boxes = torch.cat([boxes[..., :2], boxes[..., 2:].clamp(min=_LEAST)], -1)
+        sides, wanted = boxes[..., None, 2:], open_BIJ.any(-1)
+        cells_NMP, whole_NC, places_BIP2 = self.crop(fine, boxes, wanted)
+        owner = self.owner(hidden_BIC)
+        owner = owner.index_put(torch.where(wanted), whole_NC.to(owner.dtype), accumulate=True)[:, :, None]
         states = torch.cat([owner, names_BIJC + owner], 2)
         open_ = torch.cat([torch.ones_like(open_BIJ[..., :1]), open_BIJ], 2)
         # In the frame of the box: its middle is 0, its sides are 1.
@@ -144,7 +148,7 @@ class PoseHead(nn.Module):
             reference = torch.cat([looking, sides.expand_as(looking) / 2], -1)
             states = layer(states, open_, reference, encoded)
             if number == 0:
-                heat = self._heat(states[:, :, 1:], map_BMHW, encoded.ratios_BL2[:, 0], boxes, sides)
+                heat = Heat(logits=self._heat(states[:, :, 1:], cells_NMP, wanted), places=places_BIP2)
                 frame = self._peak(heat.logits)
             else:
                 # Detached as the boxes are: each round learns its own step.
@@ -156,16 +160,13 @@ class PoseHead(nn.Module):
         flags = self.flags(self.norm(states[:, :, 1:])).float()
         return Points(places=boxes[..., None, :2] + frame * sides, flags=flags)
 
-    def _heat(self, states: Tensor, map_BMHW: Tensor, ratios_B2: Tensor, boxes: Tensor, sides: Tensor) -> Heat:
-        """What a query says times what the pixel of a cell says and where in the box the cell lies."""
-        places = boxes[..., None, :2] + self.grid_P2 * sides
-        on_map = 2 * places * ratios_B2[:, None, None] - 1
-        seen = F.grid_sample(self.pixel(map_BMHW).float(), on_map, padding_mode="border", align_corners=False)
-        waves = torch.tensor(_WAVES, device=places.device) * math.pi * self.grid_P2[..., None]
-        where = self.cells(torch.cat([waves.sin(), waves.cos()], -1).flatten(1)).float()
-        said = self.query(self.norm(states)).float() / math.sqrt(where.shape[-1])
-        logits = torch.einsum("bijm,bmip->bijp", said, seen) + torch.einsum("bijm,pm->bijp", said, where)
-        return Heat(logits=logits, places=places)
+    def _heat(self, states_BIJC: Tensor, cells_NMP: Tensor, wanted_BI: Tensor) -> Tensor:
+        """(B, I, J, P) what a query says times what a cell says and where in the box it lies; zeros of other boxes."""
+        waves = torch.tensor(_WAVES, device=cells_NMP.device) * math.pi * self.crop.cells_P2[..., None]
+        where_PM = self.where(torch.cat([waves.sin(), waves.cos()], -1).flatten(1)).float()
+        said = self.query(self.norm(states_BIJC)).float() / math.sqrt(where_PM.shape[-1])
+        own = torch.einsum("njm,nmp->njp", said[wanted_BI], cells_NMP.float() + where_PM.T)
+        return own.new_zeros(*said.shape[:3], len(where_PM)).index_put(torch.where(wanted_BI), own)
 
     def _peak(self, logits_BIJP: Tensor) -> Tensor:
         """(B, I, J, 2) mean around the peak of each heatmap, in the frame of the box."""
@@ -173,7 +174,7 @@ class PoseHead(nn.Module):
         cell = torch.arange(logits_BIJP.shape[-1], device=top.device)
         across = (top % GRID - cell % GRID).abs() <= AROUND
         down = (top // GRID - cell // GRID).abs() <= AROUND
-        return logits_BIJP.masked_fill(~(across & down), -torch.inf).softmax(-1) @ self.grid_P2
+        return logits_BIJP.masked_fill(~(across & down), -torch.inf).softmax(-1) @ self.crop.cells_P2
 
 
 def pose_losses(
@@ -309,9 +310,3 @@ def _padded(arrays: Sequence[np.ndarray], width: int, device: torch.device, fill
     for row, values in zip(whole, arrays, strict=True):
         row[: len(values)] = values
     return torch.from_numpy(whole).to(device)
-
-
-def _grid() -> Tensor:
-    """(P, 2) middles of the cells of a heatmap in the frame of its box, row by row."""
-    along = ((torch.arange(GRID) + 0.5) / GRID - 0.5) * (1 + 2 * MARGIN)
-    return torch.stack(torch.meshgrid(along, along, indexing="xy"), -1).reshape(-1, 2)

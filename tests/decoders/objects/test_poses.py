@@ -17,6 +17,7 @@ from visionllm.core.poses import BODY, Pose, Skeleton
 from visionllm.core.sample import Sample
 from visionllm.core.skeletons import load_skeleton, skeleton_of
 from visionllm.decoders.objects.detector import Encoded
+from visionllm.decoders.objects.pixels import Fine
 from visionllm.decoders.objects.poses import GRID, Heat, Points, PoseHead, PoseTruth, pose_losses, to_poses
 from visionllm.metrics.pose import similarity
 from visionllm.routing.render import Style
@@ -98,11 +99,13 @@ def test_what_may_be_here_or_there_is_put_at_one_of_both() -> None:
     """Never half way: of two equal peaks one is taken, and its place is finer than a cell."""
     head = PoseHead(link_width=8, queries=1, width=16, heads=2, levels=1, map_width=8, layers=1)
     places = torch.tensor([[-0.31, 0.1], [0.29, 0.1]])
-    bells = (-(head.grid_P2 - places[:, None]).square().sum(-1) / (2 * 0.05**2)).exp()
+    bells = (-(head.crop.cells_P2 - places[:, None]).square().sum(-1) / (2 * 0.05**2)).exp()
     found = head._peak(torch.log(bells.sum(0) + 1e-9)[None, None, None])[0, 0, 0]
     assert float((found - places).norm(dim=-1).min()) < 0.01
-    at_edge = head._peak((-(head.grid_P2 - head.grid_P2[GRID - 1]).square().sum(-1) / 1e-4)[None, None, None])
-    torch.testing.assert_close(at_edge[0, 0, 0], head.grid_P2[GRID - 1])
+    at_edge = head._peak(
+        (-(head.crop.cells_P2 - head.crop.cells_P2[GRID - 1]).square().sum(-1) / 1e-4)[None, None, None]
+    )
+    torch.testing.assert_close(at_edge[0, 0, 0], head.crop.cells_P2[GRID - 1])
 
 
 def test_a_name_it_does_not_have_is_told_and_not_placed() -> None:
@@ -194,13 +197,13 @@ def test_pose_losses_reach_every_link_and_the_pictures(posing: Any, sample: Samp
     batch = posing.processor.encode([sample])
     losses = posing(batch).sums
     counts = posing.counts(batch)
-    assert counts["objects/points"] == counts["objects/oks"] == 2 * 3  # layers x objects
+    assert counts["objects/points"] == counts["objects/oks"] == 3  # objects
     sum(losses[f"objects/{name}"] for name in NOTHING).backward()
     tables = posing.link_queries.tables
     for token in ("[POSE]", "[KPT]"):
         assert float(tables[token].grad.abs().min()) > 0
     reached = [name for name, p in posing.named_parameters() if p.grad is not None and bool(p.grad.abs().max() > 0)]
-    own = ("backbone", "pose_head.names", "pose_head.query", "pixel_map")
+    own = ("backbone", "pose_head.names", "pose_head.query", "pose_head.crop", "pixel_map")
     for part in ("vision_tower", "multi_modal_projector", "language_model.layers.0", *own):
         assert any(part in name for name in reached), part
     posing.zero_grad()
@@ -300,7 +303,7 @@ def test_keypoints_are_learned_by_name() -> None:
         shapes=shapes, ratios_BL2=torch.ones(1, 2, 2),
     )  # fmt: skip
     head = PoseHead(link_width=32, queries=4, width=width, heads=2, levels=2, map_width=8, layers=2)
-    table = torch.randn(1, 8, 24, 32)
+    fine = Fine(pixels_B3HW=torch.randn(1, 3, 96, 128), map_BMHW=torch.randn(1, 8, 24, 32), ratios_B2=torch.ones(1, 2))
     hidden, names = torch.randn(1, 3, width), torch.randn(1, 3, 3, width)
     boxes = torch.tensor([[[0.3, 0.4, 0.4, 0.5], [0.6, 0.6, 0.5, 0.6], [0.25, 0.6, 0.2, 0.4]]])
     open_ = torch.ones(1, 3, 3, dtype=torch.bool)
@@ -310,13 +313,13 @@ def test_keypoints_are_learned_by_name() -> None:
     truth = [[PoseTruth(places_J2=p, flags_J=flags, spread_J=spread, aspect=1.3, start=0) for p in places]]
     optimizer = torch.optim.AdamW(head.parameters(), lr=1e-3)
     for _ in range(200):
-        losses = pose_losses(*head(encoded, table, hidden, boxes, names, open_), [boxes[0]], truth)
+        losses = pose_losses(*head(encoded, fine, hidden, boxes, names, open_), [boxes[0]], truth)
         optimizer.zero_grad()
         (2 * losses["points"] + 4 * losses["oks"] + losses["flags"] + losses["heat"]).backward()
         optimizer.step()
     with torch.no_grad():
-        found = head(encoded, table, hidden, boxes, names, open_)[0][-1]
-        turned = head(encoded, table, hidden, boxes, names.flip(2), open_)[0][-1]
+        found = head(encoded, fine, hidden, boxes, names, open_)[0][-1]
+        turned = head(encoded, fine, hidden, boxes, names.flip(2), open_)[0][-1]
     assert np.abs(found.places[0].numpy() - places).mean() < 0.01
     torch.testing.assert_close(turned.places.flip(2), found.places, atol=1e-4, rtol=1e-4)
     assert bool((found.flags[0, :, 0] > 0).all())

@@ -72,8 +72,8 @@ class Crop(nn.Module):
 
     As top-down pose estimators see a person (Xiao et al. 2018, "Simple baselines for human pose estimation", section
     2): the picture inside the box and a margin, resampled to a square of cells, with the map under it, through a small
-    network that goes down to a quarter and up again (Ronneberger et al. 2015, "U-Net", section 2), so that every cell
-    knows of the whole.
+    network that goes down to a quarter and up again (Ronneberger et al. 2015, "U-Net", section 2); every cell
+    is told of the whole.
 
     Args:
         width: of the detector.
@@ -94,7 +94,9 @@ class Crop(nn.Module):
         self.lift = nn.Conv2d(2 * map_width, map_width, 1)
         self.middle = nn.Sequential(*_block(map_width, map_width))
         self.top = nn.Sequential(*_block(map_width, map_width), nn.Conv2d(map_width, map_width, 1))
-        self.whole = nn.Linear(2 * map_width, width)
+        # Laid side by side, not averaged: which way a body faces is a matter of what lies where.
+        self.whole = nn.Linear((side // 4) ** 2 * 2 * map_width, width)
+        self.tell = nn.Linear(width, 2 * map_width)
         self.register_buffer("cells_P2", square(side, margin), persistent=False)
         self.register_buffer("pixels_P2", square(2 * side, margin), persistent=False)
 
@@ -109,9 +111,11 @@ class Crop(nn.Module):
         full = self.join(torch.cat([self.stem(near), far], 1))
         half = self.down(full)
         deep = self.deep(half)
+        whole = self.whole(deep.flatten(1))
+        deep = deep + self.tell(whole)[..., None, None]
         half = self.middle(half + _enlarged(self.lift(deep)))
         cells = self.top(full + _enlarged(half))
-        return cells.flatten(2), self.whole(deep.mean((2, 3))), places
+        return cells.flatten(2), whole, places
 
 
 def square(side: int, margin: float) -> Tensor:

@@ -1,16 +1,16 @@
 """Keypoints of the boxes: every named point of every object is a query of its own.
 
 Object queries first, then keypoint queries in groups (Yang et al. 2023, "UniPose", sections 3.2 and 3.3; Yang et al.
-2023, "ED-Pose", section 3.2): the query of a keypoint is what its object says plus what its name says. Queries of one
-object see each other and their object, those of another do not, and each looks at the picture around the place it is
-believed at.
+2023, "ED-Pose", section 3.2): the query of a keypoint is what its object says and what its name says.
 
 First each is found on a heatmap over the box of its object, whose cells it is classified into: what its query says
-times what a cell says of what the box shows (``Crop``). Then its place is corrected by regression. Regression alone
-cannot begin: of a person that may face either way the left shoulder is as often here as there, the best single guess is
-half way between the two, and there it stays. A heatmap may believe both (Tompson et al. 2014, section 3; Sun et al.
-2018, "Integral human pose regression", for the place a map means; here the mean is taken around its peak alone, so that
-it is never half way).
+times what a cell says of what the box shows (``Crop``). Regression alone cannot begin: of a person that may face either
+way the left shoulder is as often here as there, the best single guess is half way between the two, and there it stays.
+A heatmap may believe both (Tompson et al. 2014, section 3), and its place is the mean around its peak alone (after Sun
+et al. 2018, "Integral human pose regression", who take that of the whole), so that it is never half way.
+
+Then rounds of looking correct it: queries of one object see each other and their object, those of another do not, and
+each looks at the picture around the place it is believed at.
 
 Which names there are is the caller's affair: they come as links. A name that the object does not have is a question
 too: each point carries two flags, whether it can be placed at all and whether it is seen (COCO's visibility).
@@ -99,7 +99,7 @@ class PoseHead(nn.Module):
         queries: of a keypoint link.
         width, heads, levels: of the detector.
         map_width: M.
-        layers: rounds of looking; after the first the heatmap is read.
+        layers: rounds of looking.
     """
 
     def __init__(
@@ -107,15 +107,14 @@ class PoseHead(nn.Module):
     ) -> None:
         super().__init__()
         self.names = PhraseHead(queries, link_width, width)
-        self.owner = nn.Linear(width, width)
-        self.start = _mlp(width, 2)
+        self.owner, self.of_name, self.of_owner = (nn.Linear(width, width) for _ in range(3))
         self.layers = nn.ModuleList(_Layer(width, heads, levels) for _ in range(layers))
-        self.moves = nn.ModuleList(_mlp(width, 2) for _ in range(layers - 1))
+        self.moves = nn.ModuleList(_mlp(width, 2) for _ in range(layers))
         self.query, self.crop = _mlp(width, map_width), Crop(width, map_width, GRID, MARGIN)
         self.where = nn.Sequential(nn.Linear(4 * len(_WAVES), width), nn.GELU(), nn.Linear(width, map_width))
         self.norm = nn.LayerNorm(width)
         self.flags = nn.Linear(width, 2)
-        for head in (self.start, *self.moves):
+        for head in self.moves:
             nn.init.zeros_(head[-1].weight)  # type: ignore[index, arg-type]
             nn.init.zeros_(head[-1].bias)  # type: ignore[index, arg-type]
 
@@ -123,7 +122,7 @@ class PoseHead(nn.Module):
         self, encoded: Encoded, fine: Fine, hidden_BIC: Tensor, boxes_BI4: Tensor, names_BIJC: Tensor,
         open_BIJ: Tensor,
     ) -> tuple[list[Points], Heat]:  # fmt: skip
-        """Points of every round, the first guess included, and the heatmaps between.
+        """Points as the heatmaps have them and after every round, and the heatmaps.
 
         Args:
             fine: the pictures close up.
@@ -138,21 +137,20 @@ class PoseHead(nn.Module):
         cells_NMP, whole_NC, places_BIP2 = self.crop(fine, boxes, wanted)
         owner = self.owner(hidden_BIC)
         owner = owner.index_put(torch.where(wanted), whole_NC.to(owner.dtype), accumulate=True)[:, :, None]
-        states = torch.cat([owner, names_BIJC + owner], 2)
+        # The product as well: where the left hand is hangs on which way the body faces, a matter of both at once.
+        states = names_BIJC + owner + self.of_name(names_BIJC) * self.of_owner(owner)
+        heat = Heat(logits=self._heat(states, cells_NMP, wanted), places=places_BIP2)
+        states = torch.cat([owner, states], 2)
         open_ = torch.cat([torch.ones_like(open_BIJ[..., :1]), open_BIJ], 2)
-        # In the frame of the box: its middle is 0, its sides are 1.
-        frame = self.start(states[:, :, 1:]).float()
+        # In the frame of the box: its middle is 0, its sides are 1. Detached from what found it: the heatmap learns
+        # from its own loss, each round its own step.
+        frame = self._peak(heat.logits).detach()
         found = [self._points(boxes, sides, frame, states)]
-        for number, layer in enumerate(self.layers):
+        for layer, move in zip(self.layers, self.moves, strict=True):
             looking = torch.cat([boxes[..., None, :2], found[-1].places.detach()], 2)
             reference = torch.cat([looking, sides.expand_as(looking) / 2], -1)
             states = layer(states, open_, reference, encoded)
-            if number == 0:
-                heat = Heat(logits=self._heat(states[:, :, 1:], cells_NMP, wanted), places=places_BIP2)
-                frame = self._peak(heat.logits)
-            else:
-                # Detached as the boxes are: each round learns its own step.
-                frame = frame.detach() + self.moves[number - 1](self.norm(states[:, :, 1:])).float()
+            frame = frame.detach() + move(self.norm(states[:, :, 1:])).float()
             found.append(self._points(boxes, sides, frame, states))
         return found, heat
 

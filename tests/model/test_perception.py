@@ -8,6 +8,8 @@ import pytest
 
 from visionllm import Box, Point, VisionLLM
 
+SURE = {"objects": {"threshold": 0.0, "max_boxes": 1}}
+
 
 @pytest.fixture(scope="module")
 def perception(root: Path) -> VisionLLM:
@@ -51,13 +53,10 @@ def test_a_car_that_is_pointed_at(perception: VisionLLM, street: Path) -> None:
 
 
 def test_keypoints_come_with_their_person(perception: VisionLLM, street: Path) -> None:
-    options = {"objects": {"threshold": 0.2}}
-    answer = perception.pose(street, {"person": ["nose", "left wrist", "right ankle"]}, options=options)
-    poses = answer.poses
-    assert len(poses) >= 1
-    x1, _, x2, _ = poses.boxes_xyxy[0]
-    points = poses.poses[0].points_xy
-    assert points.shape == (3, 2)
-    assert points[2, 1] > points[0, 1], "the ankle is below the nose"
-    assert (points[:, 0] > x1 - (x2 - x1)).all()
-    assert (points[:, 0] < x2 + (x2 - x1)).all()
+    names = ["nose", "left wrist", "right ankle"]
+    answer = perception(street, f"find the pose of person ({', '.join(names)})", options=SURE)
+    assert list(answer.trace.routed) == [("[POSE]", "person"), *(("[KPT]", name) for name in names)]
+    (pose,) = answer.poses.poses
+    assert pose.skeleton.keypoints == tuple(names)
+    nose, _, ankle = pose.points_xy
+    assert ankle[1] > nose[1], "the ankle is below the nose"

@@ -65,8 +65,10 @@ class PhraseHead(nn.Module):
         """(L * Q, D) states of links in order -> (L, C) phrase embeddings.
 
         Args:
-            observe: in training, count these links in the running statistics.
+            observe: in training, count these links in the running statistics; frozen weights keep theirs.
         """
+        # What stands still does so whole: links of one task alone would shift what the weights were learned under.
+        observe = observe and self.project.weight.requires_grad
         joined = self.standardise(states.reshape(-1, self.project.in_features), observe=observe)
         phrases = self.project(joined.to(self.project.weight.dtype))
         return self.norm(phrases + self.mlp(phrases))

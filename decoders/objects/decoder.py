@@ -314,7 +314,7 @@ class ObjectsDecoder(Decoder):
         losses: dict[str, Tensor] = {}
         masked, posed = (any(one is not None for row in rows for one in row) for rows in (truth.masks, truth.poses))
         fine = self._fine(pixels_B3HW, encoded) if masked or posed else None
-        maps = self.mask_head.pixels(fine.map_BMHW) if self.mask_head is not None and fine is not None else None
+        maps = self.mask_head.pixels(fine.map_BMHW) if self.mask_head and masked and fine else None
         for layer in layers:
             plain = layer.queries(start)
             pairs = criterion.match(plain, truth)

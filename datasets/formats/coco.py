@@ -15,7 +15,7 @@ from visionllm.core.config import Config
 from visionllm.core.errors import AnnotationError, ShapeError
 from visionllm.core.masks import Mask
 from visionllm.core.media import load_picture
-from visionllm.core.poses import Pose, Skeleton, plain_names
+from visionllm.core.poses import HIDDEN, UNKNOWN, Pose, Skeleton, plain_names
 from visionllm.core.sample import Record, Source
 from visionllm.core.skeletons import load_skeleton
 from visionllm.datasets.formats.reader import (
@@ -43,6 +43,8 @@ class CocoSplit(Config):
         captions: the file of captions of the same pictures.
         skeleton: what the keypoints are, where the file's own names and edges do not say it.
         points: fields the keypoints stand in, one after another.
+        least: where some flags are confidences between 0 and 1 (hands of COCO-WholeBody), a point of at least this is
+            known, though not said to be visible; without it such a flag is an error.
     """
 
     images: str
@@ -50,6 +52,7 @@ class CocoSplit(Config):
     captions: str | None = None
     skeleton: str | None = None
     points: list[str] = Field(default=["keypoints"], min_length=1)
+    least: float | None = Field(default=None, gt=0, lt=1)
 
 
 @register_format("coco")
@@ -88,7 +91,7 @@ class CocoReader:
             data = read_bytes(captions, limit=MAX_BYTES)
             self._digest = hashlib.sha256(self._digest.encode() + data).hexdigest()
             self._captions = _Table(captions, parse_json(data, captions)).captions({p["id"] for p in self._pictures})
-        self._points = None
+        self._points, self._least = None, split.least
         self.wording = Wording()
         if "poses" in needs:
             skeletons = table.skeletons(split.skeleton)
@@ -170,7 +173,8 @@ class CocoReader:
         found = []
         for row in rows.tolist():
             skeleton, parts = self._points[row]
-            found.append(pose_of(skeleton, parts, source=f"{source}: {self._file}: annotations[{row}]"))
+            where = f"{source}: {self._file}: annotations[{row}]"
+            found.append(pose_of(skeleton, parts, self._least, source=where))
         return object_array(found)
 
     def _check_finite(self, rows: np.ndarray, source: Source) -> None:
@@ -183,8 +187,10 @@ class CocoReader:
             )
 
 
-def pose_of(skeleton: Skeleton | None, parts: list[Any], *, source: str) -> Pose | None:
+def pose_of(skeleton: Skeleton | None, parts: list[Any], least: float | None = None, *, source: str) -> Pose | None:
     """A pose out of lists ``[x, y, flag, ...]`` that follow each other; None where no point is known.
+
+    A flag between 0 and 1 is a confidence where ``least`` is given: the point is hidden from there on, unknown below.
 
     Raises:
         AnnotationError: a list is not such a list, their points are of another number, or a flag is not 0, 1 or 2.
@@ -206,11 +212,15 @@ def pose_of(skeleton: Skeleton | None, parts: list[Any], *, source: str) -> Pose
             f"{3 * len(skeleton)}"
         )
     table = np.array(flat, np.float64).reshape(-1, 3)
+    if least is not None:
+        doubtful = (table[:, 2] > 0) & (table[:, 2] < 1)
+        table[doubtful, 2] = np.where(table[doubtful, 2] >= least, HIDDEN, UNKNOWN)
     wrong = np.flatnonzero(~np.isin(table[:, 2], (0, 1, 2)))
     if len(wrong):
         raise AnnotationError(
             f"{source}: {skeleton.keypoints[int(wrong[0])]!r} has the flag {table[wrong[0], 2]:g}; 0 is unknown, "
             "1 hidden, 2 visible"
+            + ("; is it a confidence? name `least` in the card's split" if 0 < table[wrong[0], 2] < 1 else "")
         )
     if not table[:, 2].any():
         return None

@@ -116,10 +116,41 @@ def test_mpii_counts_from_one(fixtures: Path) -> None:
 def test_whole_bodies_are_put_together(fixtures: Path) -> None:
     """Body, feet, face and hands stand in fields of their own; without a skeleton for all of them it is told."""
     fields = ["keypoints", "foot_kpts", "face_kpts", "lefthand_kpts", "righthand_kpts"]
-    split = CocoSplit(images=".", annotations="test_coco_wholebody.json", points=fields)
+    file = "test_coco_wholebody.json"
+    split = CocoSplit(images=".", annotations=file, points=fields)
     reader = CocoReader.open(split, place(fixtures / "coco"))
     with pytest.raises(AnnotationError, match=r"399 numbers of keypoints, 17 points of person have 51"):
         reader.read(0)
+    whole = CocoSplit(images=".", annotations=file, points=fields, skeleton="wholebody_133")
+    with pytest.raises(AnnotationError, match=r"the flag 0\.0\d+; .* name `least` in the card's split"):
+        CocoReader.open(whole, place(fixtures / "coco")).read(3)
+    reader = CocoReader.open(whole.model_copy(update={"least": 0.3}), place(fixtures / "coco"))
+    entries = {entry["id"]: entry for entry in json.loads((fixtures / "coco" / file).read_text())["annotations"]}
+    hands = 0
+    for record in (reader.read(i) for i in range(len(reader))):
+        for pose, number in zip(record.poses, record.extra["annotation_id"].tolist(), strict=True):
+            entry = entries[number]
+            if pose is None:
+                assert not any(any(entry[field][2::3]) for field in fields)
+                continue
+            # Each point under the name that its field and place give it.
+            for field, at, word in (
+                ("keypoints", 9, "left wrist"), ("foot_kpts", 2, "left heel"), ("face_kpts", 8, "chin"),
+                ("face_kpts", 33, "nose base"), ("lefthand_kpts", 0, "left hand wrist"),
+                ("righthand_kpts", 20, "right hand little finger 4"),
+            ):  # fmt: skip
+                row = pose.skeleton.keypoints.index(word)
+                flag = entry[field][3 * at + 2]
+                assert pose.visibility[row] == (flag if flag in (0, 1, 2) else flag >= 0.3)
+                if pose.known[row]:
+                    np.testing.assert_allclose(pose.points_xy[row], entry[field][3 * at : 3 * at + 2], rtol=1e-6)
+            # A hand begins where the arm ends.
+            wrist, hand = (pose.skeleton.keypoints.index(word) for word in ("left wrist", "left hand wrist"))
+            if pose.known[[wrist, hand]].all():
+                hands += 1
+                height = entry["bbox"][3]
+                assert np.abs(pose.points_xy[wrist] - pose.points_xy[hand]).max() < 0.1 * height
+    assert hands
 
 
 # --- rules -----------------------------------------------------------------------------------------------------------

@@ -64,6 +64,10 @@ class Decoder(nn.Module):
         """One result per root link, in the order of ``links``."""
         raise NotImplementedError
 
+    def operating_point(self, task: str) -> float | None:
+        """The score that results of a task reach unless a call asks for another; None where nothing is left out."""
+        return None
+
     def idle(self) -> Tensor:
         """A scalar from one forward on the smallest dummy input, for ranks without links of this decoder."""
         raise NotImplementedError

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import takewhile
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from visionllm.core.answer import Answer
 from visionllm.core.errors import ConfigError, DatasetError
@@ -21,6 +21,7 @@ from visionllm.datasets.asking import ASKERS
 from visionllm.datasets.catalog import Dataset, open_dataset
 from visionllm.datasets.formats.phrases import invent, plain
 from visionllm.datasets.plan import item_rng
+from visionllm.decoders import Decoder
 from visionllm.metrics import METRICS
 from visionllm.metrics.routing import RoutingCounter
 from visionllm.model import VisionLLM
@@ -93,7 +94,7 @@ def evaluate(
     name = asker.metric or (None if task is None else task.metric)
     total = len(data) if how.limit is None else min(how.limit, len(data))
     # The operating point a user meets is reported beside the usual ones.
-    threshold = None if task is None else getattr(model.decoders[task.decoder], "threshold", None)
+    threshold = None if task is None else cast(Decoder, model.decoders[task.decoder]).operating_point(task.name)
     metric = None if name is None else METRICS[name](data.names, threshold=threshold)
     routing = RoutingCounter()
     started, done, asked, pictures = time.perf_counter(), 0, 0, 0

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from pydantic import Field, PositiveInt
+from pydantic import Field, PositiveInt, field_validator
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 from torchvision.ops import nms
@@ -58,7 +58,8 @@ class ObjectsConfig(Config):
     label_noise: float = Field(0.5, description="share of denoising labels that are swapped, twice over (DINO)")
     box_noise: float = Field(1.0, description="scale of the denoising box noise (DINO)")
     dense: bool = Field(True, description="dense one-to-many supervision of the encoder tokens")
-    threshold: float = Field(0.3, description="default score threshold, fixed on training data")
+    threshold: float = Field(0.3, ge=0, le=1, description="default score threshold, fixed on training data")
+    thresholds: dict[str, float] = Field(default_factory=dict, description="the same, of a task that has its own")
     overlap: float | None = Field(
         None, gt=0, le=1, description="IoU above which the weaker of two boxes of a phrase is dropped; None keeps both"
     )
@@ -69,6 +70,17 @@ class ObjectsConfig(Config):
     phrases_per_pass: PositiveInt = Field(
         16, description="longer lists are answered in several passes over one set of features"
     )
+
+    @field_validator("thresholds")
+    @classmethod
+    def _of_tasks(cls, values: dict[str, float]) -> dict[str, float]:
+        known = [task.name for task in ObjectsDecoder.tasks]
+        for name, value in values.items():
+            if name not in known:
+                raise ValueError(f"no task {name!r} (it has: {', '.join(known)})")
+            if not 0 <= value <= 1:
+                raise ValueError(f"{name} must be from 0 to 1, got {value}")
+        return values
 
 
 class ObjectsOptions(Config):
@@ -104,6 +116,7 @@ class ObjectsDecoder(Decoder):
         box_noise: float = 1.0,
         dense: bool = True,
         threshold: float = 0.3,
+        thresholds: Mapping[str, float] | None = None,
         overlap: float | None = None,
         mask_width: int | None = None,
         pose_layers: int = 0,
@@ -125,7 +138,8 @@ class ObjectsDecoder(Decoder):
         self.presence_weight = nn.Parameter(torch.tensor([1.0, 0.0]))
         self.link_width, self.longest = link_width, longest
         self.denoising, self.label_noise, self.box_noise, self.dense = denoising, label_noise, box_noise, dense
-        self.threshold, self.overlap, self.phrases_per_pass = threshold, overlap, phrases_per_pass
+        self.thresholds = {task.name: threshold for task in self.tasks} | dict(thresholds or {})
+        self.overlap, self.phrases_per_pass = overlap, phrases_per_pass
 
     @classmethod
     def from_config(cls, config: ObjectsConfig, link_width: int) -> ObjectsDecoder:
@@ -179,7 +193,6 @@ class ObjectsDecoder(Decoder):
 
     @torch.no_grad()
     def predict(self, links: SuperLinks, ctx: Context, options: ObjectsOptions) -> list[Detections]:
-        threshold = self.threshold if options.threshold is None else options.threshold
         results: dict[int, Detections] = {}
         links, parts = owners(links)
         phrases, names = self._phrases(links, observe=False), self._names(parts, observe=False)
@@ -202,6 +215,7 @@ class ObjectsDecoder(Decoder):
                     cut = cutter(maps, encoded.ratios_BL2[b, 0], queries, boxes_xyxy, picture.size)
                 for p, link in enumerate(group.links):
                     meta, scores_N = links.meta[link], last.logits_BNP[b, :, p].sigmoid()
+                    threshold = self.thresholds[meta.task] if options.threshold is None else options.threshold
                     if regions is not None and p in regions.phrase[b]:
                         # One thing was framed: its own query tells it, whatever its score.
                         row = regions.phrase[b].index(p)
@@ -223,6 +237,9 @@ class ObjectsDecoder(Decoder):
                     else:
                         results[link] = Detections(**fields)
         return [results[i] for i in range(len(links))]
+
+    def operating_point(self, task: str) -> float:
+        return self.thresholds[task]
 
     def idle(self) -> Tensor:
         device = self.presence_weight.device

@@ -168,7 +168,7 @@ def test_going_on_from_a_checkpoint(write: Make, tmp_path: Path) -> None:
     first = train(load_config(write(train__steps=1)))
     config = load_config(write("second"), [f"model={{start: {first}, decoders: {{objects: {{threshold: 0.7}}}}}}"])
     model = build_model(config.model)
-    assert model.decoders["objects"].threshold == 0.7
+    assert model.decoders["objects"].operating_point("detection") == 0.7
     assert model.config.decoders["objects"]["longest"] == 96
     before = load_file(first / "model.safetensors")
     assert all(torch.equal(model.state_dict()[name], value) for name, value in before.items())

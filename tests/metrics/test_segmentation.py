@@ -72,6 +72,12 @@ def test_worked_by_hand() -> None:
     assert report["categories"]["road"]["IoU"] == 1.0
     assert report["mIoU"] == pytest.approx((0.4 + 1) / 2)
     assert metric.at(0.4)["false_alarm_phrases"] == 1.0
+    # At .3 the false car counts, at .65 the half road no more, at .85 no road at all.
+    semantic = {point["threshold"]: point["mIoU"] for point in report["semantic"]}
+    assert semantic[0.3] == pytest.approx((80 / 215 + 1) / 2)
+    assert semantic[0.65] == pytest.approx((0.4 + 1) / 2)
+    assert semantic[0.85] == pytest.approx(0.4 / 2)
+    assert semantic[0.95] == 0.0
     json.dumps(report)
 
 

@@ -134,6 +134,9 @@ def test_a_task_joins_a_trained_model(model: Any, saved: Path, picture: Make, tm
             assert torch.equal(value[rows], before[name][rows]), name
     masks = grown.segment(picture(), ["car", "dog"], options={"objects": {"threshold": 0.0}}).masks
     assert len(masks) == len(masks.masks) > 0
+    grown.configure("objects", threshold=0.0, thresholds={"segmentation": 1.0})
+    assert not len(grown.segment(picture(), ["car"]).masks)
+    assert len(grown.detect(picture(), ["car"]).detections)
     grown.save_pretrained(tmp_path)
     again = VisionLLM.from_pretrained(tmp_path)
     assert all(torch.equal(value, everything(grown)[name]) for name, value in everything(again).items())

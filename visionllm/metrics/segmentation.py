@@ -2,7 +2,7 @@
 
 Precision by faster-coco-eval (COCO protocol, masks). The semantic figure joins the masks of a phrase that reach the
 operating point and compares all pixels of a category over all pictures (mean IoU, Everingham et al. 2015, "PASCAL VOC",
-section 3.3).
+section 3.3), those in which it was asked for in vain among them. It is also given at other points, to choose from.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from visionllm.metrics import METRICS
 from visionllm.metrics.detection import DetectionMetric
 
 _THRESHOLD = 0.5  # of the semantic figure, where the decoder names no operating point
+_POINTS = tuple(round(0.05 * step, 2) for step in range(1, 20))
 
 
 @METRICS.register("segmentation")
@@ -33,7 +34,9 @@ class SegmentationMetric(DetectionMetric):
 
     def __init__(self, names: Sequence[str] = (), **settings: Any) -> None:
         super().__init__(names, **settings)
-        self._pixels: dict[str, np.ndarray] = {}  # of both, of either
+        own = _THRESHOLD if self._threshold is None else self._threshold
+        self._points = np.array([own, *_POINTS])
+        self._pixels: dict[str, np.ndarray] = {}  # (points, 2): of both, of either
         self._codes: dict[int, dict[str, Any]] = {}
 
     def add(self, turn: Turn, answer: Answer, *, key: Hashable) -> None:
@@ -53,16 +56,25 @@ class SegmentationMetric(DetectionMetric):
         target = replace(target, masks=object_array(filled), ignore=target.ignored | unknown)
         self._codes = {}
         super().add(replace(turn, target=target), answer, key=key)
-        threshold = _THRESHOLD if self._threshold is None else self._threshold
         for i, phrase in enumerate(turn.phrases):
             true = object_array(filled)[(target.phrase == i) & ~target.ignored]
-            own = object_array([])
-            if phrase in found.phrases:
-                of_phrase = found.of(phrase)
-                own = of_phrase.masks[of_phrase.scores >= threshold]
-            ours, theirs = (union(masks, size) for masks in (own, true))
-            counts = np.array([(ours & theirs).sum(), (ours | theirs).sum()], np.float64)
-            self._pixels[phrase] = self._pixels.get(phrase, np.zeros(2)) + counts
+            own = found.of(phrase) if phrase in found.phrases else found[:0]
+            counts = self._counts(own.masks, own.scores, union(true, size))
+            self._pixels[phrase] = self._pixels.get(phrase, 0.0) + counts
+
+    def _counts(self, masks: np.ndarray, scores: np.ndarray, true: np.ndarray) -> np.ndarray:
+        """(points, 2) pixels of both and of either, at each point."""
+        ours, placed = np.zeros_like(true), 0
+        order, counts = np.argsort(-scores, kind="stable"), np.zeros((len(self._points), 2))
+        both, either = 0.0, float(true.sum())
+        for point in np.argsort(-self._points, kind="stable").tolist():
+            reach = int((scores >= self._points[point]).sum())
+            if reach > placed:
+                for mask in masks[order[placed:reach]]:
+                    mask.paste(ours, True)
+                placed, both, either = reach, float((ours & true).sum()), float((ours | true).sum())
+            counts[point] = both, either
+        return counts
 
     def shapes(self, found: Any) -> np.ndarray:
         return found.masks
@@ -80,13 +92,17 @@ class SegmentationMetric(DetectionMetric):
         return [self._codes[id(mask)] for mask in shapes]
 
     def compute(self) -> dict[str, Any]:
-        """As for boxes, and ``mIoU`` (mean over the categories that are there) with each category's ``IoU``."""
+        """As for boxes, and ``mIoU`` (mean over the categories that are there) with each category's ``IoU``;
+        ``semantic`` is the mean at other thresholds."""
         report = super().compute()
         known = {name for name, entry in report["categories"].items() if entry["objects"]}
-        each = {name: both / either for name, (both, either) in self._pixels.items() if name in known and either}
-        for name, value in each.items():
-            report["categories"][name]["IoU"] = float(value)
-        return {**report, "mIoU": float(np.mean(list(each.values()))) if each else None}
+        counted = {name: pixels for name, pixels in self._pixels.items() if name in known and pixels[:, 1].all()}
+        each = {name: pixels[:, 0] / pixels[:, 1] for name, pixels in counted.items()}
+        for name, values in each.items():
+            report["categories"][name]["IoU"] = float(values[0])
+        mean = np.mean(list(each.values()), axis=0).tolist() if each else [None] * len(self._points)
+        others = [{"threshold": t, "mIoU": v} for t, v in zip(_POINTS, mean[1:], strict=True)]
+        return {**report, "mIoU": mean[0], "semantic": others}
 
 
 def union(masks: np.ndarray, size: tuple[int, int]) -> np.ndarray:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 import torch
+from pydantic import ValidationError
 
 from visionllm.core.sample import Picture
-from visionllm.decoders.objects.decoder import _found, _in_picture
+from visionllm.decoders.objects.decoder import ObjectsConfig, _found, _in_picture
 
 PICTURE = Picture(pixels=np.zeros((50, 100, 3), np.uint8))
 BOXES = torch.tensor([[0.2, 0.5, 0.2, 0.4], [0.21, 0.5, 0.2, 0.4], [0.7, 0.5, 0.2, 0.4], [0.5, 0.5, 1.0, 1.0]])
@@ -31,3 +33,12 @@ def test_threshold_and_limit_hold_beside_it() -> None:
 def test_boxes_are_in_pixels_of_the_picture() -> None:
     _, fields = _found("car", PICTURE, _in_picture(BOXES, PICTURE), SCORES, 0.5, 0.8, 100, 0.6)
     np.testing.assert_allclose(fields["boxes_xyxy"], [[11, 15, 31, 35]], atol=1e-4)
+
+
+def test_a_task_may_have_a_threshold_of_its_own() -> None:
+    assert ObjectsConfig(network={}, threshold=0.4, thresholds={"segmentation": 0.25}).thresholds == {
+        "segmentation": 0.25
+    }
+    for values, words in (({"masks": 0.2}, "no task 'masks' .it has: detection"), ({"pose": 1.5}, "pose must be from")):
+        with pytest.raises(ValidationError, match=words):
+            ObjectsConfig(network={}, thresholds=values)

@@ -74,6 +74,7 @@ class RunConfig(Config):
     accumulate: PositiveInt = 1
     seed: int = 0
     precision: Literal["no", "bf16", "fp16"] = "no"
+    attention: Literal["sdpa", "eager", "matmul"] = Field("sdpa", description="`matmul` is for bf16 on a CPU")
     workers: NonNegativeInt = 0
     tree: float = Field(0.3, ge=0, le=1, description="share of samples in the tree layout")
     log_every: PositiveInt = 20
@@ -138,6 +139,7 @@ def train(config: TrainConfig, *, resume: bool = False) -> Path:
     average = Average(model, config.optim.ema) if config.optim.ema else None
     start = _resume(folder, model, optimizer, average, loader) if resume else 0
     wrapped, optimizer = accelerator.prepare(model, optimizer)
+    model.mllm.attend(run.attention)
     log = RunLog(folder, steps=run.steps, start=start, enabled=accelerator.is_main_process)
     clock = Clock()
     parameters = [p for p in model.parameters() if p.requires_grad]

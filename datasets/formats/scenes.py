@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 from pydantic import Field, PositiveInt
@@ -26,6 +26,9 @@ class ScenesSplit(Config):
     length: PositiveInt
     seed: int = Field(ge=0)
     size: tuple[PositiveInt, PositiveInt] = Field((320, 240), description="width and height in pixels")
+    world: Literal["street", "table", "field", "crowd"] | None = Field(
+        None, description="one world instead of street, table and field in turn; crowd holds many people"
+    )
 
 
 @register_format("scenes")
@@ -36,13 +39,14 @@ class ScenesReader:
     needs_root: ClassVar[bool] = False
 
     def __init__(
-        self, *, dataset: str, length: int, seed: int, size: tuple[int, int], needs: frozenset[str] = frozenset()
-    ) -> None:
+        self, *, dataset: str, length: int, seed: int, size: tuple[int, int], world: str | None = None,
+        needs: frozenset[str] = frozenset(),
+    ) -> None:  # fmt: skip
         # Imported here: data sets of files need nothing that draws.
         from visionllm.datasets.scenes import CATEGORIES, STUFF, draw_scene
 
         self.dataset, self._length, self._seed, self._size, self._needs = dataset, length, seed, size, needs
-        self._draw = draw_scene
+        self._draw, self._world = draw_scene, world
         things = tuple(category.name for category in CATEGORIES)
         # Stuff has no number: its plural is itself.
         self._stuff = STUFF[1:] if "stuff" in needs else ()
@@ -55,7 +59,8 @@ class ScenesReader:
 
     @classmethod
     def open(cls, split: Any, place: Place) -> ScenesReader:
-        return cls(dataset=place.dataset, length=split.length, seed=split.seed, size=split.size, needs=place.needs)
+        return cls(dataset=place.dataset, length=split.length, seed=split.seed, size=split.size, world=split.world,
+                   needs=place.needs)  # fmt: skip
 
     def __len__(self) -> int:
         return self._length
@@ -64,7 +69,7 @@ class ScenesReader:
         if not 0 <= index < self._length:
             raise IndexError(index)
         seed = self._seed + index
-        scene = self._draw(seed, size=self._size)
+        scene = self._draw(seed, size=self._size, world=self._world)
         labels = [self.names.index(thing.category) for thing in scene.objects]
         boxes = [thing.box_xyxy for thing in scene.objects]
         needs = self._needs
@@ -104,7 +109,10 @@ class ScenesReader:
 
     def digest(self) -> str:
         # The first scene stands for the drawing code: another edition of it gives other scenes for the same seeds.
-        first = [(thing.category, thing.box_xyxy) for thing in self._draw(self._seed, size=self._size).objects]
+        first = [
+            (thing.category, thing.box_xyxy)
+            for thing in self._draw(self._seed, size=self._size, world=self._world).objects
+        ]
         words = f"scenes {self._length} {self._seed} {self._size} {self.names} {first}"
         return hashlib.sha256(words.encode()).hexdigest()
 

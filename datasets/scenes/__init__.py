@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from .catalogue import CATEGORIES, STUFF, WORLDS, Category
+from .catalogue import CATEGORIES, SPECIAL, STUFF, WORLDS, Category
 from .scene import Scene, SceneObject, draw_scene
 
-__all__ = ["CATEGORIES", "STUFF", "WORLDS", "Category", "Scene", "SceneObject", "draw_scene"]
+__all__ = ["CATEGORIES", "SPECIAL", "STUFF", "WORLDS", "Category", "Scene", "SceneObject", "draw_scene"]

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 WORLDS = ("street", "table", "field")
+# Drawn where asked for by name only.
+SPECIAL = ("crowd",)
 STUFF = (
     "nothing", "sky", "road", "pavement", "grass", "building", "wall", "table", "vegetation", "pole", "fence", "hill",
 )  # fmt: skip

@@ -27,7 +27,13 @@ CAST: dict[str, tuple[Draw, float, float, float, float, float]] = {
 }  # fmt: skip
 
 
-def build(stage: Stage) -> None:
+def crowd(stage: Stage) -> None:
+    """Many people, near enough to tell which way they face."""
+    build(stage, people=stage.rng.randint(4, 10))
+
+
+def build(stage: Stage, people: int = 0) -> None:
+    """A meadow with whatever stands on one, or with so many people."""
     rng, w, h = stage.rng, stage.width, stage.height
     ground = Ground(
         focal=w * rng.uniform(0.7, 1.2),
@@ -39,8 +45,10 @@ def build(stage: Stage) -> None:
     stage.fog = jitter(rng, (204, 210, 214), 14)
     names = list(CAST)
     weights = [CAST[n][3] for n in names]
+    for _ in range(people):
+        _place(stage, ground, haze, "person", among=(2.8, 9.0))
     herd = rng.choice(("sheep", "cow", "horse", "person")) if rng.random() < 0.45 else ""
-    for _ in range(rng.randint(5, 17)):
+    for _ in range(0 if people else rng.randint(5, 17)):
         name = herd if herd and rng.random() < 0.4 else rng.choices(names, weights)[0]
         _place(stage, ground, haze, name)
     _sky_things(stage, ground)
@@ -58,9 +66,11 @@ def build(stage: Stage) -> None:
     stage.paint_backdrop = lambda: _backdrop(stage, ground, haze, backdrop_rng)
 
 
-def _place(stage: Stage, ground: Ground, haze: float, name: str) -> None:
+def _place(stage: Stage, ground: Ground, haze: float, name: str, *, among: tuple[float, float] | None = None) -> None:
+    """Somewhere at its own distances, or at others (nearest, farthest in metres), if there is room."""
     rng = stage.rng
     draw, half_x, half_z, _, near, far = CAST[name]
+    near, far = among or (near, far)
     z = near * (far / near) ** rng.random()
     x = rng.uniform(-0.48, 0.48) * stage.width / ground.focal * z
     if not stage.free(x, z, half_x, half_z, 0.05):

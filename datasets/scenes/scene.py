@@ -12,7 +12,7 @@ import numpy as np
 from . import field as meadow
 from . import street, table
 from .canvas import paint, stamp
-from .catalogue import STUFF, WORLDS
+from .catalogue import SPECIAL, STUFF, WORLDS
 from .lighting import cast_shadows, develop
 from .riders import COCO_KEYPOINTS, COCO_SKELETON
 from .stage import Stage, Thing
@@ -21,7 +21,7 @@ MIN_SIDE = 7.0  # pixels, at a width of 320 and below; grows with the picture
 MIN_VISIBLE = 0.25
 MIN_INSIDE = 0.45  # share of the drawn extent that must lie inside the picture
 MOST = 14
-_BUILD = {"street": street.build, "table": table.build, "field": meadow.build}
+_BUILD = {"street": street.build, "table": table.build, "field": meadow.build, "crowd": meadow.crowd}
 
 Box = tuple[float, float, float, float]
 
@@ -87,7 +87,8 @@ def draw_scene(seed: int, *, size: tuple[int, int] = (320, 240), world: str | No
     """Draw the picture of a seed; a pure function of its arguments. size is (width, height)."""
     width, height = size
     assert min(size) >= 64, f"size must be at least 64 x 64, got {size}"
-    assert world is None or world in WORLDS, f"world must be one of {WORLDS}, got {world!r}"
+    known = (*WORLDS, *SPECIAL)
+    assert world is None or world in known, f"world must be one of {known}, got {world!r}"
     attempt = 0
     while True:
         rng = random.Random(f"{seed}/{attempt}")

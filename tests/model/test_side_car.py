@@ -21,12 +21,12 @@ Make = Callable[..., Any]
 PHRASES = (("car", "red dog"), ("tree",), ("a", "house with a roof", "cup"))
 
 
-@pytest.fixture(params=["sdpa", "eager"])
+@pytest.fixture(params=["sdpa", "eager", "matmul"])
 def attention(request: pytest.FixtureRequest, model: Any) -> Iterator[str]:
     """Every attention implementation the masks must be right under."""
-    model.mllm.net.set_attn_implementation(request.param)
+    model.mllm.attend(request.param)
     yield request.param
-    model.mllm.net.set_attn_implementation("sdpa")
+    model.mllm.attend("sdpa")
 
 
 @pytest.fixture

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from transformers import Cache, DynamicCache, InternVLConfig, InternVLForConditionalGeneration
 
 from visionllm.core.errors import ConfigError
+from visionllm.mllm.attention import register as register_matmul
 
 
 @dataclass(kw_only=True, slots=True, frozen=True, eq=False)
@@ -81,6 +82,11 @@ class InternVL(nn.Module):
             for linear in (layer.self_attn.o_proj, layer.mlp.down_proj):
                 for parameter in linear.parameters():
                     parameter.zero_()
+
+    def attend(self, kind: str) -> None:
+        """Choose how attention is computed: ``sdpa`` (torch), ``eager`` (transformers) or ``matmul`` (ours)."""
+        register_matmul()
+        self.net.set_attn_implementation(kind)
 
     def vision(self, tiles: Tensor) -> Tensor:
         """Projected features (tiles, tokens per tile, D)."""

@@ -11,7 +11,8 @@ import cv2
 import numpy as np
 import pytest
 
-from visionllm.datasets.scenes import CATEGORIES, WORLDS, Scene, draw_scene
+from visionllm.datasets.catalog import open_dataset
+from visionllm.datasets.scenes import CATEGORIES, SPECIAL, WORLDS, Scene, draw_scene
 from visionllm.datasets.scenes.scene import MIN_SIDE, MIN_VISIBLE
 
 SIZE = (320, 240)
@@ -210,6 +211,17 @@ def test_every_category_appears_in_its_worlds() -> None:
     assert {category.name for category in CATEGORIES} == set(found)
     assert len(CATEGORIES) >= 24
     assert len(WORLDS) >= 3
+
+
+def test_a_crowd_comes_where_it_is_asked_for() -> None:
+    crowds = [draw_scene(seed, world="crowd") for seed in range(20)]
+    people = [sum(thing.category == "person" for thing in scene.objects) for scene in crowds]
+    assert np.mean(people) > 4
+    assert all(thing.category in ("person", "bird", "kite") for scene in crowds for thing in scene.objects)
+    assert not any(draw_scene(seed).world in SPECIAL for seed in range(60))
+    train, many = (open_dataset("scenes", split) for split in ("train", "crowds"))
+    assert {train.read(seed).names == many.read(seed).names for seed in range(3)} == {True}
+    assert all(many.read(seed).extra["scene"].world == "crowd" for seed in range(3))
 
 
 def test_names_and_synonyms_are_unique() -> None:

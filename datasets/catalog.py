@@ -10,7 +10,7 @@ import hashlib
 import os
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ from pydantic import Field, field_validator
 from visionllm.core.config import Config, read_yaml, validate
 from visionllm.core.errors import ConfigError, DatasetError
 from visionllm.core.resources import config_folder
-from visionllm.core.sample import Record, Sample
+from visionllm.core.sample import Record, Sample, Things
 from visionllm.datasets.asking import ASKERS, check_wording, tasks_asked
 from visionllm.datasets.formats import FORMATS, Place, Reader, Wording
 
@@ -103,7 +103,8 @@ class Dataset:
         if isinstance(item, Sample):
             return item
         others = [partner for partner in partners if isinstance(partner, Record)]
-        return ASKERS[self.task].draw(item, self.wording, rng, *others)
+        sample = ASKERS[self.task].draw(item, self.wording, rng, *others)
+        return replace(sample, things=tuple(things_of(one, all=self.wording.negatives) for one in (item, *others)))
 
     def ask_all(self, index: int, *, chunk: int | None = None) -> tuple[Sample, ...]:
         """The evaluation samples at ``index``: everything is asked, in a fixed order."""
@@ -121,6 +122,13 @@ class Dataset:
         """Hash of all that decides the samples: annotations, wording, task."""
         words = f"{self.task} {self.reader.digest()} {self.names} {_plain(self.wording)}"
         return hashlib.sha256(words.encode()).hexdigest()
+
+
+def things_of(record: Record, *, all: bool) -> Things:
+    """What a record says is there; a crowd is no thing."""
+    single = np.flatnonzero(~record.crowd)
+    names = tuple(record.names[label] for label in record.labels[single].tolist())
+    return Things(names=names, boxes_xyxy=record.boxes_xyxy[single], all=all)
 
 
 def catalogue_folder() -> Path:

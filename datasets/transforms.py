@@ -117,7 +117,8 @@ def transformed(sample: Sample, geometry: Geometry) -> Sample:
         )
         for turn in sample.turns
     )
-    return replace(sample, pictures=pictures, turns=turns)
+    things = tuple(known.transform(geometry) for known in sample.things)
+    return replace(sample, pictures=pictures, turns=turns, things=things)
 
 
 def speaks_of_sides(sample: Sample) -> bool:

@@ -142,6 +142,7 @@ def train(config: TrainConfig, *, resume: bool = False) -> Path:
     model.mllm.attend(run.attention)
     log = RunLog(folder, steps=run.steps, start=start, enabled=accelerator.is_main_process)
     clock = Clock()
+    sights = config.loss_weights.get("sight", 0.0) > 0
     parameters = [p for p in model.parameters() if p.requires_grad]
     shared, noted = shared_parameters(config, model), dict[str, float]()
     batches = loader.steps(start, run.steps, workers=run.workers)
@@ -154,7 +155,7 @@ def train(config: TrainConfig, *, resume: bool = False) -> Path:
         logged: dict[str, float] = {}
         parts = _split(samples, styles, run.accumulate)
         with clock("encode"):
-            micro = [model.processor.encode(s, w, multiple=32).to(accelerator.device) for s, w in parts]
+            micro = [model.processor.encode(s, w, multiple=32, sights=sights).to(accelerator.device) for s, w in parts]
         counts = global_counts(accelerator, model, micro)
         for index, batch in enumerate(micro):
             idle = agree_on_idle(accelerator, model, batch)

@@ -19,7 +19,7 @@ from transformers import PreTrainedModel
 from visionllm.answering import Answering
 from visionllm.checkpoint import load_weights, locate, provider_of, read_config, save_weights
 from visionllm.config import FORMAT_VERSION, VisionLLMConfig
-from visionllm.core.batch import Batch
+from visionllm.core.batch import Batch, Sights
 from visionllm.core.config import validate
 from visionllm.core.errors import CheckpointError, ConfigError, unknown_name
 from visionllm.core.superlink import SuperLinks
@@ -210,6 +210,8 @@ class VisionLLM(Answering, PreTrainedModel):
         seen, text = self._see(batch), Text.of(batch)
         out = run_text(self.mllm, text, seen.all, keep_cache=len(batch.links) > 0)
         sums = self._language_losses(out.hidden_BTD, batch)
+        if batch.sights is not None and seen.tiles is not None:
+            sums["sight"] = self._sight_loss(seen.tiles, batch.sights)
         if len(batch.links):
             links = read_out(self.mllm, self.link_queries, text, batch.links, out.cache)
             sums["link"] = self._spelling_loss(links, batch)
@@ -229,6 +231,8 @@ class VisionLLM(Answering, PreTrainedModel):
         counts = {"lm": float((labels != -100).sum()), "end": float((labels == self.vocabulary.control(END)).sum())}
         if len(batch.links):
             counts["link"] = float((spelling(batch.links, self.vocabulary) != -100).sum())
+        if batch.sights is not None:
+            counts["sight"] = float(batch.sights.weight.sum())
         layout = batch.links.select(_with_targets(batch))
         links = SuperLinks(states=torch.zeros(sum(layout.queries), 1), queries=layout.queries, meta=layout.meta)
         ctx = Context(batch=batch)
@@ -240,7 +244,7 @@ class VisionLLM(Answering, PreTrainedModel):
 
     def loss_weights(self) -> dict[str, float]:
         """Default weight of every loss by name."""
-        return {"lm": 1.0, "end": 0.1, "link": 0.5} | {
+        return {"lm": 1.0, "end": 0.1, "link": 0.5, "sight": 0.0} | {
             f"{task.decoder}/{key}": value for task in self.tasks for key, value in task.loss_weights.items()
         }
 
@@ -268,6 +272,17 @@ class VisionLLM(Answering, PreTrainedModel):
         choice = torch.isin(batch.input_ids[:, :-1][wanted], routing) | torch.isin(labels, routing) | (labels == end)
         choice &= whole
         return {"lm": loss.sum(), "end": loss[choice].sum()}
+
+    def _sight_loss(self, tiles_NPD: Tensor, sights: Sights) -> Tensor:
+        """Cross entropy of naming what each position of a picture shows, by the language model's own head and before
+        its first layer: a picture then reads like the words for what is in it.
+
+        Replies say little about a picture, and a vision tower that begins with nothing learns next to nothing from
+        them; this tells it what is where.
+        """
+        logits = self.mllm.logits(tiles_NPD[sights.tile, sights.cell]).float()
+        chosen = logits.log_softmax(-1).gather(1, sights.token[:, None])[:, 0]
+        return -(sights.weight * chosen).sum()
 
     def _spelling_loss(self, links: SuperLinks, batch: Batch) -> Tensor:
         """Cross entropy of naming each link's phrase from its queries, through the language model's own head."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import cv2
 import numpy as np
@@ -18,6 +18,7 @@ from visionllm.core.pixels import Pixels, PixelSpec
 from visionllm.core.sample import Picture, Sample
 from visionllm.core.superlink import LinkMeta, owned
 from visionllm.routing.render import Piece, Style, render
+from visionllm.routing.sights import sights_of
 from visionllm.routing.vocabulary import Vocabulary
 
 
@@ -69,7 +70,13 @@ class Processor:
         self.regions = regions
 
     def encode(
-        self, samples: Sequence[Sample], styles: Sequence[Style] | None = None, *, reply: bool = True, multiple: int = 1
+        self,
+        samples: Sequence[Sample],
+        styles: Sequence[Style] | None = None,
+        *,
+        reply: bool = True,
+        multiple: int = 1,
+        sights: bool = False,
     ) -> Batch:
         """Render and encode.
 
@@ -77,6 +84,7 @@ class Processor:
             styles: wording of each sample; canonical without.
             reply: include the last reply (training, known task) or stop where the model goes on (generation).
             multiple: pad the texts to a multiple of this; kernels that are compiled per shape then see few shapes.
+            sights: say what is where in the pictures, as far as the samples know.
 
         Raises:
             PromptError: a text is longer than the context, or speaks of regions to a model that takes none.
@@ -92,10 +100,14 @@ class Processor:
         for name, own in tiles.items():
             first[name], count = count, count + len(own)
         order, marks = self._seen(samples, tiles, first, count)
-        return self._pad(
+        batch = self._pad(
             rows, torch.cat([*tiles.values()]) if tiles else None, order, marks,
             self._decoder_pixels(samples, pictures), tuple(samples), multiple,
         )  # fmt: skip
+        if not sights:
+            return batch
+        whole = {name: first[name] + len(own) - 1 for name, own in tiles.items()}
+        return replace(batch, sights=sights_of(samples, whole, self.vocabulary, self.tiling.tokens_per_tile))
 
     def _row(self, sample: Sample, index: int, style: Style, reply: bool) -> _Row:
         counts = [self.tiling.count(picture.size) * self.tiling.tokens_per_tile for picture in sample.pictures]

@@ -6,7 +6,7 @@ B = rows, T = text positions (padded left), N = links.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 
 import torch
 from torch import Tensor
@@ -63,6 +63,26 @@ class Marks:
 
 
 @dataclass(kw_only=True, slots=True, frozen=True, eq=False)
+class Sights:
+    """What the positions of pictures show, by the words of their names; K entries.
+
+    Args:
+        tile: (K,) int64, a tile that shows its picture whole.
+        cell: (K,) int64, position in that tile.
+        token: (K,) int64, a word of what is there.
+        weight: (K,) float32; those of a position add up to one.
+    """
+
+    tile: Tensor
+    cell: Tensor
+    token: Tensor
+    weight: Tensor
+
+    def to(self, device: torch.device | str) -> Sights:
+        return Sights(**{one.name: getattr(self, one.name).to(device) for one in fields(self)})
+
+
+@dataclass(kw_only=True, slots=True, frozen=True, eq=False)
 class Batch:
     """Samples made ready for the model.
 
@@ -80,6 +100,7 @@ class Batch:
         pixels: prepared pictures by ``decoder/role``, in buckets of one padded size each: pictures of different sizes
             never share padding, so a picture's result does not depend on its company.
         samples: what the batch was made of; targets are read from its turns.
+        sights: what the pictures show where, or None where nobody learns from it.
     """
 
     input_ids: Tensor
@@ -93,6 +114,7 @@ class Batch:
     pixels: Mapping[str, tuple[Pixels, ...]]
     samples: tuple[Sample, ...]
     marks: Marks | None = None
+    sights: Sights | None = None
 
     @property
     def device(self) -> torch.device:
@@ -109,5 +131,6 @@ class Batch:
             tiles=None if self.tiles is None else self.tiles.to(device),
             order=self.order.to(device),
             marks=None if self.marks is None else self.marks.to(device),
+            sights=None if self.sights is None else self.sights.to(device),
             pixels={name: tuple(p.to(device) for p in buckets) for name, buckets in self.pixels.items()},
         )

@@ -158,12 +158,37 @@ class Turn:
 
 
 @dataclass(kw_only=True, slots=True, frozen=True, eq=False)
+class Things:
+    """What a data set says is in a picture, whatever is asked of it.
+
+    Args:
+        names: (N) categories.
+        boxes_xyxy: (N, 4) float32, original pixels, edges.
+        all: whatever else is in the picture is not of these categories, or of any other.
+    """
+
+    names: tuple[str, ...]
+    boxes_xyxy: np.ndarray
+    all: bool
+
+    def transform(self, geometry: Any) -> Things:
+        """Carried through a geometry, without what leaves the picture."""
+        boxes_xyxy, kept = geometry.boxes(self.boxes_xyxy)
+        names = tuple(name for name, there in zip(self.names, kept, strict=True) if there)
+        return replace(self, names=names, boxes_xyxy=boxes_xyxy[kept])
+
+
+@dataclass(kw_only=True, slots=True, frozen=True, eq=False)
 class Sample:
-    """Pictures, a conversation about them, and where they came from. Targets are in ORIGINAL pixels."""
+    """Pictures, a conversation about them, and where they came from. Targets are in ORIGINAL pixels.
+
+    ``things`` are what is in each picture, in their order, or empty where nobody knows.
+    """
 
     pictures: tuple[Picture, ...] = ()
     turns: tuple[Turn, ...] = ()
     source: Source = field(default_factory=lambda: Source(dataset="user", index=0))
+    things: tuple[Things, ...] = ()
 
     @property
     def regions(self) -> tuple[Region, ...]:

@@ -1,0 +1,62 @@
+"""What the positions of a picture show, in the words of the language model."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import torch
+
+from visionllm.core.batch import Sights
+from visionllm.core.sample import Sample, Things
+from visionllm.routing.vocabulary import Vocabulary
+
+# Said of a position without any thing; part of a position below which a thing is not said to be there.
+NOTHING, LEAST = "no", 0.02
+
+
+def sights_of(samples: Sequence[Sample], whole: Mapping[int, int], vocabulary: Vocabulary, per_tile: int) -> Sights:
+    """The words of what is where in the pictures of which that is known.
+
+    Args:
+        whole: id of a picture object -> the tile that shows all of it.
+        per_tile: positions of a tile, which lie in a square.
+    """
+    known = {
+        id(picture): (picture.size, things)
+        for sample in samples if len(sample.things) == len(sample.pictures)
+        for picture, things in zip(sample.pictures, sample.things, strict=True)
+    }  # fmt: skip
+    side = math.isqrt(per_tile)
+    rows: list[tuple[int, int, int]] = []
+    weights: list[float] = []
+    for name, (size, things) in known.items():
+        words = [[token for word in name.split() for token in vocabulary.plain(word)]
+                 for name in (*things.names, NOTHING)]  # fmt: skip
+        for cell, shares in enumerate(shares_of(things, size, side)):
+            for ids, share in zip(words, shares.tolist(), strict=True):
+                if share > 0:
+                    rows += [(whole[name], cell, token) for token in ids]
+                    weights += [share / len(ids)] * len(ids)
+    table = torch.tensor(rows, dtype=torch.long).reshape(-1, 3)
+    return Sights(tile=table[:, 0], cell=table[:, 1], token=table[:, 2], weight=torch.tensor(weights))
+
+
+def shares_of(things: Things, size: tuple[int, int], side: int) -> np.ndarray:
+    """(side * side, N + 1) how much of each cell is said to be each thing, and nothing; rows add up to one, or to zero
+    where nobody knows.
+
+    The root of the covered area: a bird in the sky is small, and it is what the cell is about.
+    """
+    edges = np.linspace(0.0, 1.0, side + 1)
+    scaled = things.boxes_xyxy.reshape(-1, 4) / np.tile(np.array(size, np.float64), 2)
+    part_x, part_y = (
+        np.clip(np.minimum(high[:, None], edges[None, 1:]) - np.maximum(low[:, None], edges[None, :-1]), 0, None) * side
+        for low, high in ((scaled[:, 0], scaled[:, 2]), (scaled[:, 1], scaled[:, 3]))
+    )
+    covered = (part_y[:, :, None] * part_x[:, None, :]).reshape(len(scaled), side * side).T
+    covered = np.where(covered >= LEAST, covered, 0.0)
+    free = np.clip(1.0 - covered.sum(1, keepdims=True), 0.0, None) * things.all
+    roots = np.sqrt(np.concatenate([covered, free], axis=1))
+    return roots / np.maximum(roots.sum(1, keepdims=True), 1e-9)

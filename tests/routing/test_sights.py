@@ -1,0 +1,96 @@
+"""What is where in a picture, as words for its positions."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from visionllm import open_dataset
+from visionllm.core.geometry import Geometry
+from visionllm.core.sample import Picture, Sample, Things, Turn
+from visionllm.datasets.transforms import transformed
+from visionllm.routing.sights import NOTHING, shares_of
+
+SIZE = (80, 40)
+
+
+def things(*rows: tuple[str, tuple[float, ...]], whole: bool = True) -> Things:
+    boxes = np.array([box for _, box in rows], np.float32).reshape(-1, 4)
+    return Things(names=tuple(name for name, _ in rows), boxes_xyxy=boxes, all=whole)
+
+
+def test_shares_worked_by_hand() -> None:
+    """A cat fills the upper left cell, a quarter of it is also dog; the lower right is empty."""
+    known = things(("cat", (0, 0, 40, 20)), ("dog", (0, 0, 20, 10)), ("bird", (79, 39, 80, 40)))
+    found = shares_of(known, SIZE, 2)
+    np.testing.assert_allclose(found[0], np.array([1, 0.5, 0, 0]) / 1.5)
+    np.testing.assert_allclose(found[1], [0, 0, 0, 1])
+    np.testing.assert_allclose(found[3], [0, 0, 0, 1])  # the bird is too small to speak of
+    assert not shares_of(replace(known, all=False), SIZE, 2)[1:].any()
+    half = shares_of(things(("cat", (40, 20, 80, 30))), SIZE, 2)
+    np.testing.assert_allclose(half[3], [0.5, 0.5])
+
+
+def test_a_batch_names_cells_in_reading_order(model: Any) -> None:
+    picture = Picture(pixels=np.zeros((40, 80, 3), np.uint8))
+    side = int(model.processor.tiling.tokens_per_tile**0.5)
+    cell = (80 / side, 40 / side)
+    known = things(("wine glass", (0, 40 - cell[1], cell[0], 40)))  # the lower left corner
+    sample = Sample(pictures=(picture,), turns=(Turn(question="q", reply="a"),), things=(known,))
+    silent = replace(sample, things=(), pictures=(Picture(pixels=np.ones((40, 80, 3), np.uint8)),))
+    sights = model.processor.encode([silent, sample], sights=True).sights
+    assert model.processor.encode([sample]).sights is None
+    last = model.processor.encode([silent, sample]).tiles.shape[0] - 1
+    assert set(sights.tile.tolist()) == {last}
+    total = torch.zeros(side * side).index_add(0, sights.cell, sights.weight)
+    torch.testing.assert_close(total, torch.ones(side * side))
+    said: dict[int, set[int]] = {}
+    for at, token in zip(sights.cell.tolist(), sights.token.tolist(), strict=True):
+        said.setdefault(at, set()).add(token)
+    plain = model.vocabulary.plain
+    corner = side * (side - 1)
+    assert said.pop(corner) == {*plain("wine"), *plain("glass")}
+    assert all(tokens == set(plain(NOTHING)) for tokens in said.values())
+
+
+def test_things_go_through_the_same_geometry() -> None:
+    sample = Sample(pictures=(Picture(pixels=np.zeros((40, 80, 3), np.uint8)),),
+                    things=(things(("cat", (10, 0, 30, 20)), ("dog", (60, 0, 80, 20))),))  # fmt: skip
+    (moved,) = transformed(sample, Geometry.crop(SIZE, (0, 0, 40, 40)).then(Geometry.hflip((40, 40)))).things
+    assert moved.names == ("cat",)
+    np.testing.assert_allclose(moved.boxes_xyxy, [[10, 0, 30, 20]])
+
+
+@pytest.mark.parametrize("task", ["questions", "detection", "several"])
+def test_samples_of_scenes_know_their_things(task: str) -> None:
+    data = open_dataset("scenes", "train", task=task)
+    sample = data.ask(3, np.random.default_rng(0))
+    assert len(sample.things) == len(sample.pictures)
+    record = data.read(3)
+    assert sample.things[0].names == tuple(record.names[label] for label in record.labels)
+    assert sample.things[0].all
+
+
+def test_the_loss_teaches_what_sees(model: Any) -> None:
+    data = open_dataset("scenes", "train", task="questions")
+    samples = [data.ask(index, np.random.default_rng(index)) for index in range(2)]
+    batch = model.processor.encode(samples, sights=True)
+    model.train()
+    model.zero_grad()
+    losses = model(batch)
+    assert model.counts(batch)["sight"] == pytest.approx(2 * model.processor.tiling.tokens_per_tile)
+    per_cell = float(losses.sums["sight"].detach()) / model.counts(batch)["sight"]
+    assert 0 < per_cell < 20
+    losses.sums["sight"].backward()
+    net = model.mllm.net.model
+    for part in (net.vision_tower, net.multi_modal_projector):
+        assert any(p.grad is not None and bool(p.grad.any()) for p in part.parameters())
+    # Nothing of the text is read for it.
+    assert all(p.grad is None or not bool(p.grad.any()) for p in net.language_model.layers.parameters())
+    model.zero_grad()
+    assert "sight" not in model(model.processor.encode(samples)).sums
+    model.eval()

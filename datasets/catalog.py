@@ -104,7 +104,7 @@ class Dataset:
             return item
         others = [partner for partner in partners if isinstance(partner, Record)]
         sample = ASKERS[self.task].draw(item, self.wording, rng, *others)
-        return replace(sample, things=tuple(things_of(one, all=self.wording.negatives) for one in (item, *others)))
+        return replace(sample, things=tuple(things_of(one, complete=self.wording.negatives) for one in (item, *others)))
 
     def ask_all(self, index: int, *, chunk: int | None = None) -> tuple[Sample, ...]:
         """The evaluation samples at ``index``: everything is asked, in a fixed order."""
@@ -124,11 +124,11 @@ class Dataset:
         return hashlib.sha256(words.encode()).hexdigest()
 
 
-def things_of(record: Record, *, all: bool) -> Things:
+def things_of(record: Record, *, complete: bool) -> Things:
     """What a record says is there; a crowd is no thing."""
     single = np.flatnonzero(~record.crowd)
     names = tuple(record.names[label] for label in record.labels[single].tolist())
-    return Things(names=names, boxes_xyxy=record.boxes_xyxy[single], all=all)
+    return Things(names=names, boxes_xyxy=record.boxes_xyxy[single], complete=complete)
 
 
 def catalogue_folder() -> Path:

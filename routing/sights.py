@@ -57,6 +57,6 @@ def shares_of(things: Things, size: tuple[int, int], side: int) -> np.ndarray:
     )
     covered = (part_y[:, :, None] * part_x[:, None, :]).reshape(len(scaled), side * side).T
     covered = np.where(covered >= LEAST, covered, 0.0)
-    free = np.clip(1.0 - covered.sum(1, keepdims=True), 0.0, None) * things.all
+    free = np.clip(1.0 - covered.sum(1, keepdims=True), 0.0, None) * things.complete
     roots = np.sqrt(np.concatenate([covered, free], axis=1))
     return roots / np.maximum(roots.sum(1, keepdims=True), 1e-9)

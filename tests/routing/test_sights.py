@@ -20,7 +20,7 @@ SIZE = (80, 40)
 
 def things(*rows: tuple[str, tuple[float, ...]], whole: bool = True) -> Things:
     boxes = np.array([box for _, box in rows], np.float32).reshape(-1, 4)
-    return Things(names=tuple(name for name, _ in rows), boxes_xyxy=boxes, all=whole)
+    return Things(names=tuple(name for name, _ in rows), boxes_xyxy=boxes, complete=whole)
 
 
 def test_shares_worked_by_hand() -> None:
@@ -30,7 +30,7 @@ def test_shares_worked_by_hand() -> None:
     np.testing.assert_allclose(found[0], np.array([1, 0.5, 0, 0]) / 1.5)
     np.testing.assert_allclose(found[1], [0, 0, 0, 1])
     np.testing.assert_allclose(found[3], [0, 0, 0, 1])  # the bird is too small to speak of
-    assert not shares_of(replace(known, all=False), SIZE, 2)[1:].any()
+    assert not shares_of(replace(known, complete=False), SIZE, 2)[1:].any()
     half = shares_of(things(("cat", (40, 20, 80, 30))), SIZE, 2)
     np.testing.assert_allclose(half[3], [0.5, 0.5])
 
@@ -72,7 +72,7 @@ def test_samples_of_scenes_know_their_things(task: str) -> None:
     assert len(sample.things) == len(sample.pictures)
     record = data.read(3)
     assert sample.things[0].names == tuple(record.names[label] for label in record.labels)
-    assert sample.things[0].all
+    assert sample.things[0].complete
 
 
 def test_the_loss_teaches_what_sees(model: Any) -> None:

@@ -164,12 +164,12 @@ class Things:
     Args:
         names: (N) categories.
         boxes_xyxy: (N, 4) float32, original pixels, edges.
-        all: whatever else is in the picture is not of these categories, or of any other.
+        complete: whatever else is in the picture is no thing that the data set would name.
     """
 
     names: tuple[str, ...]
     boxes_xyxy: np.ndarray
-    all: bool
+    complete: bool
 
     def transform(self, geometry: Any) -> Things:
         """Carried through a geometry, without what leaves the picture."""

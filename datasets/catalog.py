@@ -128,7 +128,8 @@ def things_of(record: Record, *, complete: bool) -> Things:
     """What a record says is there; a crowd is no thing."""
     single = np.flatnonzero(~record.crowd)
     names = tuple(record.names[label] for label in record.labels[single].tolist())
-    return Things(names=names, boxes_xyxy=record.boxes_xyxy[single], complete=complete)
+    masks = None if record.masks is None else record.masks[single]
+    return Things(names=names, boxes_xyxy=record.boxes_xyxy[single], complete=complete, masks=masks)
 
 
 def catalogue_folder() -> Path:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 
+import cv2
 import numpy as np
 import torch
 
@@ -32,8 +33,8 @@ def sights_of(samples: Sequence[Sample], whole: Mapping[int, int], vocabulary: V
     rows: list[tuple[int, int, int]] = []
     weights: list[float] = []
     for name, (size, things) in known.items():
-        words = [[token for word in name.split() for token in vocabulary.plain(word)]
-                 for name in (*things.names, NOTHING)]  # fmt: skip
+        words = [[token for word in phrase.split() for token in vocabulary.plain(word)]
+                 for phrase in (*things.names, NOTHING)]  # fmt: skip
         for cell, shares in enumerate(shares_of(things, size, side)):
             for ids, share in zip(words, shares.tolist(), strict=True):
                 if share > 0:
@@ -47,7 +48,8 @@ def shares_of(things: Things, size: tuple[int, int], side: int) -> np.ndarray:
     """(side * side, N + 1) how much of each cell is said to be each thing, and nothing; rows add up to one, or to zero
     where nobody knows.
 
-    The root of the covered area: a bird in the sky is small, and it is what the cell is about.
+    The root of the covered area: a bird in the sky is small, and it is what the cell is about. A mask says better than
+    a box what is covered: the box of a road holds all that stands on it.
     """
     edges = np.linspace(0.0, 1.0, side + 1)
     scaled = things.boxes_xyxy.reshape(-1, 4) / np.tile(np.array(size, np.float64), 2)
@@ -56,6 +58,10 @@ def shares_of(things: Things, size: tuple[int, int], side: int) -> np.ndarray:
         for low, high in ((scaled[:, 0], scaled[:, 2]), (scaled[:, 1], scaled[:, 3]))
     )
     covered = (part_y[:, :, None] * part_x[:, None, :]).reshape(len(scaled), side * side).T
+    for row, mask in enumerate(() if things.masks is None else things.masks):
+        if mask is not None:
+            dense = mask.dense().astype(np.float32)
+            covered[:, row] = cv2.resize(dense, (side, side), interpolation=cv2.INTER_AREA).flatten()
     covered = np.where(covered >= LEAST, covered, 0.0)
     free = np.clip(1.0 - covered.sum(1, keepdims=True), 0.0, None) * things.complete
     roots = np.sqrt(np.concatenate([covered, free], axis=1))

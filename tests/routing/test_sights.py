@@ -10,7 +10,9 @@ import pytest
 import torch
 
 from visionllm import open_dataset
+from visionllm.core.arrays import object_array
 from visionllm.core.geometry import Geometry
+from visionllm.core.masks import Mask
 from visionllm.core.sample import Picture, Sample, Things, Turn
 from visionllm.datasets.transforms import transformed
 from visionllm.routing.sights import NOTHING, shares_of
@@ -33,6 +35,21 @@ def test_shares_worked_by_hand() -> None:
     assert not shares_of(replace(known, complete=False), SIZE, 2)[1:].any()
     half = shares_of(things(("cat", (40, 20, 80, 30))), SIZE, 2)
     np.testing.assert_allclose(half[3], [0.5, 0.5])
+
+
+def test_a_mask_says_more_than_a_box() -> None:
+    """The box of an L holds a corner that the L leaves free."""
+    dense = np.zeros(SIZE[::-1], bool)
+    dense[:, :40], dense[20:] = True, True
+    known = replace(things(("road", (0, 0, 80, 40)), ("cat", (40, 0, 80, 20))),
+                    masks=object_array([Mask.of(dense), None]))  # fmt: skip
+    found = shares_of(known, SIZE, 2)
+    np.testing.assert_allclose(found, [[1, 0, 0], [0, 1, 0], [1, 0, 0], [1, 0, 0]])
+    moved = known.transform(Geometry.hflip(SIZE))
+    np.testing.assert_allclose(shares_of(moved, SIZE, 2), found[[1, 0, 3, 2]])
+    sky = open_dataset("scenes", "train", task="segmentation").ask(3, np.random.default_rng(0)).things[0]
+    assert sky.masks is not None
+    assert len(sky.masks) == len(sky.names)
 
 
 def test_a_batch_names_cells_in_reading_order(model: Any) -> None:

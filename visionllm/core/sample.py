@@ -164,18 +164,21 @@ class Things:
     Args:
         names: (N) categories.
         boxes_xyxy: (N, 4) float32, original pixels, edges.
+        masks: (N,) objects, the ``Mask`` of each, or None where it has none; None where no thing has one.
         complete: whatever else is in the picture is no thing that the data set would name.
     """
 
     names: tuple[str, ...]
     boxes_xyxy: np.ndarray
     complete: bool
+    masks: np.ndarray | None = None
 
     def transform(self, geometry: Any) -> Things:
         """Carried through a geometry, without what leaves the picture."""
         boxes_xyxy, kept = geometry.boxes(self.boxes_xyxy)
         names = tuple(name for name, there in zip(self.names, kept, strict=True) if there)
-        return replace(self, names=names, boxes_xyxy=boxes_xyxy[kept])
+        masks = None if self.masks is None else move_all(self.masks[kept], geometry)
+        return replace(self, names=names, boxes_xyxy=boxes_xyxy[kept], masks=masks)
 
 
 @dataclass(kw_only=True, slots=True, frozen=True, eq=False)

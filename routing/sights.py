@@ -25,7 +25,7 @@ def sights_of(samples: Sequence[Sample], whole: Mapping[int, int], vocabulary: V
         per_tile: positions of a tile, which lie in a square.
     """
     known = {
-        id(picture): (picture.size, things)
+        id(picture): (picture.size, things.placed())
         for sample in samples if len(sample.things) == len(sample.pictures)
         for picture, things in zip(sample.pictures, sample.things, strict=True)
     }  # fmt: skip
@@ -51,6 +51,7 @@ def shares_of(things: Things, size: tuple[int, int], side: int) -> np.ndarray:
     The root of the covered area: a bird in the sky is small, and it is what the cell is about. A mask says better than
     a box what is covered: the box of a road holds all that stands on it.
     """
+    assert not things.moves, "where they are now is asked of placed things"
     edges = np.linspace(0.0, 1.0, side + 1)
     scaled = things.boxes_xyxy.reshape(-1, 4) / np.tile(np.array(size, np.float64), 2)
     part_x, part_y = (

@@ -74,7 +74,9 @@ class RunConfig(Config):
     accumulate: PositiveInt = 1
     seed: int = 0
     precision: Literal["no", "bf16", "fp16"] = "no"
-    attention: Literal["sdpa", "eager", "matmul"] = Field("sdpa", description="`matmul` is for bf16 on a CPU")
+    attention: Literal["sdpa", "eager", "matmul"] | None = Field(
+        None, description="None leaves it as the model was built; `matmul` is for bf16 on a CPU"
+    )
     workers: NonNegativeInt = 0
     tree: float = Field(0.3, ge=0, le=1, description="share of samples in the tree layout")
     log_every: PositiveInt = 20
@@ -139,7 +141,8 @@ def train(config: TrainConfig, *, resume: bool = False) -> Path:
     average = Average(model, config.optim.ema) if config.optim.ema else None
     start = _resume(folder, model, optimizer, average, loader) if resume else 0
     wrapped, optimizer = accelerator.prepare(model, optimizer)
-    model.mllm.attend(run.attention)
+    if run.attention is not None:
+        model.mllm.attend(run.attention)
     log = RunLog(folder, steps=run.steps, start=start, enabled=accelerator.is_main_process)
     clock = Clock()
     sights = config.loss_weights.get("sight", 0.0) > 0

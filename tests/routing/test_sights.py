@@ -45,7 +45,7 @@ def test_a_mask_says_more_than_a_box() -> None:
                     masks=object_array([Mask.of(dense), None]))  # fmt: skip
     found = shares_of(known, SIZE, 2)
     np.testing.assert_allclose(found, [[1, 0, 0], [0, 1, 0], [1, 0, 0], [1, 0, 0]])
-    moved = known.transform(Geometry.hflip(SIZE))
+    moved = known.transform(Geometry.hflip(SIZE)).placed()
     np.testing.assert_allclose(shares_of(moved, SIZE, 2), found[[1, 0, 3, 2]])
     sky = open_dataset("scenes", "train", task="segmentation").ask(3, np.random.default_rng(0)).things[0]
     assert sky.masks is not None
@@ -78,8 +78,8 @@ def test_things_go_through_the_same_geometry() -> None:
     sample = Sample(pictures=(Picture(pixels=np.zeros((40, 80, 3), np.uint8)),),
                     things=(things(("cat", (10, 0, 30, 20)), ("dog", (60, 0, 80, 20))),))  # fmt: skip
     (moved,) = transformed(sample, Geometry.crop(SIZE, (0, 0, 40, 40)).then(Geometry.hflip((40, 40)))).things
-    assert moved.names == ("cat",)
-    np.testing.assert_allclose(moved.boxes_xyxy, [[10, 0, 30, 20]])
+    assert moved.placed().names == ("cat",)
+    np.testing.assert_allclose(moved.placed().boxes_xyxy, [[10, 0, 30, 20]])
 
 
 @pytest.mark.parametrize("task", ["questions", "detection", "several"])

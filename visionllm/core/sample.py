@@ -166,19 +166,28 @@ class Things:
         boxes_xyxy: (N, 4) float32, original pixels, edges.
         masks: (N,) objects, the ``Mask`` of each, or None where it has none; None where no thing has one.
         complete: whatever else is in the picture is no thing that the data set would name.
+        moves: geometries (``datasets.transforms``) that the picture has gone through since.
     """
 
     names: tuple[str, ...]
     boxes_xyxy: np.ndarray
     complete: bool
     masks: np.ndarray | None = None
+    moves: tuple[Any, ...] = ()
 
     def transform(self, geometry: Any) -> Things:
-        """Carried through a geometry, without what leaves the picture."""
-        boxes_xyxy, kept = geometry.boxes(self.boxes_xyxy)
-        names = tuple(name for name, there in zip(self.names, kept, strict=True) if there)
-        masks = None if self.masks is None else move_all(self.masks[kept], geometry)
-        return replace(self, names=names, boxes_xyxy=boxes_xyxy[kept], masks=masks)
+        """The geometry is noted: most trainings never ask what is where, and masks are dear to move."""
+        return replace(self, moves=(*self.moves, geometry))
+
+    def placed(self) -> Things:
+        """Where they are in the picture as it is now, without what has left it."""
+        things = replace(self, moves=())
+        for geometry in self.moves:
+            boxes_xyxy, kept = geometry.boxes(things.boxes_xyxy)
+            names = tuple(name for name, there in zip(things.names, kept, strict=True) if there)
+            masks = None if things.masks is None else move_all(things.masks[kept], geometry)
+            things = replace(things, names=names, boxes_xyxy=boxes_xyxy[kept], masks=masks)
+        return things
 
 
 @dataclass(kw_only=True, slots=True, frozen=True, eq=False)

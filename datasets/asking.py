@@ -23,6 +23,8 @@ MOST_PHRASES = 40
 # Categories whose poses are asked for in one question, at most; share of these questions that leave the keypoints
 # unsaid; share of the others that ask for a point that is not there.
 MOST_POSES, USUAL, FOREIGN = 3, 0.4, 0.15
+# Fields that say all of what is where: an asker of words needs them for the loss ``sight`` alone.
+SEEN = frozenset({"masks", "stuff"})
 # Share of questions that also ask for words without a meaning, and how many at most: nothing is called so.
 STRANGERS, MOST_STRANGERS = 0.2, 8
 
@@ -123,7 +125,7 @@ class MaskAsker(BoxAsker):
     """As for boxes, each with its mask where the data set has one; regions without number (the road) are one each."""
 
     task = "segmentation"
-    needs = frozenset({"masks", "stuff"})
+    needs = SEEN
 
 
 @register_asker("pose")

@@ -104,7 +104,9 @@ class Dataset:
             return item
         others = [partner for partner in partners if isinstance(partner, Record)]
         sample = ASKERS[self.task].draw(item, self.wording, rng, *others)
-        return replace(sample, things=tuple(things_of(one, complete=self.wording.negatives) for one in (item, *others)))
+        # Without its regions (road, sky) a record names only some of what is to be seen.
+        complete = self.wording.negatives and "stuff" in ASKERS[self.task].needs
+        return replace(sample, things=tuple(things_of(one, complete=complete) for one in (item, *others)))
 
     def ask_all(self, index: int, *, chunk: int | None = None) -> tuple[Sample, ...]:
         """The evaluation samples at ``index``: everything is asked, in a fixed order."""
@@ -127,7 +129,8 @@ class Dataset:
 def things_of(record: Record, *, complete: bool) -> Things:
     """What a record says is there; a crowd is no thing."""
     single = np.flatnonzero(~record.crowd)
-    names = tuple(record.names[label] for label in record.labels[single].tolist())
+    attributes = record.attributes or ((),) * len(record.labels)
+    names = tuple(" ".join((*attributes[row], record.names[record.labels[row]])) for row in single.tolist())
     masks = None if record.masks is None else record.masks[single]
     return Things(names=names, boxes_xyxy=record.boxes_xyxy[single], complete=complete, masks=masks)
 

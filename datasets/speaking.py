@@ -14,7 +14,7 @@ import numpy as np
 
 from visionllm.core.errors import AnnotationError
 from visionllm.core.sample import BoxTarget, Record, Sample, Turn, WordsTarget
-from visionllm.datasets.asking import ASKERS, Asker, register_asker
+from visionllm.datasets.asking import ASKERS, SEEN, Asker, register_asker
 from visionllm.datasets.formats.reader import Wording
 
 # Expressions in one question, at most; turns of one conversation, at most; questions about one picture, at most: they
@@ -84,7 +84,7 @@ class CaptionAsker(Asker):
     """A request for a caption, and a caption."""
 
     metric = "captions"
-    needs = frozenset({"captions"})
+    needs = frozenset({"captions"}) | SEEN
 
     def draw(self, record: Record, wording: Wording, rng: np.random.Generator, *partners: Record) -> Sample:
         """Request and caption drawn."""
@@ -109,7 +109,7 @@ class GroundedCaptionAsker(Asker):
 
     task = "detection"
     metric = "grounded_captions"
-    needs = frozenset({"grounded"})
+    needs = frozenset({"grounded"}) | SEEN
 
     def draw(self, record: Record, wording: Wording, rng: np.random.Generator, *partners: Record) -> Sample:
         """Request and caption drawn."""
@@ -144,7 +144,7 @@ class QuestionAsker(Asker):
     """Questions about the picture, and their answers."""
 
     metric = "words"
-    needs = frozenset({"questions"})
+    needs = frozenset({"questions"}) | SEEN
 
     def draw(self, record: Record, wording: Wording, rng: np.random.Generator, *partners: Record) -> Sample:
         """Some questions in a conversation."""
@@ -170,7 +170,7 @@ class ConversationAsker(Asker):
     kinds = (
         "detection", "segmentation", "pose", "grounding", "referring", "captions", "grounded_captions", "questions",
     )  # fmt: skip
-    needs = frozenset({"masks", "stuff", "poses", "expressions", "captions", "grounded", "questions"})
+    needs = frozenset({"poses", "expressions", "captions", "grounded", "questions"}) | SEEN
 
     def draw(self, record: Record, wording: Wording, rng: np.random.Generator, *partners: Record) -> Sample:
         """Kinds for which the record has nothing to say are left out."""
@@ -191,7 +191,7 @@ class ConversationAsker(Asker):
         return (replace(drawn, turns=tuple(turns)),)
 
     def _serves(self, kind: str, record: Record) -> bool:
-        wanted = ASKERS[kind].needs - {"masks", "stuff"}
+        wanted = ASKERS[kind].needs - SEEN
         held = [getattr(record, name) for name in wanted]
         return all(values is not None and any(value is not None for value in values) for values in held)
 

@@ -166,7 +166,9 @@ def train(config: TrainConfig, *, resume: bool = False) -> Path:
             with nullcontext() if last else accelerator.no_sync(wrapped):
                 with clock("forward"), accelerator.autocast():
                     losses = wrapped(batch, idle=idle)
-                total = weigh(losses, counts, config.loss_weights, logged) * accelerator.num_processes
+                # Other ranks wait for the gradient of all that a pass has used, be it zero.
+                every = accelerator.num_processes > 1
+                total = weigh(losses, counts, config.loss_weights, logged, every=every) * accelerator.num_processes
                 if not bool(torch.isfinite(total)):
                     raise FloatingPointError(f"step {step}: the loss is not finite: {logged}")
                 with clock("backward"):
@@ -222,13 +224,22 @@ def check_tasks(loader: Loader, model: VisionLLM) -> None:
             )
 
 
-def weigh(losses: Losses, counts: dict[str, float], weights: dict[str, float], logged: dict[str, float]) -> Tensor:
-    """Sums over counts, weighted and added; ``logged`` gathers each part and the total."""
-    total: Any = 0.0
+def weigh(
+    losses: Losses, counts: dict[str, float], weights: dict[str, float], logged: dict[str, float], *,
+    every: bool = True,
+) -> Tensor:  # fmt: skip
+    """Sums over counts, weighted and added; ``logged`` gathers each part and the total.
+
+    Args:
+        every: False: no backward pass runs through a loss of weight zero.
+    """
+    total = next(iter(losses.sums.values())).new_zeros(())
     for name, value in losses.sums.items():
         part = value / max(1.0, counts[name])
         logged[name] = logged.get(name, 0.0) + float(part.detach())
-        total = total + weights.get(name, losses.weights[name]) * part
+        weight = weights.get(name, losses.weights[name])
+        if every or weight:
+            total = total + weight * part
     logged["loss"] = logged.get("loss", 0.0) + float(total.detach())
     return total
 

@@ -113,8 +113,9 @@ class VisionLLM(Answering, PreTrainedModel):
             fresh: prefixes of parameter names that keep their initial values, whatever the checkpoint holds there.
             decoders: settings over those of the checkpoint. A decoder or a part it lacks must stand in ``fresh``; its
                 routing tokens then join the vocabulary, each with a row of weights of its own (see ``Token.like``).
-            mllm: keys over those of the checkpoint. More ``text_config.num_hidden_layers`` than it has: the new layers
-                must stand in ``fresh`` and begin as identity (block expansion: Wu et al. 2024, LLaMA Pro, section 3.2).
+            mllm: keys over those of the checkpoint. More ``num_hidden_layers`` of ``text_config`` or ``vision_config``
+                than it has: the new layers must stand in ``fresh`` and begin as identity (block expansion: Wu et al.
+                2024, LLaMA Pro, section 3.2). Layers that ``regions`` counts from the end then mean others.
             regions: keys over those of the checkpoint; where it takes no regions, ``region_encoder`` must stand in
                 ``fresh``.
 
@@ -140,7 +141,8 @@ class VisionLLM(Answering, PreTrainedModel):
         grown = model.mllm.vocabulary_tables() if model.vocabulary.new and fresh else []
         load_weights(model, folder, fresh, grown)
         if mllm and isinstance(held, dict):
-            model.mllm.pass_through(internvl_config(held).text_config.num_hidden_layers)
+            before = internvl_config(held)
+            model.mllm.pass_through(before.text_config.num_hidden_layers, before.vision_config.num_hidden_layers)
         model._start_tokens(fresh, source=str(folder))
         return model.to(device=device, dtype=dtype).eval()
 

@@ -18,6 +18,7 @@ from visionllm.datasets.formats.reader import Place, Wording, register_format
 
 MOST_EXPRESSIONS = 8  # of one scene
 LEAST_STUFF = 0.005  # part of the picture below which a region is left out
+ATTRIBUTES = ("colour", "state")  # of an object that a record tells; a person's colour is the shirt's
 
 
 class ScenesSplit(Config):
@@ -75,6 +76,8 @@ class ScenesReader:
         needs = self._needs
         masks = [Mask.of(scene.mask(i)) for i in range(len(boxes))] if "masks" in needs else []
         poses: list[Pose | None] = [self._pose(thing.keypoints) for thing in scene.objects]
+        attributes = [tuple(thing.attributes[key] for key in ATTRIBUTES if key in thing.attributes)
+                      for thing in scene.objects]  # fmt: skip
         for name in self._stuff:
             region = Mask.of(scene.stuff(name))
             if region.area >= LEAST_STUFF * scene.id_map.size:
@@ -82,6 +85,7 @@ class ScenesReader:
                 boxes.append(tuple(region.box_xyxy.tolist()))
                 masks += [region] if "masks" in needs else []
                 poses.append(None)
+                attributes.append(())
         return Record(
             picture=Picture(pixels=scene.image, name=f"scene {seed}"),
             names=self.names,
@@ -91,6 +95,7 @@ class ScenesReader:
             source=Source(dataset=self.dataset, index=index, file=f"scene {seed}"),
             masks=object_array(masks) if "masks" in needs else None,
             poses=object_array(poses) if "poses" in needs else None,
+            attributes=tuple(attributes),
             expressions=tuple(scene.referring(MOST_EXPRESSIONS)) if "expressions" in needs else (),
             captions=(scene.caption(),) if "captions" in needs else (),
             grounded=(tuple(scene.grounded_caption()),) if "grounded" in needs else (),

@@ -140,6 +140,18 @@ def test_losses_are_sums_over_counts_times_weights() -> None:
     assert logged == pytest.approx({"lm": 4, "objects/l1": 4, "objects/class": 4, "loss": 26})
 
 
+@pytest.mark.parametrize("every", [True, False])
+def test_a_loss_of_weight_zero_is_noted_and_pulls_nothing(every: bool) -> None:
+    """Where other ranks wait for every gradient it is zero, elsewhere there is none."""
+    quiet, loud, logged = torch.ones((), requires_grad=True), torch.ones((), requires_grad=True), dict[str, float]()
+    losses = Losses(sums={"lm": 3 * quiet, "sight": 2 * loud}, weights={"lm": 1.0, "sight": 0.0})
+    total = weigh(losses, {"lm": 1.0, "sight": 1.0}, {"lm": 0.0, "sight": 1.0}, logged, every=every)
+    total.backward()
+    assert logged == {"lm": 3, "sight": 2, "loss": 2}
+    assert float(loud.grad) == 2
+    assert (quiet.grad is not None and float(quiet.grad) == 0) if every else quiet.grad is None
+
+
 def test_resuming_nothing_starts_anew(write: Make) -> None:
     assert train(load_config(write(train__steps=1)), resume=True).is_dir()
 

@@ -164,6 +164,21 @@ def test_a_language_model_grows_and_knows_what_it_knew(model: Any, saved: Path, 
         VisionLLM.from_pretrained(saved, mllm={"text_config": {"intermediate_size": 64}})
 
 
+def test_a_vision_tower_grows_and_sees_what_it_saw(model: Any, saved: Path) -> None:
+    deeper: dict[str, Any] = {"vision_config": {"num_hidden_layers": 3}}
+    new = "mllm.net.model.vision_tower.encoder.layer.2"
+    with pytest.raises(CheckpointError, match=r"layer\.2.*\(name what is to start anew in fresh\)"):
+        VisionLLM.from_pretrained(saved, mllm=deeper)
+    grown = VisionLLM.from_pretrained(saved, mllm=deeper, fresh=[new])
+    tiles = torch.rand(1, 3, model.mllm.tile_size, model.mllm.tile_size)
+    torch.testing.assert_close(grown.mllm.vision(tiles), model.mllm.vision(tiles))
+    grown.mllm.vision(tiles).square().sum().backward()
+    for name in ("attention.projection_layer", "mlp.fc2"):
+        grad = grown.get_parameter(f"{new}.{name}.weight").grad
+        assert grad is not None
+        assert float(grad.abs().max()) > 0
+
+
 def test_a_tokenizer_that_lost_a_token_is_not_mended(make_model: Make, tmp_path: Path) -> None:
     """Given a new row, the token would begin anew in a model that knows it."""
     make_model(mask_width=16).save_pretrained(tmp_path)

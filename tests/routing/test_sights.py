@@ -82,14 +82,22 @@ def test_things_go_through_the_same_geometry() -> None:
     np.testing.assert_allclose(moved.placed().boxes_xyxy, [[10, 0, 30, 20]])
 
 
-@pytest.mark.parametrize("task", ["questions", "detection", "several"])
+@pytest.mark.parametrize("task", ["questions", "segmentation", "detection", "several"])
 def test_samples_of_scenes_know_their_things(task: str) -> None:
+    """Only who reads the regions too (road, sky) may say of the rest that there is nothing."""
     data = open_dataset("scenes", "train", task=task)
     sample = data.ask(3, np.random.default_rng(0))
     assert len(sample.things) == len(sample.pictures)
     record = data.read(3)
-    assert sample.things[0].names == tuple(record.names[label] for label in record.labels)
-    assert sample.things[0].complete
+    known = sample.things[0]
+    assert [said.split()[-1] for said in known.names] == [record.names[i].split()[-1] for i in record.labels]
+    scene = record.extra["scene"]
+    for said, thing in zip(known.names, scene.objects, strict=False):
+        colour = thing.attributes.get("colour", thing.attributes.get("state", ""))
+        assert said == f"{colour} {thing.category}".strip()
+    with_regions = task in ("questions", "segmentation")
+    assert known.complete == with_regions == (len(known.names) > len(scene.objects))
+    assert all(said in record.names for said in known.names[len(scene.objects) :])
 
 
 def test_the_loss_teaches_what_sees(model: Any) -> None:

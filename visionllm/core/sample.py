@@ -162,7 +162,7 @@ class Things:
     """What a data set says is in a picture, whatever is asked of it.
 
     Args:
-        names: (N) categories.
+        names: (N) categories, each behind the attributes it is known to have (``red car``).
         boxes_xyxy: (N, 4) float32, original pixels, edges.
         masks: (N,) objects, the ``Mask`` of each, or None where it has none; None where no thing has one.
         complete: whatever else is in the picture is no thing that the data set would name.
@@ -229,6 +229,8 @@ class Record:
         source: where it came from.
         masks: (N,) objects, ``Mask`` or None; None where nobody asked for masks or the format has none.
         poses: (N,) objects, ``Pose`` or None; None where nobody asked for poses or the format has none.
+        attributes: (N,) words that are true of each object beside its category (``("red",)``); empty where the format
+            has none.
         expressions: words for some of the objects ("the red van"), and the indices of these.
         captions: sentences about the whole picture.
         grounded: the same, each as pieces of text with the indices of the things they mean.
@@ -244,6 +246,7 @@ class Record:
     source: Source
     masks: np.ndarray | None = None
     poses: np.ndarray | None = None
+    attributes: tuple[tuple[str, ...], ...] = ()
     expressions: tuple[tuple[str, tuple[int, ...]], ...] = ()
     captions: tuple[str, ...] = ()
     grounded: tuple[tuple[tuple[str, tuple[int, ...]], ...], ...] = ()

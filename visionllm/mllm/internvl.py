@@ -76,12 +76,17 @@ class InternVL(nn.Module):
         return list(tables.values())
 
     @torch.no_grad()
-    def pass_through(self, first: int) -> None:
-        """Make the layers of the language model from ``first`` on add nothing; they learn to from there."""
-        for layer in self.net.model.language_model.layers[first:]:
-            for linear in (layer.self_attn.o_proj, layer.mlp.down_proj):
-                for parameter in linear.parameters():
-                    parameter.zero_()
+    def pass_through(self, text: int, vision: int) -> None:
+        """Make the layers of the language model from ``text`` on, and of the vision tower from ``vision`` on, add
+        nothing; they learn to from there."""
+        inner = self.net.model
+        last = [part for layer in inner.language_model.layers[text:]
+                for part in (layer.self_attn.o_proj, layer.mlp.down_proj)]  # fmt: skip
+        last += [part for layer in inner.vision_tower.encoder.layer[vision:]
+                 for part in (layer.attention.projection_layer, layer.mlp.fc2)]  # fmt: skip
+        for linear in last:
+            for parameter in linear.parameters():
+                parameter.zero_()
 
     def attend(self, kind: str) -> None:
         """Choose how attention is computed: ``sdpa`` (torch), ``eager`` (transformers) or ``matmul`` (ours)."""

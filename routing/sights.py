@@ -13,8 +13,9 @@ from visionllm.core.batch import Sights
 from visionllm.core.sample import Sample, Things
 from visionllm.routing.vocabulary import Vocabulary
 
-# Said of a position without any thing; part of a position below which a thing is not said to be there.
-NOTHING, LEAST = "no", 0.02
+# Said of a position without any thing; part of a position below which a thing is not said to be there, and that which
+# the smallest thing is taken to fill: one of the four patches.
+NOTHING, LEAST, PATCH = "no", 0.02, 0.25
 
 
 def sights_of(samples: Sequence[Sample], whole: Mapping[int, int], vocabulary: Vocabulary, per_tile: int) -> Sights:
@@ -48,8 +49,9 @@ def shares_of(things: Things, size: tuple[int, int], side: int) -> np.ndarray:
     """(side * side, N + 1) how much of each cell is said to be each thing, and nothing; rows add up to one, or to zero
     where nobody knows.
 
-    The root of the covered area: a bird in the sky is small, and it is what the cell is about. A mask says better than
-    a box what is covered: the box of a road holds all that stands on it.
+    Things go by the root of that part of them which lies in the cell: of a bird it is all, of the sky behind it little,
+    and the bird is what the cell is about. A mask says better than a box what is covered: the box of a road holds all
+    that stands on it.
     """
     assert not things.moves, "where they are now is asked of placed things"
     edges = np.linspace(0.0, 1.0, side + 1)
@@ -65,5 +67,6 @@ def shares_of(things: Things, size: tuple[int, int], side: int) -> np.ndarray:
             covered[:, row] = cv2.resize(dense, (side, side), interpolation=cv2.INTER_AREA).flatten()
     covered = np.where(covered >= LEAST, covered, 0.0)
     free = np.clip(1.0 - covered.sum(1, keepdims=True), 0.0, None) * things.complete
-    roots = np.sqrt(np.concatenate([covered, free], axis=1))
+    held = np.concatenate([covered, free], axis=1)
+    roots = np.sqrt(held / np.maximum(held.sum(0), PATCH))
     return roots / np.maximum(roots.sum(1, keepdims=True), 1e-9)

@@ -152,6 +152,28 @@ def test_a_loss_of_weight_zero_is_noted_and_pulls_nothing(every: bool) -> None:
     assert (quiet.grad is not None and float(quiet.grad) == 0) if every else quiet.grad is None
 
 
+def test_a_vision_tower_learns_to_see_alone(write: Make) -> None:
+    """What is where is learned, and nothing else moves."""
+    seeing = ("mllm.net.model.vision_tower", "mllm.net.model.multi_modal_projector")
+    scale = {"mllm": 0, "link_queries": 0, "decoders": 0} | dict.fromkeys(seeing, 1)
+    quiet = {"lm": 0, "end": 0, "link": 0, "sight": 1}
+    path = write(train__steps=20, optim__lr=1e-2, optim__lr_scale=scale, loss_weights=quiet)
+    values = yaml.safe_load(path.read_text())
+    values["data"] = [{"dataset": values["data"][0]["dataset"], "task": "captions"}]
+    path.write_text(yaml.safe_dump(values))
+    config = load_config(path)
+    torch.manual_seed(config.train.seed)
+    before = build_model(config.model).state_dict()
+    folder = train(config)
+    after = VisionLLM.from_pretrained(folder).state_dict()
+    changed = {name for name, value in before.items() if not torch.equal(value, after[name])}
+    assert changed
+    assert all(name.startswith(seeing) for name in changed), changed
+    log = [json.loads(line) for line in (folder.parents[1] / "log.jsonl").read_text().splitlines()]
+    assert log[-1]["sight"] < log[0]["sight"]
+    assert [entry["loss"] for entry in log] == [entry["sight"] for entry in log]
+
+
 def test_resuming_nothing_starts_anew(write: Make) -> None:
     assert train(load_config(write(train__steps=1)), resume=True).is_dir()
 

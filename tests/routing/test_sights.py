@@ -29,12 +29,15 @@ def test_shares_worked_by_hand() -> None:
     """A cat fills the upper left cell, a quarter of it is also dog; the lower right is empty."""
     known = things(("cat", (0, 0, 40, 20)), ("dog", (0, 0, 20, 10)), ("bird", (79, 39, 80, 40)))
     found = shares_of(known, SIZE, 2)
-    np.testing.assert_allclose(found[0], np.array([1, 0.5, 0, 0]) / 1.5)
+    np.testing.assert_allclose(found[0], [0.5, 0.5, 0, 0])  # both are here as a whole
     np.testing.assert_allclose(found[1], [0, 0, 0, 1])
     np.testing.assert_allclose(found[3], [0, 0, 0, 1])  # the bird is too small to speak of
     assert not shares_of(replace(known, complete=False), SIZE, 2)[1:].any()
     half = shares_of(things(("cat", (40, 20, 80, 30))), SIZE, 2)
-    np.testing.assert_allclose(half[3], [0.5, 0.5])
+    np.testing.assert_allclose(half[3], np.array([1, (0.5 / 3.5) ** 0.5]) / (1 + (0.5 / 3.5) ** 0.5))
+    wide = shares_of(things(("sky", (0, 0, 80, 40)), ("dog", (0, 0, 10, 20))), SIZE, 2)
+    np.testing.assert_allclose(wide[0], np.array([0.5, 1, 0]) / 1.5)  # a quarter of the sky, all of the dog
+    np.testing.assert_allclose(wide[1], [1, 0, 0])
 
 
 def test_a_mask_says_more_than_a_box() -> None:

@@ -382,9 +382,10 @@ def _split(samples: Sequence[Sample], styles: Sequence[Style], parts: int) -> li
 
 
 def _length(sample: Sample) -> int:
-    """About how long the text of a sample is: each phrase stands in the question and in the reply."""
-    letters = sum(len(phrase) + 4 for turn in sample.turns for phrase in turn.phrases)
-    return letters + 60 * len(sample.pictures)
+    """About how many positions a sample takes: each phrase stands in the question and in the reply."""
+    listed = sum(len(phrase) + 4 for turn in sample.turns for phrase in turn.phrases)
+    said = sum(15 + len((turn.question or "") + (turn.reply or "")) // 2 for turn in sample.turns)
+    return listed + said + 55 * len(sample.pictures)
 
 
 def _model_file(path: Path) -> dict[str, Any]:

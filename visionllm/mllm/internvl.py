@@ -75,6 +75,11 @@ class InternVL(nn.Module):
         tables = {t.data_ptr(): t for t in (self.net.get_input_embeddings().weight, self.net.lm_head.weight)}
         return list(tables.values())
 
+    def words(self) -> Tensor:
+        """(V, D) embeddings of all ids."""
+        weight: Tensor = self.net.get_input_embeddings().weight
+        return weight
+
     @torch.no_grad()
     def pass_through(self, text: int, vision: int) -> None:
         """Make the layers of the language model from ``text`` on, and of the vision tower from ``vision`` on, add

@@ -279,22 +279,26 @@ class VisionLLM(Answering, PreTrainedModel):
         return {"lm": loss.sum(), "end": loss[choice].sum()}
 
     def _sight_loss(self, tiles_NPD: Tensor, sights: Sights) -> Tensor:
-        """Cross entropy of naming what each position of a picture shows, from how near it lies to the embedding of each
-        word, before the language model's first layer; and how far its length is from theirs.
+        """Cross entropy of naming what each position of a picture shows, from its angle to the embedding of each word,
+        before the language model's first layer; and its distance from the mean embedding of what it shows, squared, in
+        lengths of a word.
 
         Replies say little about a picture, and a vision tower that begins with nothing learns next to nothing from
-        them; this tells it what is where. Angles and the length, so that a picture reads like the words for what is in
-        it: by plain scores (the head's) positions grew seventy times as long as words and shared a direction, cosine
-        0.96, which no score sees, and the language model could not tell them apart.
+        them; this tells it what is where. The distance, because a picture is to read like the words for what is in it:
+        a softmax does not see what all positions have in common. By the head's scores alone they grew seventy times as
+        long as words and lay in one direction (cosine 0.96 to their mean), by angles alone as well (0.91).
         """
         known, row = sights.tile.unique(return_inverse=True)
         with torch.autocast(tiles_NPD.device.type, enabled=False):
             words_VD, seen_NPD = self.mllm.words().float(), tiles_NPD[known].float()
             near_NPV = nn.functional.normalize(seen_NPD, dim=-1) @ nn.functional.normalize(words_VD, dim=-1).T
             named = (_SHARPNESS * near_NPV).log_softmax(-1)[row, sights.cell, sights.token]
-            length = words_VD.detach().norm(dim=-1).mean()
-            longer = (seen_NPD.norm(dim=-1).clamp_min(1e-6) / length).log().square()[row, sights.cell]
-        return (sights.weight * (longer - named)).sum()
+            meant_NPD = torch.zeros_like(seen_NPD).index_put(
+                (row, sights.cell), sights.weight[:, None] * words_VD.detach()[sights.token], accumulate=True
+            )
+            weight_NP = torch.zeros_like(seen_NPD[..., 0]).index_put((row, sights.cell), sights.weight, accumulate=True)
+            away_NP = (seen_NPD - meant_NPD).square().sum(-1) / words_VD.detach().square().sum(-1).mean()
+        return (weight_NP * away_NP).sum() - (sights.weight * named).sum()
 
     def _spelling_loss(self, links: SuperLinks, batch: Batch) -> Tensor:
         """Cross entropy of naming each link's phrase from its queries, through the language model's own head."""

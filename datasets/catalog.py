@@ -21,7 +21,7 @@ from visionllm.core.config import Config, read_yaml, validate
 from visionllm.core.errors import ConfigError, DatasetError
 from visionllm.core.resources import config_folder
 from visionllm.core.sample import Record, Sample, Things
-from visionllm.datasets.asking import ASKERS, check_wording, tasks_asked
+from visionllm.datasets.asking import ASKERS, check_wording, plural_of, tasks_asked
 from visionllm.datasets.formats import FORMATS, Place, Reader, Wording
 
 DATA_VARIABLE = "VISIONLLM_DATA"
@@ -106,7 +106,8 @@ class Dataset:
         sample = ASKERS[self.task].draw(item, self.wording, rng, *others)
         # Without its regions (road, sky) a record names only some of what is to be seen.
         complete = self.wording.negatives and "stuff" in ASKERS[self.task].needs
-        return replace(sample, things=tuple(things_of(one, complete=complete) for one in (item, *others)))
+        things = tuple(things_of(one, self.wording, complete=complete) for one in (item, *others))
+        return replace(sample, things=things)
 
     def ask_all(self, index: int, *, chunk: int | None = None) -> tuple[Sample, ...]:
         """The evaluation samples at ``index``: everything is asked, in a fixed order."""
@@ -126,13 +127,14 @@ class Dataset:
         return hashlib.sha256(words.encode()).hexdigest()
 
 
-def things_of(record: Record, *, complete: bool) -> Things:
+def things_of(record: Record, wording: Wording, *, complete: bool) -> Things:
     """What a record says is there; a crowd is no thing."""
     single = np.flatnonzero(~record.crowd)
     attributes = record.attributes or ((),) * len(record.labels)
     names = tuple(" ".join((*attributes[row], record.names[record.labels[row]])) for row in single.tolist())
     masks = None if record.masks is None else record.masks[single]
-    return Things(names=names, boxes_xyxy=record.boxes_xyxy[single], complete=complete, masks=masks)
+    other = tuple((plural_of(record.names[record.labels[row]], wording),) for row in single.tolist())
+    return Things(names=names, boxes_xyxy=record.boxes_xyxy[single], complete=complete, masks=masks, other=other)
 
 
 def catalogue_folder() -> Path:

@@ -19,7 +19,7 @@ from visionllm.datasets.formats.reader import Wording
 
 # Expressions in one question, at most; turns of one conversation, at most; questions about one picture, at most: they
 # cost little beside it.
-MOST_EXPRESSIONS, MOST_TURNS, MOST_QUESTIONS = 4, 4, 32
+MOST_EXPRESSIONS, MOST_TURNS, MOST_QUESTIONS = 4, 4, 24
 _ARTICLE = re.compile(r"^(the|a|an) ", re.IGNORECASE)
 _CAPTION_QUESTIONS = (
     "describe the picture", "describe the image", "describe this picture", "what is in the picture?",

@@ -32,17 +32,27 @@ def sights_of(samples: Sequence[Sample], whole: Mapping[int, int], vocabulary: V
     }  # fmt: skip
     side = math.isqrt(per_tile)
     rows: list[tuple[int, int, int]] = []
-    weights: list[float] = []
+    weights: list[tuple[float, float]] = []
     for name, (size, things) in known.items():
-        words = [[token for word in phrase.split() for token in vocabulary.plain(word)]
-                 for phrase in (*things.names, NOTHING)]  # fmt: skip
+        words = [_tokens(phrase, vocabulary) for phrase in (*things.names, NOTHING)]
+        other = [[*(_tokens(" ".join(phrases), vocabulary))] for phrases in things.other or ((),) * len(things.names)]
         for cell, shares in enumerate(shares_of(things, size, side)):
-            for ids, share in zip(words, shares.tolist(), strict=True):
+            for number, share in enumerate(shares.tolist()):
                 if share > 0:
-                    rows += [(whole[name], cell, token) for token in ids]
-                    weights += [share / len(ids)] * len(ids)
+                    own, further = words[number], [] if number == len(other) else other[number]
+                    rows += [(whole[name], cell, token) for token, _ in (*own, *further)]
+                    part = share * (number < len(other))
+                    weights += [(share / len(own), part * alone) for _, alone in own]
+                    weights += [(0.0, part * alone) for _, alone in further]
     table = torch.tensor(rows, dtype=torch.long).reshape(-1, 3)
-    return Sights(tile=table[:, 0], cell=table[:, 1], token=table[:, 2], weight=torch.tensor(weights))
+    weight, part = torch.tensor(weights).reshape(-1, 2).unbind(1)
+    return Sights(tile=table[:, 0], cell=table[:, 1], token=table[:, 2], weight=weight, part=part)
+
+
+def _tokens(phrase: str, vocabulary: Vocabulary) -> list[tuple[int, bool]]:
+    """Tokens of a phrase, and whether each is a word by itself: pieces stand in many words."""
+    words = [vocabulary.plain(word) for word in phrase.split()]
+    return [(token, len(tokens) == 1) for tokens in words for token in tokens]
 
 
 def shares_of(things: Things, size: tuple[int, int], side: int) -> np.ndarray:

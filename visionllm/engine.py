@@ -145,7 +145,7 @@ def train(config: TrainConfig, *, resume: bool = False) -> Path:
         model.mllm.attend(run.attention)
     log = RunLog(folder, steps=run.steps, start=start, enabled=accelerator.is_main_process)
     clock = Clock()
-    sights = config.loss_weights.get("sight", 0.0) > 0
+    sights = any(config.loss_weights.get(name, 0.0) > 0 for name in ("sight", "gaze"))
     parameters = [p for p in model.parameters() if p.requires_grad]
     shared, noted = shared_parameters(config, model), dict[str, float]()
     batches = loader.steps(start, run.steps, workers=run.workers)
@@ -207,6 +207,8 @@ def check_weights(config: TrainConfig, model: VisionLLM) -> None:
             close = difflib.get_close_matches(name, known, n=1)
             hint = f"did you mean {close[0]}?" if close else f"known: {', '.join(known)}"
             raise ConfigError(f"loss_weights.{name}: no such loss ({hint})")
+    if config.loss_weights.get("gaze", 0.0) > 0 and config.train.attention != "matmul":
+        raise ConfigError("loss_weights.gaze: reads attention, which only train.attention: matmul gives; set it")
 
 
 def check_tasks(loader: Loader, model: VisionLLM) -> None:

@@ -25,10 +25,12 @@ from visionllm.core.errors import CheckpointError, ConfigError, unknown_name
 from visionllm.core.superlink import SuperLinks
 from visionllm.core.task import TASKS, Task
 from visionllm.decoders import DECODERS, Context, Decoder
+from visionllm.mllm.attention import watching
 from visionllm.mllm.internvl import InternVL, internvl_config
 from visionllm.mllm.regions import RegionEncoder
 from visionllm.mllm.vision import count_tiles, make_tiles
 from visionllm.processor import Processor, Tiling
+from visionllm.routing.gazes import gaze_loss, layers_of
 from visionllm.routing.queries import LinkQueries, spelling
 from visionllm.routing.readout import Text, read_out, run_text
 from visionllm.routing.vocabulary import END, Vocabulary
@@ -213,8 +215,12 @@ class VisionLLM(Answering, PreTrainedModel):
             idle: decoders that run on nothing, because another rank uses them in this step.
         """
         seen, text = self._see(batch), Text.of(batch)
-        out = run_text(self.mllm, text, seen.all, keep_cache=len(batch.links) > 0)
+        depth = self.mllm.depth
+        with watching(layers_of(depth) if batch.gazes is not None else ()) as attention:
+            out = run_text(self.mllm, text, seen.all, keep_cache=len(batch.links) > 0)
         sums = self._language_losses(out.hidden_BTD, batch)
+        if batch.gazes is not None and attention:
+            sums["gaze"] = gaze_loss(batch.gazes, attention, depth)
         if batch.sights is not None and seen.tiles is not None:
             sums["sight"] = self._sight_loss(seen.tiles, batch.sights)
         if len(batch.links):
@@ -238,6 +244,8 @@ class VisionLLM(Answering, PreTrainedModel):
             counts["link"] = float((spelling(batch.links, self.vocabulary) != -100).sum())
         if batch.sights is not None:
             counts["sight"] = float(batch.sights.weight.sum())
+        if batch.gazes is not None:
+            counts["gaze"] = float(len(batch.gazes.kind))
         layout = batch.links.select(_with_targets(batch))
         links = SuperLinks(states=torch.zeros(sum(layout.queries), 1), queries=layout.queries, meta=layout.meta)
         ctx = Context(batch=batch)
@@ -249,7 +257,7 @@ class VisionLLM(Answering, PreTrainedModel):
 
     def loss_weights(self) -> dict[str, float]:
         """Default weight of every loss by name."""
-        return {"lm": 1.0, "end": 0.1, "link": 0.5, "sight": 0.0} | {
+        return {"lm": 1.0, "end": 0.1, "link": 0.5, "sight": 0.0, "gaze": 0.0} | {
             f"{task.decoder}/{key}": value for task in self.tasks for key, value in task.loss_weights.items()
         }
 

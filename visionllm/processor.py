@@ -17,9 +17,10 @@ from visionllm.core.geometry import Geometry
 from visionllm.core.pixels import Pixels, PixelSpec
 from visionllm.core.sample import Picture, Sample
 from visionllm.core.superlink import LinkMeta, owned
+from visionllm.routing.gazes import gazes_of
 from visionllm.routing.render import Piece, Style, render
 from visionllm.routing.sights import sights_of
-from visionllm.routing.vocabulary import Vocabulary
+from visionllm.routing.vocabulary import IMAGE, Vocabulary
 
 
 @dataclass(kw_only=True, slots=True, frozen=True)
@@ -84,7 +85,7 @@ class Processor:
             styles: wording of each sample; canonical without.
             reply: include the last reply (training, known task) or stop where the model goes on (generation).
             multiple: pad the texts to a multiple of this; kernels that are compiled per shape then see few shapes.
-            sights: say what is where in the pictures, as far as the samples know.
+            sights: say what is where in the pictures, as far as the samples know, and where the text is to look.
 
         Raises:
             PromptError: a text is longer than the context, or speaks of regions to a model that takes none.
@@ -107,7 +108,10 @@ class Processor:
         if not sights:
             return batch
         whole = {name: first[name] + len(own) - 1 for name, own in tiles.items()}
-        return replace(batch, sights=sights_of(samples, whole, self.vocabulary, self.tiling.tokens_per_tile))
+        known = sights_of(samples, whole, self.vocabulary, self.tiling.tokens_per_tile)
+        gazes = gazes_of(batch.input_ids, batch.labels, order, known, picture_id=self.vocabulary.control(IMAGE),
+                         per_tile=self.tiling.tokens_per_tile)  # fmt: skip
+        return replace(batch, sights=known, gazes=gazes)
 
     def _row(self, sample: Sample, index: int, style: Style, reply: bool) -> _Row:
         counts = [self.tiling.count(picture.size) * self.tiling.tokens_per_tile for picture in sample.pictures]

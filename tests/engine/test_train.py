@@ -154,6 +154,20 @@ def test_a_loss_of_weight_zero_is_noted_and_pulls_nothing(every: bool) -> None:
     assert (quiet.grad is not None and float(quiet.grad) == 0) if every else quiet.grad is None
 
 
+def test_gazes_are_learned_where_attention_is_to_be_had(write: Make) -> None:
+    weights = {"sight": 1.0, "gaze": 1.0}
+    with pytest.raises(ConfigError, match=r"loss_weights\.gaze: .*train\.attention: matmul"):
+        train(load_config(write(loss_weights=weights)))
+    path = write("gazes", train__steps=40, train__attention="matmul", optim__lr=3e-3, loss_weights=weights)
+    values = yaml.safe_load(path.read_text())
+    values["data"] = [{"dataset": values["data"][0]["dataset"], "task": "questions"}]
+    path.write_text(yaml.safe_dump(values))
+    folder = train(load_config(path))
+    log = [json.loads(line) for line in (folder.parents[1] / "log.jsonl").read_text().splitlines()]
+    first, last = (np.mean([entry["gaze"] for entry in part]) for part in (log[:3], log[-3:]))
+    assert last < 0.8 * first
+
+
 def test_a_vision_tower_learns_to_see_alone(write: Make) -> None:
     """What is where is learned, and nothing else moves."""
     seeing = ("mllm.net.model.vision_tower", "mllm.net.model.multi_modal_projector")

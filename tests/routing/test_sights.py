@@ -133,7 +133,7 @@ def test_a_position_is_to_read_like_the_word_and_as_long(model: Any) -> None:
     length = words.norm(dim=-1).mean()
     cells = torch.arange(side * side)
     sights = Sights(tile=torch.ones_like(cells), cell=cells, token=torch.full_like(cells, token),
-                    weight=torch.ones(len(cells)))  # fmt: skip
+                    weight=torch.ones(len(cells)), part=torch.ones(len(cells)))  # fmt: skip
     word = words[token] / words[token].norm() * length
 
     def loss(position: torch.Tensor) -> float:

@@ -70,16 +70,42 @@ class Sights:
         tile: (K,) int64, a tile that shows its picture whole.
         cell: (K,) int64, position in that tile.
         token: (K,) int64, a word of what is there.
-        weight: (K,) float32; those of a position add up to one.
+        weight: (K,) float32; those of a position add up to one. Zero for other words of the same (its plural).
+        part: (K,) float32, how much of the position is what this word says; zero of pieces of words.
     """
 
     tile: Tensor
     cell: Tensor
     token: Tensor
     weight: Tensor
+    part: Tensor
 
     def to(self, device: torch.device | str) -> Sights:
         return Sights(**{one.name: getattr(self, one.name).to(device) for one in fields(self)})
+
+
+@dataclass(kw_only=True, slots=True, frozen=True, eq=False)
+class Gazes:
+    """Where positions of the text are to look; N gazes at K places.
+
+    Args:
+        kind: (N,) int64, index into ``routing.gazes.KINDS``.
+        row: (N,) int64.
+        column: (N,) int64, the position that looks.
+        gaze: (K,) int64, index of the gaze.
+        place: (K,) int64, column of a picture position of the same row, before the one that looks.
+        part: (K,) float32 in (0, 1], how much this place is what is looked for; 1 for the best of a gaze.
+    """
+
+    kind: Tensor
+    row: Tensor
+    column: Tensor
+    gaze: Tensor
+    place: Tensor
+    part: Tensor
+
+    def to(self, device: torch.device | str) -> Gazes:
+        return Gazes(**{one.name: getattr(self, one.name).to(device) for one in fields(self)})
 
 
 @dataclass(kw_only=True, slots=True, frozen=True, eq=False)
@@ -101,6 +127,7 @@ class Batch:
             never share padding, so a picture's result does not depend on its company.
         samples: what the batch was made of; targets are read from its turns.
         sights: what the pictures show where, or None where nobody learns from it.
+        gazes: where the text is to look, or None with them.
     """
 
     input_ids: Tensor
@@ -115,6 +142,7 @@ class Batch:
     samples: tuple[Sample, ...]
     marks: Marks | None = None
     sights: Sights | None = None
+    gazes: Gazes | None = None
 
     @property
     def device(self) -> torch.device:
@@ -132,5 +160,6 @@ class Batch:
             order=self.order.to(device),
             marks=None if self.marks is None else self.marks.to(device),
             sights=None if self.sights is None else self.sights.to(device),
+            gazes=None if self.gazes is None else self.gazes.to(device),
             pixels={name: tuple(p.to(device) for p in buckets) for name, buckets in self.pixels.items()},
         )

@@ -166,6 +166,7 @@ class Things:
         boxes_xyxy: (N, 4) float32, original pixels, edges.
         masks: (N,) objects, the ``Mask`` of each, or None where it has none; None where no thing has one.
         complete: whatever else is in the picture is no thing that the data set would name.
+        other: (N) further words for each, such as its plural; empty where nobody asks for them.
         moves: geometries (``datasets.transforms``) that the picture has gone through since.
     """
 
@@ -173,6 +174,7 @@ class Things:
     boxes_xyxy: np.ndarray
     complete: bool
     masks: np.ndarray | None = None
+    other: tuple[tuple[str, ...], ...] = ()
     moves: tuple[Any, ...] = ()
 
     def transform(self, geometry: Any) -> Things:
@@ -185,8 +187,11 @@ class Things:
         for geometry in self.moves:
             boxes_xyxy, kept = geometry.boxes(things.boxes_xyxy)
             names = tuple(name for name, there in zip(things.names, kept, strict=True) if there)
+            other = (
+                tuple(words for words, there in zip(things.other, kept, strict=True) if there) if things.other else ()
+            )
             masks = None if things.masks is None else move_all(things.masks[kept], geometry)
-            things = replace(things, names=names, boxes_xyxy=boxes_xyxy[kept], masks=masks)
+            things = replace(things, names=names, other=other, boxes_xyxy=boxes_xyxy[kept], masks=masks)
         return things
 
 

@@ -6,6 +6,9 @@ do. ``tools/bench/attention.py`` has the ratios to torch's fused kernel and to t
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any
 
 import torch
@@ -14,6 +17,22 @@ from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.masking_utils import eager_mask
 
 MATMUL = "matmul"
+# Layers whose attention somebody wants, and what they gave.
+_WATCHED: ContextVar[tuple[set[int], dict[int, Tensor]] | None] = ContextVar("watched", default=None)
+
+
+@contextmanager
+def watching(layers: Iterable[int]) -> Iterator[dict[int, Tensor]]:
+    """Gather the (B, H, T, K) attention of some layers of the language model in the passes within.
+
+    It stays empty where attention is not computed as ``matmul``.
+    """
+    seen: dict[int, Tensor] = {}
+    token = _WATCHED.set((set(layers), seen))
+    try:
+        yield seen
+    finally:
+        _WATCHED.reset(token)
 
 
 def matmul_attention(module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None,
@@ -36,6 +55,9 @@ def matmul_attention(module: nn.Module, query: Tensor, key: Tensor, value: Tenso
             # A row of padding sees nothing: infinities would make it nan.
             scores += attention_mask.clamp(min=torch.finfo(dtype).min).to(dtype)
         weights = nn.functional.dropout(scores.softmax(-1), dropout, module.training)
+        watched = _WATCHED.get()
+        if watched is not None and getattr(module, "layer_idx", None) in watched[0]:
+            watched[1][int(module.layer_idx)] = weights  # type: ignore[arg-type]
         return (weights @ value).transpose(1, 2).contiguous(), None
 
 

@@ -46,6 +46,11 @@ class InternVL(nn.Module):
         return int(self.config.text_config.hidden_size)
 
     @property
+    def depth(self) -> int:
+        """Layers of the language model."""
+        return int(self.config.text_config.num_hidden_layers)
+
+    @property
     def context_length(self) -> int:
         return int(self.config.text_config.max_position_embeddings)
 

@@ -10,11 +10,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from visionllm import VisionLLM
+from visionllm import Box, Point, VisionLLM
 from visionllm.core.sample import Sample, Turn
 
 LARGEST = 30_000_000  # bytes, all files together
 STREET, PROMPT = "examples/street.jpg", "detect all cars"
+SURE = {"objects": {"threshold": 0.0, "max_boxes": 1}}
 
 
 @pytest.fixture(scope="module")
@@ -58,6 +59,11 @@ def test_data_and_licences_are_named(name: str, folder: Path, root: Path) -> Non
         assert word.casefold() in text.casefold(), f"{name} does not name {word}"
 
 
+def test_the_card_is_of_these_weights(embedded: VisionLLM, folder: Path) -> None:
+    assert {task.name for task in embedded.tasks} == {"detection", "segmentation", "pose"}
+    assert embedded.fingerprint in (folder / "README.md").read_text(encoding="utf-8")
+
+
 def test_the_card_has_scores_and_limits(folder: Path) -> None:
     text = (folder / "README.md").read_text(encoding="utf-8")
     for word in ("license", "hardware", "seed", "held", "limit"):
@@ -86,6 +92,40 @@ def test_detect_all_cars(embedded: VisionLLM, street: Path) -> None:
     assert (boxes <= [width, height, width, height]).all()
     assert (boxes[:, 2:] > boxes[:, :2]).all()
     assert answer.draw().size == (width, height)
+
+
+def test_segment_all_cars(embedded: VisionLLM, street: Path) -> None:
+    answer = embedded(street, "segment all cars")
+    assert list(answer.trace.routed) == [("[SEG]", "cars")]
+    masks = answer.masks
+    assert len(masks) >= 1
+    for mask, (x1, y1, x2, y2) in zip(masks.masks, masks.boxes_xyxy, strict=True):
+        inside = mask.dense()[round(float(y1)) : round(float(y2)), round(float(x1)) : round(float(x2))]
+        # A car fills most of its box.
+        assert inside.mean() > 0.5
+        assert mask.area == pytest.approx(inside.sum(), rel=0.05)
+
+
+def test_a_car_that_is_pointed_at(embedded: VisionLLM, street: Path) -> None:
+    """By its box, by a point on it and by its name it is the same car."""
+    car = embedded.segment(street, ["car"]).masks[0]
+    x1, y1, x2, y2 = map(float, car.boxes_xyxy[0])
+    named = car.masks[0].dense()
+    for region in (Box(x1, y1, x2, y2), Point((x1 + x2) / 2, (y1 + y2) / 2)):
+        answer = embedded(street, "segment <region>", regions=[region])
+        assert list(answer.trace.routed) == [("[SEG]", "region 1")]
+        pointed = answer.masks.masks[0].dense()
+        assert (pointed & named).sum() / (pointed | named).sum() > 0.7
+
+
+def test_keypoints_come_with_their_person(embedded: VisionLLM, street: Path) -> None:
+    names = ["nose", "left wrist", "right ankle"]
+    answer = embedded(street, f"find the pose of person ({', '.join(names)})", options=SURE)
+    assert list(answer.trace.routed) == [("[POSE]", "person"), *(("[KPT]", name) for name in names)]
+    (pose,) = answer.poses.poses
+    assert pose.skeleton.keypoints == tuple(names)
+    nose, _, ankle = pose.points_xy
+    assert ankle[1] > nose[1], "the ankle is below the nose"
 
 
 def test_eighty_names_at_once(embedded: VisionLLM, street: Path) -> None:

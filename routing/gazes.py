@@ -7,7 +7,7 @@ that is told where to look (Liu et al. 2017, "Attention Correctness in Neural Im
 
 Off by default, and not yet shown to help: on the embedded model it brought attention to the picture within 200 steps,
 and to no place of it, because the vision tower told things apart too poorly (the place of a thing or colour outranked
-another place of the picture in 0.79 of the pairs, by the angle to its word).
+another place of the picture in 0.78 of the pairs, by the angle to its word).
 """
 
 from __future__ import annotations

@@ -35,7 +35,7 @@ def sights_of(samples: Sequence[Sample], whole: Mapping[int, int], vocabulary: V
     weights: list[tuple[float, float]] = []
     for name, (size, things) in known.items():
         words = [_tokens(phrase, vocabulary) for phrase in (*things.names, NOTHING)]
-        other = [[*(_tokens(" ".join(phrases), vocabulary))] for phrases in things.other or ((),) * len(things.names)]
+        other = [_tokens(" ".join(phrases), vocabulary) for phrases in things.other or ((),) * len(things.names)]
         for cell, shares in enumerate(shares_of(things, size, side)):
             for number, share in enumerate(shares.tolist()):
                 if share > 0:

@@ -171,8 +171,10 @@ def train(config: TrainConfig, *, resume: bool = False) -> Path:
                 total = weigh(losses, counts, config.loss_weights, logged, every=every) * accelerator.num_processes
                 if not bool(torch.isfinite(total)):
                     raise FloatingPointError(f"step {step}: the loss is not finite: {logged}")
-                with clock("backward"):
-                    accelerator.backward(total)
+                # A part may hold only what teaches nothing here: lists of names, where pictures alone are learned.
+                if total.requires_grad:
+                    with clock("backward"):
+                        accelerator.backward(total)
         with clock("update"):
             norm = accelerator.clip_grad_norm_(parameters, config.optim.clip)
             optimizer.step()

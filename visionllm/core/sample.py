@@ -166,7 +166,7 @@ class Things:
         boxes_xyxy: (N, 4) float32, original pixels, edges.
         masks: (N,) objects, the ``Mask`` of each, or None where it has none; None where no thing has one.
         complete: whatever else is in the picture is no thing that the data set would name.
-        other: (N) further words for each, such as its plural; empty where nobody asks for them.
+        other: (N) further words for each, such as its plural; empty where none are known.
         moves: geometries (``datasets.transforms``) that the picture has gone through since.
     """
 

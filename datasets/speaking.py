@@ -13,13 +13,13 @@ from dataclasses import replace
 import numpy as np
 
 from visionllm.core.errors import AnnotationError
-from visionllm.core.sample import BoxTarget, Record, Sample, Turn, WordsTarget
+from visionllm.core.sample import BoxTarget, Question, Record, Sample, Turn, WordsTarget
 from visionllm.datasets.asking import ASKERS, SEEN, Asker, register_asker
 from visionllm.datasets.formats.reader import Wording
 
 # Expressions in one question, at most; turns of one conversation, at most; questions about one picture, at most: they
-# cost little beside it.
-MOST_EXPRESSIONS, MOST_TURNS, MOST_QUESTIONS = 4, 4, 24
+# cost little beside it, those that are looked for more.
+MOST_EXPRESSIONS, MOST_TURNS, MOST_QUESTIONS, MOST_LOOKS = 4, 4, 24, 8
 _ARTICLE = re.compile(r"^(the|a|an) ", re.IGNORECASE)
 _CAPTION_QUESTIONS = (
     "describe the picture", "describe the image", "describe this picture", "what is in the picture?",
@@ -145,19 +145,51 @@ class QuestionAsker(Asker):
 
     metric = "words"
     needs = frozenset({"questions"}) | SEEN
+    most = MOST_QUESTIONS
 
     def draw(self, record: Record, wording: Wording, rng: np.random.Generator, *partners: Record) -> Sample:
         """Some questions in a conversation."""
         if not record.questions:
             raise AnnotationError(f"{record.source}: no question; remove it")
-        count = 1 + int(rng.integers(MOST_QUESTIONS))
-        return _talk(record, [record.questions[i] for i in rng.permutation(len(record.questions))[:count]])
+        count = 1 + int(rng.integers(self.most))
+        drawn = [record.questions[i] for i in rng.permutation(len(record.questions))[:count]]
+        worded = [one._replace(text=(one.text, *one.other)[int(rng.integers(1 + len(one.other)))]) for one in drawn]
+        return self._sample(record, worded)
 
     def every(
         self, record: Record, wording: Wording, *partners: Record, chunk: int | None = None
     ) -> tuple[Sample, ...]:
         """Each question in a conversation of its own."""
-        return tuple(_talk(record, [pair]) for pair in record.questions)
+        return tuple(self._sample(record, [one]) for one in record.questions)
+
+    def _sample(self, record: Record, questions: Sequence[Question]) -> Sample:
+        return _talk(record, [(one.text, one.answer) for one in questions])
+
+
+@register_asker("looking")
+class LookingAsker(QuestionAsker):
+    """Questions about the picture: what they speak of is looked for, and the answer said when it is found."""
+
+    task = "looking"
+    most = MOST_LOOKS
+
+    def _sample(self, record: Record, questions: Sequence[Question]) -> Sample:
+        turns = tuple(self._turn(record, one) for one in questions)
+        return Sample(pictures=(record.picture,), turns=turns, source=record.source)
+
+    def _turn(self, record: Record, asked: Question) -> Turn:
+        if not asked.looks:
+            raise AnnotationError(f"{record.source}: nobody says what {asked.text!r} speaks of; ask for task questions")
+        pairs = [(place, thing) for place, (_, things) in enumerate(asked.looks) for thing in things]
+        rows = np.array([thing for _, thing in pairs], np.int64)
+        target = BoxTarget(
+            boxes_xyxy=record.boxes_xyxy[rows], phrase=np.array([place for place, _ in pairs], np.int64),
+            ignore=record.crowd[rows],
+        )  # fmt: skip
+        return Turn(
+            task=self.task, phrases=tuple(phrase for phrase, _ in asked.looks), target=target, question=asked.text,
+            then=asked.answer, whole=True,
+        )  # fmt: skip
 
 
 @register_asker("conversation")

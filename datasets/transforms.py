@@ -123,7 +123,7 @@ def transformed(sample: Sample, geometry: Geometry) -> Sample:
 
 def speaks_of_sides(sample: Sample) -> bool:
     """Whether a word of the sample would be wrong in a mirror."""
-    words = [word for turn in sample.turns for word in (*turn.phrases, turn.question or "", turn.reply or "")]
+    words = [word for turn in sample.turns for word in (*turn.phrases, turn.question or "", turn.words or "")]
     return any(_SIDES.search(word.replace("-", " ").replace("_", " ")) for word in words)
 
 

@@ -82,14 +82,15 @@ def render(sample: Sample, tokens_of_picture: Sequence[int], *, index: int = 0, 
     exchanges = _exchanges(sample.turns)
     for number, exchange in enumerate(exchanges):
         question, answer = _exchange([_turn(turn, index, place, style) for place, turn in exchange], style)
-        pieces += [_control(START), Piece(text="user\n")]
+        findings = exchange[0][1].told
+        pieces += [_control(START), Piece(text="tool\n" if findings else "user\n")]
         if number == 0:
             for place, count in enumerate(tokens_of_picture):
                 if len(tokens_of_picture) > 1:
                     pieces.append(Piece(text=f"{picture_name(place)}: "))
                 pieces += [_control(IMAGE_START), Piece(text=IMAGE, control=True, repeat=count), _control(IMAGE_END)]
                 pieces.append(Piece(text="\n"))
-        pieces += [*_pointed(question, regions), _control(END), Piece(text="\n")]
+        pieces += [*_pointed(question, regions, named=not findings), _control(END), Piece(text="\n")]
         regions += len(question) - 1
         pieces += [_control(START), Piece(text="assistant\n")]
         last = number == len(exchanges) - 1
@@ -131,12 +132,12 @@ def render_question(*turns: Turn, rng: np.random.Generator | None = None) -> str
     return PLACEHOLDER.join(_exchange([_turn(turn, 0, place, style) for place, turn in enumerate(turns)], style)[0])
 
 
-def _pointed(question: Sequence[str], first: int) -> list[Piece]:
-    """Words of a question, and the regions between them, each after its name."""
+def _pointed(question: Sequence[str], first: int, *, named: bool) -> list[Piece]:
+    """Words of a question, and the regions between them, each after its name: what was found has none."""
     pieces = []
     for number, words in enumerate(question[:-1], first):
         # A region stands in a picture position: no token that a reply could hold.
-        pieces += [Piece(text=f"{words}{region_name(number)} "), _control(IMAGE)]
+        pieces += [Piece(text=f"{words}{region_name(number)} " if named else words), _control(IMAGE)]
     return [*pieces, Piece(text=question[-1])]
 
 

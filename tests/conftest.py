@@ -154,7 +154,8 @@ def boxed(picture: Callable[..., Any]) -> Callable[..., Any]:
 
 @pytest.fixture
 def dictate(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
-    """Make a model write given ids: one list for each row of the next batch, then the end of the reply."""
+    """Make a model write given ids: one list for each row of the next batch, then the end of the reply; a batch that
+    follows goes on in the lists of its rows."""
 
     def patch(model: Any, *scripts: list[int]) -> None:
         import torch
@@ -164,7 +165,7 @@ def dictate(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
         def logits(hidden: Any) -> Any:
             now = next(step)
             table = torch.zeros(len(hidden), model.mllm.vocabulary_size)
-            for row, script in enumerate(scripts):
+            for row, script in enumerate(scripts[: len(hidden)]):
                 table[row, script[now] if now < len(script) else model.vocabulary.end] = 50.0
             return table
 

@@ -13,6 +13,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -29,6 +30,7 @@ from visionllm.decoders import Context, Decoder
 from visionllm.mllm.internvl import InternVL
 from visionllm.mllm.regions import RegionEncoder
 from visionllm.processor import Processor
+from visionllm.routing.findings import tell
 from visionllm.routing.generate import Step, generate
 from visionllm.routing.queries import LinkQueries
 from visionllm.routing.readout import Text, find_links, read_out, run_text
@@ -44,7 +46,8 @@ class Progress:
 
     Args:
         request: index of the request in its batch.
-        text: characters written since the last event; empty on the last.
+        text: characters written since the last event, those of a reply that looks before it answers too; empty on the
+            last.
         answer: set once, when the request is done.
     """
 
@@ -265,6 +268,7 @@ class Answering(nn.Module):
                 found = self._decode(links, replace(batch, links=layout), options)
             times["end"] = time.perf_counter()
         seconds = _durations(times)
+        looked: dict[int, tuple[Sample, Answer]] = {}
         for i, sample in enumerate(samples):
             own = [k for k, row in enumerate(layout.row) if row == i]
             roots = [k for k in own if self._is_root(layout.meta[k])]
@@ -278,10 +282,37 @@ class Answering(nn.Module):
             whole = self._reply(step.text, i, start)
             if len(whole) > len(shown[i]):  # the limit fell inside a character
                 yield Progress(request=i, text=whole[len(shown[i]) :])
-            yield Progress(request=i, answer=Answer(
-                text=whole, links=tuple(found[i]), pictures=sample.pictures,
-                prompt=sample.turns[-1].question or "", trace=trace,
-            ))  # fmt: skip
+            answer = Answer(text=whole, links=tuple(found[i]), pictures=sample.pictures,
+                            prompt=sample.turns[-1].question or "", trace=trace)  # fmt: skip
+            if any(TASKS[link.meta.task].told for link in answer.links):
+                looked[i] = self._told(sample, answer), answer
+            else:
+                yield Progress(request=i, answer=answer)
+        if looked:
+            requests = list(looked)
+            # What is said of findings is words: a reply that looked again would never end.
+            for event in self._answer([sample for sample, _ in looked.values()], allow=(), options=options,
+                                      max_new_tokens=max_new_tokens, progress=progress):  # fmt: skip
+                request = requests[event.request]
+                said = event.answer and _after(looked[request][1], event.answer)
+                yield replace(event, request=request, answer=said)
+
+    def _told(self, sample: Sample, answer: Answer) -> Sample:
+        """The conversation with a reply that looked, and what was found."""
+        found = [link for link in answer.links if TASKS[link.meta.task].told]
+        picture = next((number for link in found for number in link.meta.media), 0)
+        text, regions = tell([self._sure(link) for link in found], sample.pictures[picture].size, picture=picture,
+                             regions=self.processor.regions)  # fmt: skip
+        *before, asked = sample.turns
+        return sample.with_turns(*before, replace(asked, said=answer.trace.token_ids),
+                                 Turn(question=text, regions=regions, told=True))  # fmt: skip
+
+    def _sure(self, link: LinkResult) -> np.ndarray:
+        """(N, 4) boxes of a link that reach its decoder's operating point, the best first."""
+        scores = link.result.scores
+        order = np.argsort(-scores, kind="stable")
+        least = dict(self._decoders())[link.decoder].operating_point(link.meta.task) or 0.0
+        return link.result.boxes_xyxy[order[scores[order] >= least]]
 
     def _reply(self, text: Text, row: int, start: int) -> str:
         ids = [
@@ -462,6 +493,14 @@ def _worded(sample: Sample, prompt: str, regions: Sequence[Region]) -> Sample:
 def _answers(events: Iterator[Progress], count: int) -> list[Answer]:
     found: dict[int, Answer] = {event.request: event.answer for event in events if event.answer is not None}
     return [found[i] for i in range(count)]
+
+
+def _after(looked: Answer, said: Answer) -> Answer:
+    """One answer of a reply that looked and of what was said then."""
+    seconds = {stage: looked.trace.seconds.get(stage, 0.0) + own for stage, own in said.trace.seconds.items()}
+    trace = replace(said.trace, positions=looked.trace.positions, routed=looked.trace.routed, seconds=seconds,
+                    looked=looked.trace.token_ids)  # fmt: skip
+    return replace(said, links=looked.links, prompt=looked.prompt, trace=trace)
 
 
 def _durations(times: dict[str, float]) -> dict[str, float]:

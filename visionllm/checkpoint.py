@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from importlib.metadata import packages_distributions, version
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from visionllm.config import FORMAT_VERSION
-from visionllm.core.errors import CheckpointError
+from visionllm.core.errors import CheckpointError, ConfigError
 
 EMBEDDED = Path(__file__).parent / "assets" / "nano"
 # version -> function that turns the config values of that version into those of the next.
@@ -135,6 +135,27 @@ def load_weights(model: nn.Module, folder: Path, fresh: Sequence[str] = (), grow
     if problems:
         hint = " (name what is to start anew in fresh)" if missing else ""
         raise CheckpointError(f"{folder}: weights do not fit the configuration: {'; '.join(problems)}{hint}")
+
+
+def copy_weights(model: nn.Module, copies: Mapping[str, str]) -> None:
+    """Let parts of a model begin as copies of other parts of it.
+
+    Args:
+        copies: prefix of parameter names -> the prefix of those they are copied from, which may have more below it.
+
+    Raises:
+        ConfigError: no parameter has the prefix, or a parameter has no counterpart of its shape.
+    """
+    own = model.state_dict()
+    for target, source in copies.items():
+        names = [name for name in own if name.startswith(target)]
+        if not names:
+            raise ConfigError(f"copies: no parameter starts with {target!r}")
+        for name in names:
+            other = own.get(source + name.removeprefix(target))
+            if other is None or other.shape != own[name].shape:
+                raise ConfigError(f"copies.{target}: {source}{name.removeprefix(target)} is not there in this shape")
+            own[name].copy_(other)
 
 
 def provider_of(module: str) -> dict[str, str]:

@@ -21,7 +21,7 @@ from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer
 from torch import Tensor
 
-from visionllm.checkpoint import load_weights
+from visionllm.checkpoint import copy_weights, load_weights
 from visionllm.config import VisionLLMConfig
 from visionllm.conflict import conflicts
 from visionllm.core.config import Config, apply_overrides, read_yaml, validate
@@ -50,6 +50,9 @@ class ModelConfig(Config):
     )
     tokenizer: str | None = Field(None, description="tokenizer.json of a model from scratch, relative to the config")
     fresh: list[str] = Field(default_factory=list, description="prefixes of parameter names that start anew")
+    copies: dict[str, str] = Field(
+        default_factory=dict, description="prefix of parameter names -> prefix of those they begin as a copy of"
+    )
     mllm: dict[str, Any] = Field(default_factory=dict)
     decoders: dict[str, dict[str, Any]] = Field(default_factory=dict)
     regions: dict[str, Any] | None = Field(None, description="keys of a RegionConfig; null takes no regions as input")
@@ -298,8 +301,10 @@ def build_model(config: ModelConfig) -> VisionLLM:
         if config.tokenizer is not None:
             raise ConfigError("model.tokenizer: start brings its own; leave this key out")
         start = None if config.start == "embedded" else config.start
-        return VisionLLM.from_pretrained(start, fresh=config.fresh, decoders=config.decoders, mllm=config.mllm,
-                                         regions=config.regions)  # fmt: skip
+        model = VisionLLM.from_pretrained(start, fresh=config.fresh, decoders=config.decoders, mllm=config.mllm,
+                                          regions=config.regions)  # fmt: skip
+        copy_weights(model, config.copies)
+        return model
     if config.tokenizer is None or not config.mllm:
         raise ConfigError("model: give start (a checkpoint), or mllm and tokenizer for a model from scratch")
     try:
@@ -309,7 +314,9 @@ def build_model(config: ModelConfig) -> VisionLLM:
     settings = VisionLLMConfig(
         mllm=config.mllm, decoders=config.decoders, max_tiles=config.max_tiles, regions=config.regions
     )
-    return VisionLLM(settings, lambda tasks: Vocabulary(tokenizer, tasks))
+    model = VisionLLM(settings, lambda tasks: Vocabulary(tokenizer, tasks))
+    copy_weights(model, config.copies)
+    return model
 
 
 def make_loader(config: TrainConfig, rank: int = 0, world_size: int = 1) -> Loader:

@@ -17,6 +17,7 @@ from visionllm.core.geometry import Geometry
 from visionllm.core.pixels import Pixels, PixelSpec
 from visionllm.core.sample import Picture, Sample
 from visionllm.core.superlink import LinkMeta, owned
+from visionllm.routing.findings import told
 from visionllm.routing.gazes import gazes_of
 from visionllm.routing.render import Piece, Style, render
 from visionllm.routing.sights import sights_of
@@ -91,6 +92,7 @@ class Processor:
             PromptError: a text is longer than the context, or speaks of regions to a model that takes none.
         """
         styles = styles or [Style()] * len(samples)
+        samples = [told(sample, regions=self.regions) for sample in samples]
         rows = [
             self._row(sample, i, style, reply) for i, (sample, style) in enumerate(zip(samples, styles, strict=True))
         ]

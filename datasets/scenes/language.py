@@ -10,6 +10,8 @@ from collections import defaultdict
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
+from visionllm.core.sample import Question
+
 from .catalogue import BY_NAME, CATEGORIES
 
 if TYPE_CHECKING:
@@ -204,52 +206,74 @@ class Language:
 
     # Questions
 
-    def questions(self) -> list[tuple[str, str]]:
+    def questions(self) -> list[Question]:
         rng = self._rng("questions")
         here = sorted(self._of)
         possible = [c.name for c in CATEGORIES if self._scene.world in c.worlds and c.name not in self._of]
         absent = rng.sample(possible, min(3, len(possible)))
-        out = [
-            (f"How many {BY_NAME[name].plural} are there?", str(len(self._of.get(name, ()))))
-            for name in (*here, *absent[:1])
-        ]
-        out += [
-            (f"Is there {count_noun(name, 1)} in the picture?", "yes" if name in self._of else "no")
-            for name in (*here, *absent)
-        ]
+        out = [self._how_many(name) for name in (*here, *absent[:1])]
+        out += [self._is_there(name) for name in (*here, *absent)]
         for name in here:
             if len(self._of[name]) == 1:
-                out += self._about_one(name, self._objects[self._of[name][0]])
+                out += self._about_one(name, self._of[name][0])
         for first, second in pairwise(here):
             a, b = len(self._of[first]), len(self._of[second])
             if a != b:
-                text = f"Are there more {BY_NAME[first].plural} than {BY_NAME[second].plural}?"
-                out.append((text, "yes" if a > b else "no"))
+                more, fewer = BY_NAME[first].plural, BY_NAME[second].plural
+                looks = ((more, tuple(self._of[first])), (fewer, tuple(self._of[second])))
+                wordings = (f"Are there more {more} than {fewer}?", f"do you see more {more} than {fewer}?")
+                out.append(_question(wordings, "yes" if a > b else "no", *looks))
         told = [r for r in self.relations() if r[1] in _OPPOSITE and self._is_only(r[0]) and self._is_only(r[2])]
         for i, relation, j in rng.sample(told, min(4, len(told))):
             true = rng.random() < 0.5
             asked = relation if true else _OPPOSITE[relation]
-            verb = _verb(self._objects[i].category)
-            out.append((f"{verb.capitalize()} {self._named(i)} {asked} {self._named(j)}?", "yes" if true else "no"))
+            verb, first, second = _verb(self._objects[i].category), self._named(i), self._named(j)
+            looks = ((self._objects[i].category, (i,)), (self._objects[j].category, (j,)))
+            wordings = (f"{verb.capitalize()} {first} {asked} {second}?",
+                        f"can you say whether {first} {verb} {asked} {second}")  # fmt: skip
+            out.append(_question(wordings, "yes" if true else "no", *looks))
         rng.shuffle(out)
         return out
 
-    def _about_one(self, name: str, thing: SceneObject) -> list[tuple[str, str]]:
-        out: list[tuple[str, str]] = []
-        verb = _verb(name)
+    def _how_many(self, name: str) -> Question:
+        plural, members = BY_NAME[name].plural, tuple(self._of.get(name, ()))
+        wordings = (f"How many {plural} are there?", f"how many {plural} do you see", f"count the {plural}",
+                    f"What is the number of {plural} in the picture?",
+                    f"how many {plural} can you count in this image?")  # fmt: skip
+        return _question(wordings, str(len(members)), (plural, members))
+
+    def _is_there(self, name: str) -> Question:
+        one, members = count_noun(name, 1), tuple(self._of.get(name, ()))
+        wordings = (f"Is there {one} in the picture?", f"is there {one}?", f"does the picture show {one}?",
+                    f"Is {one} in this image", f"can {one} be seen")  # fmt: skip
+        return _question(wordings, "yes" if members else "no", (name, members))
+
+    def _about_one(self, name: str, index: int) -> list[Question]:
+        out: list[Question] = []
+        thing, verb, looks = self._objects[index], _verb(name), (name, (index,))
+        wordings: tuple[str, ...]
         colour = colour_of(thing)
         if colour:
-            out.append((f"What colour {verb} the {name}?", colour))
+            wordings = (f"What colour {verb} the {name}?", f"what is the colour of the {name}",
+                        f"which color {verb} the {name}?", f"tell me the colour of the {name}")  # fmt: skip
+            out.append(_question(wordings, colour, looks))
         if name == "person":
-            out.append(("What colour is the person's shirt?", thing.attributes["colour"]))
+            wordings = ("What colour is the person's shirt?", "which colour does the person wear")
+            out.append(_question(wordings, thing.attributes["colour"], looks))
         if name == "traffic light":
-            out.append(("Which colour does the traffic light show?", thing.attributes["state"]))
+            wordings = ("Which colour does the traffic light show?", "what does the traffic light show")
+            out.append(_question(wordings, thing.attributes["state"], looks))
         width = self._scene.image.shape[1]
         x0, _, x1, _ = thing.box_xyxy
         if x1 <= width / 2 or x0 >= width / 2:
-            text = f"{verb.capitalize()} the {name} in the left or the right half of the picture?"
-            out.append((text, "left" if x1 <= width / 2 else "right"))
+            wordings = (f"{verb.capitalize()} the {name} in the left or the right half of the picture?",
+                        f"{verb} the {name} on the left or on the right")  # fmt: skip
+            out.append(_question(wordings, "left" if x1 <= width / 2 else "right", looks))
         return out
+
+
+def _question(wordings: tuple[str, ...], answer: str, *looks: tuple[str, tuple[int, ...]]) -> Question:
+    return Question(text=wordings[0], answer=answer, looks=looks, other=wordings[1:])
 
 
 def _descriptions(thing: SceneObject) -> list[tuple[str, str]]:

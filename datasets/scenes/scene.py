@@ -9,6 +9,8 @@ from functools import cached_property
 import cv2
 import numpy as np
 
+from visionllm.core.sample import Question
+
 from . import field as meadow
 from . import street, table
 from .canvas import paint, stamp
@@ -79,7 +81,7 @@ class Scene:
     def referring(self, k: int) -> list[tuple[str, tuple[int, ...]]]:
         return self._language.referring(k)
 
-    def questions(self) -> list[tuple[str, str]]:
+    def questions(self) -> list[Question]:
         return self._language.questions()
 
 

@@ -45,7 +45,7 @@ from visionllm.decoders.objects.masks import MaskHead, cutter, mask_losses
 from visionllm.decoders.objects.phrases import PhraseHead
 from visionllm.decoders.objects.pixels import MAP_WIDTH, Fine, PixelMap
 from visionllm.decoders.objects.poses import Points, PoseHead, pose_losses, to_poses
-from visionllm.decoders.objects.tasks import DETECTION, FINE, MASKED, POSE, POSED, SEGMENTATION
+from visionllm.decoders.objects.tasks import DETECTION, FINE, LOOKING, MASKED, POSE, POSED, SEGMENTATION
 
 
 class ObjectsConfig(Config):
@@ -65,6 +65,9 @@ class ObjectsConfig(Config):
     )
     mask_width: int | None = Field(
         None, gt=0, multiple_of=8, description="width of a mask embedding; None leaves out the masks and their task"
+    )
+    looks: bool = Field(
+        False, description="look for what a question speaks of; false leaves out that task"
     )
     pose_layers: int = Field(0, ge=0, description="rounds of looking for keypoints; 0 leaves out poses and their task")
     phrases_per_pass: PositiveInt = Field(
@@ -100,7 +103,7 @@ class ObjectsDecoder(Decoder):
     its queries and are fused into one picture, so among 80 each would find fewer of its objects than alone.
     """
 
-    tasks: tuple[Task, ...] = (DETECTION, SEGMENTATION, POSE)
+    tasks: tuple[Task, ...] = (DETECTION, SEGMENTATION, POSE, LOOKING)
     Config = ObjectsConfig
     Options = ObjectsOptions
 
@@ -119,11 +122,15 @@ class ObjectsDecoder(Decoder):
         thresholds: Mapping[str, float] | None = None,
         overlap: float | None = None,
         mask_width: int | None = None,
+        looks: bool = False,
         pose_layers: int = 0,
         phrases_per_pass: int = 16,
     ) -> None:
         super().__init__()
-        self.tasks = (DETECTION,) + (SEGMENTATION,) * (mask_width is not None) + (POSE,) * (pose_layers > 0)
+        self.tasks = (
+            (DETECTION,) + (SEGMENTATION,) * (mask_width is not None) + (POSE,) * (pose_layers > 0)
+            + (LOOKING,) * looks
+        )  # fmt: skip
         self.detector = LinkDetector(network, group_norm)
         width = self.detector.width
         self.phrase_head = PhraseHead(DETECTION.tokens[0].queries, link_width, width)

@@ -19,11 +19,8 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from huggingface_hub.errors import StrictDataclassError
 from torch import Tensor, nn
 from transformers import (
-    CONFIG_MAPPING,
-    AutoConfig,
     GroundingDinoForObjectDetection,
     MMGroundingDinoConfig,
     MMGroundingDinoForObjectDetection,
@@ -32,13 +29,13 @@ from transformers.models.grounding_dino import modeling_grounding_dino as gdino
 from transformers.models.mm_grounding_dino import modeling_mm_grounding_dino as mm_gdino
 
 from visionllm.core.errors import ConfigError
+from visionllm.core.networks import known_config, use_group_norm
 from visionllm.decoders.objects.attention import DeformableSampling
 
 _CLASSES: dict[str, Any] = {
     "grounding-dino": GroundingDinoForObjectDetection,
     "mm-grounding-dino": MMGroundingDinoForObjectDetection,
 }
-_FROZEN_NORMS = (gdino.GroundingDinoFrozenBatchNorm2d, mm_gdino.MMGroundingDinoFrozenBatchNorm2d)
 _SAMPLERS = (gdino.MultiScaleDeformableAttention, mm_gdino.MultiScaleDeformableAttention)
 # The text tower is thrown away; building the smallest one saves the seconds a BERT takes.
 _NO_TEXT = {"model_type": "bert", "hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 1,
@@ -133,8 +130,7 @@ class LinkDetector(nn.Module):
 
     Args:
         network: keys of a ``GroundingDinoConfig`` or ``MMGroundingDinoConfig``, with ``model_type``.
-        group_norm: replace the backbone's frozen batch norm by group norm of so many groups. Frozen statistics are made
-            for published weights; a backbone trained from scratch cannot learn under them (Wu and He 2018).
+        group_norm: replace the backbone's frozen batch norm by group norm of so many groups, for one from scratch.
     """
 
     def __init__(self, network: dict[str, Any], group_norm: int | None = None) -> None:
@@ -161,7 +157,7 @@ class LinkDetector(nn.Module):
             if isinstance(getattr(module, "attn", None), _SAMPLERS):
                 module.attn = DeformableSampling()
         if group_norm:
-            _use_group_norm(self.net.backbone, group_norm)
+            use_group_norm(self.net.backbone, group_norm)
         self._initialise()
 
     @property
@@ -318,32 +314,5 @@ def detector_config(network: dict[str, Any]) -> Any:
             raise ConfigError(f"objects.network.{key}: only true is supported")
     keys["text_config"] = dict(_NO_TEXT)
     if keys.get("backbone_config") is not None:
-        keys["backbone_config"] = _known_config("objects.network.backbone_config", keys["backbone_config"])
-    return _known_config("objects.network", {"model_type": kind, **keys})
-
-
-def _known_config(path: str, values: Any) -> Any:
-    """A transformers configuration whose every key is one of its fields; transformers itself takes any key."""
-    keys = dict(values) if isinstance(values, dict) else {}
-    kind = keys.pop("model_type", None)
-    if kind not in CONFIG_MAPPING:
-        raise ConfigError(f"{path}.model_type: no such kind of model: {kind!r}")
-    known = AutoConfig.for_model(kind)
-    for key in keys:
-        if not hasattr(known, key):
-            raise ConfigError(f"{path}.{key}: not a field of {type(known).__name__}")
-    try:
-        return AutoConfig.for_model(kind, **keys)
-    except (TypeError, ValueError, StrictDataclassError) as error:
-        raise ConfigError(f"{path}: {' '.join(str(error).split())}") from None
-
-
-def _use_group_norm(module: nn.Module, groups: int) -> None:
-    """Replace every frozen batch norm and unfreeze what the wrapper froze."""
-    for name, child in module.named_children():
-        if isinstance(child, _FROZEN_NORMS):
-            setattr(module, name, nn.GroupNorm(groups, len(child.weight)))
-        else:
-            _use_group_norm(child, groups)
-    for parameter in module.parameters():
-        parameter.requires_grad_(True)
+        keys["backbone_config"] = known_config("objects.network.backbone_config", keys["backbone_config"])
+    return known_config("objects.network", {"model_type": kind, **keys})

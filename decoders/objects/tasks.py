@@ -1,4 +1,4 @@
-"""The tasks of the objects decoder: boxes, masks and keypoints, all from one pass over a picture."""
+"""The tasks of the objects decoder: boxes, masks, keypoints and looks, all from one pass over a picture."""
 
 from __future__ import annotations
 
@@ -46,6 +46,20 @@ POSE = register_task(
         templates="pose.yaml",
         metric="pose",
         loss_weights={"points": 2.0, "oks": 4.0, "flags": 1.0, "heat": 1.0},
+    )
+)
+# Boxes that a question is about, not those that a user wants: they are told, and answered with.
+LOOKING = register_task(
+    Task(
+        name="looking",
+        tokens=(Token(text="[FIND]", queries=4, like="[DET]"),),
+        decoder="objects",
+        result="detections",
+        verb=None,
+        templates="detection.yaml",
+        metric="detection",
+        loss_weights={},
+        told=True,
     )
 )
 MASKED = {token.text for token in SEGMENTATION.tokens}

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -11,7 +13,7 @@ from visionllm.datasets.asking import ASKERS
 from visionllm.datasets.catalog import Dataset, open_dataset
 from visionllm.datasets.formats.reader import Wording
 from visionllm.datasets.plan import item_rng
-from visionllm.datasets.speaking import MOST_QUESTIONS
+from visionllm.datasets.speaking import MOST_LOOKS, MOST_QUESTIONS
 from visionllm.datasets.transforms import Augment
 from visionllm.routing.render import render
 
@@ -71,12 +73,47 @@ def test_talk_repeats_the_record() -> None:
         record = record_of(questions, position % 10)
         turns = questions.ask_about(record, item_rng(1, position)).turns
         lengths.add(len(turns))
-        assert {(turn.question, turn.reply) for turn in turns} <= set(record.questions)
+        known = {(words, one.answer) for one in record.questions for words in (one.text, *one.other)}
+        assert {(turn.question, turn.reply) for turn in turns} <= known
         assert all(turn.task is None and turn.whole for turn in turns)
         told = record_of(captions, position % 10)
         assert captions.ask_about(told, item_rng(1, position)).turns[0].reply == told.captions[0]
     assert {1, 12, MOST_QUESTIONS} <= lengths <= set(range(1, MOST_QUESTIONS + 1))
     assert len(questions.ask_all(0)) == len(record_of(questions, 0).questions)
+
+
+def test_a_look_finds_what_its_question_speaks_of() -> None:
+    """Phrases are words of the question in every wording, and their boxes are those of the answer."""
+    dataset = opened("looking")
+    counted = 0
+    for position in range(60):
+        record = record_of(dataset, position % 20)
+        sample = dataset.ask_about(record, item_rng(1, position))
+        assert len(sample.turns) <= MOST_LOOKS
+        for turn in sample.turns:
+            assert turn.task == "looking"
+            assert turn.whole
+            assert turn.reply is None
+            for phrase in turn.phrases:
+                assert phrase in turn.question
+            found = np.bincount(turn.target.phrase, minlength=len(turn.phrases)).tolist()
+            if str(turn.then).isdigit():
+                counted += 1
+                assert found == [int(turn.then)]
+            elif len(turn.phrases) == 1 and turn.then in ("yes", "no"):
+                assert (found[0] > 0) == (turn.then == "yes")
+            elif "more" in turn.question:
+                assert (found[0] > found[1]) == (turn.then == "yes")
+            else:
+                assert found == [1] * len(turn.phrases)
+    assert counted > 20
+
+
+def test_a_question_that_nobody_can_look_for_is_a_bad_sample() -> None:
+    record = record_of(opened("looking"), 0)
+    silent = replace(record, questions=tuple(one._replace(looks=()) for one in record.questions))
+    with pytest.raises(AnnotationError, match="ask for task questions"):
+        ASKERS["looking"].draw(silent, Wording(), item_rng(0, 0))
 
 
 @pytest.mark.parametrize("task", WORDS)
@@ -111,7 +148,7 @@ def test_nothing_is_cut_off_a_picture_of_which_words_are_true() -> None:
 
 def test_words_of_sides_still_forbid_the_mirror() -> None:
     dataset = opened("questions")
-    sides = [i for i in range(30) if any("left" in q for q, _ in record_of(dataset, i).questions)]
+    sides = [i for i in range(30) if any("left" in q.text for q in record_of(dataset, i).questions)]
     assert sides
     augment = Augment(flip=1.0, crop=0, out=0, light=0, blur=0, noise=0)
     for index in sides[:5]:

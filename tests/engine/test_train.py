@@ -170,7 +170,7 @@ def test_gazes_are_learned_where_attention_is_to_be_had(write: Make) -> None:
 
 @pytest.mark.parametrize("lists", [False, True])
 def test_a_vision_tower_learns_to_see_alone(write: Make, lists: bool) -> None:
-    """What is where is learned, and nothing else moves; a part that holds a list without any picture teaches nothing."""
+    """What is where is learned, and nothing else moves; a part with nothing but a list teaches nothing."""
     seeing = ("mllm.net.model.vision_tower", "mllm.net.model.multi_modal_projector")
     scale = {"mllm": 0, "link_queries": 0, "decoders": 0} | dict.fromkeys(seeing, 1)
     quiet = {"lm": 0, "end": 0, "link": 0, "sight": 1}

@@ -76,7 +76,8 @@ class Trace:
 
     Args:
         token_ids: ids of the reply.
-        positions: for each link, the index of its routing token in ``token_ids``.
+        looked: ids of a reply that looked for things; ``token_ids`` are what was said when they were found.
+        positions: for each link, the index of its routing token in ``looked`` if there is one, else in ``token_ids``.
         routed: (token, phrase) of every routing token in the reply, decoded or not.
         seconds: wall time of each stage.
         model: fingerprint of the weights.
@@ -84,6 +85,7 @@ class Trace:
     """
 
     token_ids: tuple[int, ...] = ()
+    looked: tuple[int, ...] = ()
     positions: tuple[int, ...] = ()
     routed: tuple[tuple[str, str], ...] = ()
     seconds: Mapping[str, float] = field(default_factory=dict)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
@@ -121,6 +121,23 @@ class WordsTarget:
         return self
 
 
+class Question(NamedTuple):
+    """A question about a whole picture.
+
+    Args:
+        text: the question.
+        answer: the right answer.
+        looks: what must be looked for to answer it, each phrase as the question says it with the indices of the things
+            that it means, none where there is no such thing; empty where nobody says.
+        other: further wordings of the question, which say the same phrases.
+    """
+
+    text: str
+    answer: str
+    looks: tuple[tuple[str, tuple[int, ...]], ...] = ()
+    other: tuple[str, ...] = ()
+
+
 @dataclass(kw_only=True, slots=True, frozen=True, eq=False)
 class Turn:
     """One question and its answer.
@@ -135,6 +152,8 @@ class Turn:
         question: the user's own words; None lets the renderer draw a wording from the task's templates.
         reply: words of the answer, where they follow from no template (training of text tasks); of a task, words that
             say each of the phrases, in their order.
+        then: of a task whose findings are told (``Task.told``), what is said once they are.
+        told: nobody asked this: it tells what the turn before it has found.
         said: ids of a reply the model itself has written, in a conversation that goes on; they are taken as they are.
         joined: asked in one breath with the turn before it, and answered in the same reply.
         whole: what is said is true of the whole picture only ("the leftmost tree", a number): nothing may be cut off.
@@ -148,6 +167,8 @@ class Turn:
     target: Any = None
     question: str | None = None
     reply: str | None = None
+    then: str | None = None
+    told: bool = False
     said: tuple[int, ...] | None = None
     joined: bool = False
     whole: bool = False
@@ -155,6 +176,11 @@ class Turn:
     def __post_init__(self) -> None:
         if self.parts and len(self.parts) != len(self.phrases):
             raise ShapeError(f"parts of {len(self.parts)} phrases do not fit {len(self.phrases)} phrases")
+
+    @property
+    def words(self) -> str | None:
+        """What a right answer says in the end, where words are expected."""
+        return self.reply if self.then is None else self.then
 
 
 @dataclass(kw_only=True, slots=True, frozen=True, eq=False)
@@ -239,7 +265,7 @@ class Record:
         expressions: words for some of the objects ("the red van"), and the indices of these.
         captions: sentences about the whole picture.
         grounded: the same, each as pieces of text with the indices of the things they mean.
-        questions: (question, answer) pairs about the whole picture.
+        questions: about the whole picture.
         extra: further annotations of the format by name.
     """
 
@@ -255,5 +281,5 @@ class Record:
     expressions: tuple[tuple[str, tuple[int, ...]], ...] = ()
     captions: tuple[str, ...] = ()
     grounded: tuple[tuple[tuple[str, tuple[int, ...]], ...], ...] = ()
-    questions: tuple[tuple[str, str], ...] = ()
+    questions: tuple[Question, ...] = ()
     extra: dict[str, Any] = field(default_factory=dict)

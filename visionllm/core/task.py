@@ -37,6 +37,8 @@ class Task:
         templates: package resource with the wordings, ``package:file``.
         metric: registered name of the metric ``tools/eval.py`` reports.
         loss_weights: default weight of each loss the decoder names.
+        told: what is found is told to the language model, which only then says its answer. Its results have
+            ``boxes_xyxy`` and ``scores``.
     """
 
     name: str
@@ -47,6 +49,7 @@ class Task:
     templates: str
     metric: str
     loss_weights: dict[str, float]
+    told: bool = False
 
     @property
     def parts_token(self) -> Token | None:

@@ -22,7 +22,7 @@ _NUMBER = re.compile(r"\d+")
 
 @METRICS.register("words")
 class WordsMetric:
-    """Compares the reply of an answer with the reply of the turn."""
+    """Compares the words of an answer with those of the turn."""
 
     def __init__(self, names: Sequence[str] = (), *, threshold: float | None = None, keep: int = 5) -> None:
         self._same: dict[Hashable, list[float]] = defaultdict(list)
@@ -31,7 +31,7 @@ class WordsMetric:
         self._wrong: list[dict[str, Any]] = []
 
     def add(self, turn: Turn, answer: Answer, *, key: Hashable) -> None:
-        expected, got = turn.reply or "", answer.text
+        expected, got = turn.words or "", answer.text
         same = normal(expected) == normal(got)
         self._same[key].append(float(same))
         if not same and len(self._wrong) < self._keep:

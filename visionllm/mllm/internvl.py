@@ -16,6 +16,7 @@ from transformers import Cache, DynamicCache, InternVLConfig, InternVLForConditi
 
 from visionllm.core.errors import ConfigError
 from visionllm.mllm.attention import register as register_matmul
+from visionllm.mllm.stem import Stem
 
 
 @dataclass(kw_only=True, slots=True, frozen=True, eq=False)
@@ -30,12 +31,17 @@ class InternVL(nn.Module):
     """A vision tower, a projector and a causal language model.
 
     Args:
-        config: keys of an ``InternVLConfig`` (``vision_config``, ``text_config``, ...).
+        config: keys of an ``InternVLConfig`` (``vision_config``, ``text_config``, ...); ``stem`` of ``vision_config``,
+            which transformers does not know, puts a ``Stem`` of these keys before the vision tower.
     """
 
     def __init__(self, config: dict[str, Any]) -> None:
         super().__init__()
         self.net = InternVLForConditionalGeneration(internvl_config(config))
+        stem = getattr(self.config.vision_config, "stem", None)
+        if stem is not None:
+            embeddings = self.net.model.vision_tower.embeddings
+            embeddings.patch_embeddings = Stem(stem, patch=self.patch_size, width=self.vision_width)
 
     @property
     def config(self) -> InternVLConfig:
@@ -60,10 +66,13 @@ class InternVL(nn.Module):
         return int(size[0] if isinstance(size, (list, tuple)) else size)
 
     @property
+    def patch_size(self) -> int:
+        size = self.config.vision_config.patch_size
+        return int(size[0] if isinstance(size, (list, tuple)) else size)
+
+    @property
     def tokens_per_tile(self) -> int:
-        patch = self.config.vision_config.patch_size
-        side = self.tile_size // int(patch[0] if isinstance(patch, (list, tuple)) else patch)
-        return int((side * self.config.downsample_ratio) ** 2)
+        return int((self.tile_size // self.patch_size * self.config.downsample_ratio) ** 2)
 
     @property
     def vocabulary_size(self) -> int:

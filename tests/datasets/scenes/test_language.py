@@ -97,7 +97,7 @@ def test_referring_expressions_are_true_of_exactly_the_named_objects(scenes: lis
 def test_counts_in_questions_equal_the_objects(scenes: list[Scene]) -> None:
     zeros = 0
     for scene in scenes:
-        for question, answer in scene.questions():
+        for question, answer, *_ in scene.questions():
             if match := re.fullmatch(r"How many (.+) are there\?", question):
                 assert int(answer) == len(_members(scene, match[1]))
                 zeros += answer == "0"

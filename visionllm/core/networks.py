@@ -1,0 +1,50 @@
+"""transformers' networks from plain keys."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from huggingface_hub.errors import StrictDataclassError
+from torch import nn
+from transformers import CONFIG_MAPPING, AutoConfig
+
+from visionllm.core.errors import ConfigError
+
+
+def known_config(path: str, values: Any) -> Any:
+    """A transformers configuration whose every key is one of its fields; transformers itself takes any key.
+
+    Args:
+        path: of the values, for error texts ("objects.network").
+        values: keys, with ``model_type``.
+
+    Raises:
+        ConfigError: there is no such kind of model, or a key is not one of its fields or has a wrong value.
+    """
+    keys = dict(values) if isinstance(values, dict) else {}
+    kind = keys.pop("model_type", None)
+    if kind not in CONFIG_MAPPING:
+        raise ConfigError(f"{path}.model_type: no such kind of model: {kind!r}")
+    known = AutoConfig.for_model(kind)
+    for key in keys:
+        if not hasattr(known, key):
+            raise ConfigError(f"{path}.{key}: not a field of {type(known).__name__}")
+    try:
+        return AutoConfig.for_model(kind, **keys)
+    except (TypeError, ValueError, StrictDataclassError) as error:
+        raise ConfigError(f"{path}: {' '.join(str(error).split())}") from None
+
+
+def use_group_norm(module: nn.Module, groups: int) -> None:
+    """Replace every batch norm, frozen or not, by group norm, and let all weights learn.
+
+    Frozen statistics are made for published weights; a network trained from scratch cannot learn under them, and those
+    of a batch are poor where batches are small (Wu and He 2018, "Group Normalization").
+    """
+    for name, child in module.named_children():
+        if hasattr(child, "running_mean"):
+            setattr(module, name, nn.GroupNorm(groups, len(child.weight)))
+        else:
+            use_group_norm(child, groups)
+    for parameter in module.parameters():
+        parameter.requires_grad_(True)

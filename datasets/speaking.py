@@ -174,8 +174,16 @@ class LookingAsker(QuestionAsker):
     most = MOST_LOOKS
 
     def _sample(self, record: Record, questions: Sequence[Question]) -> Sample:
-        turns = tuple(self._turn(record, one) for one in questions)
-        return Sample(pictures=(record.picture,), turns=turns, source=record.source)
+        """Of several questions about one thing the first: all looks of a sample share a pass, in which a thing that is
+        looked for twice would have to be found twice."""
+        turns: list[Turn] = []
+        seen: set[int] = set()
+        for one in questions:
+            things = {thing for _, own in one.looks for thing in own}
+            if not things & seen:
+                turns.append(self._turn(record, one))
+                seen |= things
+        return Sample(pictures=(record.picture,), turns=tuple(turns), source=record.source)
 
     def _turn(self, record: Record, asked: Question) -> Turn:
         if not asked.looks:

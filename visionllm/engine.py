@@ -101,7 +101,9 @@ class TrainConfig(Config):
     train: RunConfig
     optim: OptimConfig = OptimConfig()
     augment: Augment | None = None
-    loss_weights: dict[str, float] = Field(default_factory=dict, description="loss name -> weight, over the task's own")
+    loss_weights: dict[str, float] = Field(
+        default_factory=dict, description="loss, or decoder for all of its losses -> weight, over the task's own"
+    )
 
 
 def load_config(path: str | Path, overrides: Sequence[str] = ()) -> TrainConfig:
@@ -137,7 +139,8 @@ def train(config: TrainConfig, *, resume: bool = False) -> Path:
     torch.manual_seed(run.seed)
     # Before anything copies it: the running average lives beside the weights.
     model = build_model(config.model).train().to(accelerator.device)
-    check_weights(config, model)
+    weights = weights_of(config, model)
+    silent = model.silent(weights)
     optimizer = make_optimizer(model, config.optim)
     loader = make_loader(config, accelerator.process_index, accelerator.num_processes)
     check_tasks(loader, model)
@@ -148,7 +151,7 @@ def train(config: TrainConfig, *, resume: bool = False) -> Path:
         model.mllm.attend(run.attention)
     log = RunLog(folder, steps=run.steps, start=start, enabled=accelerator.is_main_process)
     clock = Clock()
-    sights = any(config.loss_weights.get(name, 0.0) > 0 for name in ("sight", "gaze"))
+    sights = any(weights[name] > 0 for name in ("sight", "gaze"))
     parameters = [p for p in model.parameters() if p.requires_grad]
     shared, noted = shared_parameters(config, model), dict[str, float]()
     batches = loader.steps(start, run.steps, workers=run.workers)
@@ -159,7 +162,7 @@ def train(config: TrainConfig, *, resume: bool = False) -> Path:
         rate = set_rate(optimizer, config.optim, step, run.steps)
         torch.manual_seed(hash((run.seed, step, accelerator.process_index)))
         logged: dict[str, float] = {}
-        parts = _split(samples, styles, run.accumulate)
+        parts = _split(samples, styles, run.accumulate, model.mllm.tokens_per_tile)
         with clock("encode"):
             micro = [model.processor.encode(s, w, multiple=32, sights=sights).to(accelerator.device) for s, w in parts]
         counts = global_counts(accelerator, model, micro)
@@ -168,10 +171,10 @@ def train(config: TrainConfig, *, resume: bool = False) -> Path:
             last = index == len(micro) - 1
             with nullcontext() if last else accelerator.no_sync(wrapped):
                 with clock("forward"), accelerator.autocast():
-                    losses = wrapped(batch, idle=idle)
+                    losses = wrapped(batch, idle=idle, silent=silent)
                 # Other ranks wait for the gradient of all that a pass has used, be it zero.
                 every = accelerator.num_processes > 1
-                total = weigh(losses, counts, config.loss_weights, logged, every=every) * accelerator.num_processes
+                total = weigh(losses, counts, weights, logged, every=every) * accelerator.num_processes
                 if not bool(torch.isfinite(total)):
                     raise FloatingPointError(f"step {step}: the loss is not finite: {logged}")
                 # A part may hold only what teaches nothing here: lists of names, where pictures alone are learned.
@@ -204,16 +207,26 @@ def train(config: TrainConfig, *, resume: bool = False) -> Path:
     return folder / _name(run.steps) / "model"
 
 
-def check_weights(config: TrainConfig, model: VisionLLM) -> None:
-    """A weight of a loss that does not exist would change nothing, unseen."""
+def weights_of(config: TrainConfig, model: VisionLLM) -> dict[str, float]:
+    """The weight of every loss.
+
+    Raises:
+        ConfigError: there is no loss or decoder of a name; its weight would change nothing, unseen.
+    """
     known = model.loss_weights()
-    for name in config.loss_weights:
-        if name not in known:
+    found = dict(known)
+    given = config.loss_weights
+    # Those of single losses stand over those of their decoder, whichever is written first.
+    for name, weight in sorted(given.items(), key=lambda item: item[0] in known):
+        own = [loss for loss in known if loss == name or loss.startswith(f"{name}/")]
+        if not own:
             close = difflib.get_close_matches(name, known, n=1)
             hint = f"did you mean {close[0]}?" if close else f"known: {', '.join(known)}"
             raise ConfigError(f"loss_weights.{name}: no such loss ({hint})")
-    if config.loss_weights.get("gaze", 0.0) > 0 and config.train.attention != "matmul":
+        found |= dict.fromkeys(own, weight)
+    if found["gaze"] > 0 and config.train.attention != "matmul":
         raise ConfigError("loss_weights.gaze: reads attention, which only train.attention: matmul gives; set it")
+    return found
 
 
 def check_tasks(loader: Loader, model: VisionLLM) -> None:
@@ -276,7 +289,7 @@ def _conflicts(config: TrainConfig, model: VisionLLM, shared: Sequence[Tensor], 
     def loss_of(places: list[int]) -> Tensor:
         batch = model.processor.encode([samples[i] for i in places], [styles[i] for i in places])
         batch = batch.to(model.mllm.net.device)
-        return weigh(model(batch), model.counts(batch), config.loss_weights, {})
+        return weigh(model(batch), model.counts(batch), weights_of(config, model), {})
 
     before = {name: value.clone() for name, value in model.named_buffers()}
     report = conflicts(groups, shared, loss_of)
@@ -373,10 +386,15 @@ class Clock:
         return values
 
 
-def _split(samples: Sequence[Sample], styles: Sequence[Style], parts: int) -> list[tuple[list[Sample], list[Style]]]:
-    """A step in ``parts`` pieces of like length, cut where the least padding follows."""
-    order = sorted(range(len(samples)), key=lambda i: _length(samples[i]))
-    lengths = [_length(samples[i]) for i in order]
+def _split(samples: Sequence[Sample], styles: Sequence[Style], parts: int, picture: int
+           ) -> list[tuple[list[Sample], list[Style]]]:  # fmt: skip
+    """A step in ``parts`` pieces of like length, cut where the least padding follows.
+
+    Args:
+        picture: positions of a picture.
+    """
+    order = sorted(range(len(samples)), key=lambda i: _length(samples[i], picture))
+    lengths = [_length(samples[i], picture) for i in order]
     count = len(order)
     # best[k][n]: padded size of the first n in k pieces, and where the last piece starts.
     best: list[list[tuple[float, int]]] = [[(0.0, 0)] + [(math.inf, 0)] * count]
@@ -392,11 +410,12 @@ def _split(samples: Sequence[Sample], styles: Sequence[Style], parts: int) -> li
     return [([samples[i] for i in chunk], [styles[i] for i in chunk]) for chunk in chunks]
 
 
-def _length(sample: Sample) -> int:
+def _length(sample: Sample, picture: int) -> int:
     """About how many positions a sample takes: each phrase stands in the question and in the reply."""
     listed = sum(len(phrase) + 4 for turn in sample.turns for phrase in turn.phrases)
-    said = sum(15 + len((turn.question or "") + (turn.reply or "")) // 2 for turn in sample.turns)
-    return listed + said + 55 * len(sample.pictures)
+    said = sum(15 + len((turn.question or "") + (turn.words or "")) // 2 for turn in sample.turns)
+    found = sum(30 for turn in sample.turns if turn.then is not None)
+    return listed + said + found + (picture + 6) * len(sample.pictures)
 
 
 def _model_file(path: Path) -> dict[str, Any]:

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -208,11 +208,12 @@ class VisionLLM(Answering, PreTrainedModel):
 
     # -- training --------------------------------------------------------------------------------------------------
 
-    def forward(self, batch: Batch, idle: Sequence[str] = ()) -> Losses:
+    def forward(self, batch: Batch, idle: Sequence[str] = (), silent: Collection[str] = ()) -> Losses:
         """Losses of a batch that was encoded with its replies.
 
         Args:
             idle: decoders that run on nothing, because another rank uses them in this step.
+            silent: decoders that do not run, because nothing is learned from them (``silent``).
         """
         seen, text = self._see(batch), Text.of(batch)
         depth = self.mllm.depth
@@ -230,7 +231,7 @@ class VisionLLM(Answering, PreTrainedModel):
             ctx = Context(batch=batch, vision=seen.tiles)
             for name, decoder in self._decoders():
                 part = taught.of_tasks([task.name for task in decoder.tasks])
-                if len(part):
+                if len(part) and name not in silent:
                     sums |= {f"{name}/{key}": value for key, value in decoder.loss(part, ctx).items()}
         for name in idle:
             sums["lm"] = sums["lm"] + 0.0 * self.decoders[name].idle()
@@ -260,6 +261,11 @@ class VisionLLM(Answering, PreTrainedModel):
         return {"lm": 1.0, "end": 0.1, "link": 0.5, "sight": 0.0, "gaze": 0.0} | {
             f"{task.decoder}/{key}": value for task in self.tasks for key, value in task.loss_weights.items()
         }
+
+    def silent(self, weights: Mapping[str, float]) -> set[str]:
+        """Names of the decoders none of whose losses has a weight."""
+        heard = {name.partition("/")[0] for name, weight in weights.items() if weight}
+        return set(self.decoders) - heard
 
     def used(self, batch: Batch) -> set[str]:
         """Names of the decoders that learn from this batch."""

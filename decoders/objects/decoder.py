@@ -66,9 +66,7 @@ class ObjectsConfig(Config):
     mask_width: int | None = Field(
         None, gt=0, multiple_of=8, description="width of a mask embedding; None leaves out the masks and their task"
     )
-    looks: bool = Field(
-        False, description="look for what a question speaks of; false leaves out that task"
-    )
+    looks: bool = Field(False, description="look for what a question speaks of; false leaves out that task")
     pose_layers: int = Field(0, ge=0, description="rounds of looking for keypoints; 0 leaves out poses and their task")
     phrases_per_pass: PositiveInt = Field(
         16, description="longer lists are answered in several passes over one set of features"

@@ -89,7 +89,9 @@ def test_a_look_finds_what_its_question_speaks_of() -> None:
     for position in range(60):
         record = record_of(dataset, position % 20)
         sample = dataset.ask_about(record, item_rng(1, position))
-        assert len(sample.turns) <= MOST_LOOKS
+        assert 1 <= len(sample.turns) <= MOST_LOOKS
+        boxes = [tuple(box) for turn in sample.turns for box in turn.target.boxes_xyxy.tolist()]
+        assert len(set(boxes)) == len(boxes)
         for turn in sample.turns:
             assert turn.task == "looking"
             assert turn.whole

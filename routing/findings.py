@@ -24,20 +24,20 @@ from visionllm.core.sample import BoxTarget, Sample, Turn
 MOST_SHOWN = 3
 
 
-def tell(found: Sequence[np.ndarray], size: tuple[int, int], *, picture: int = 0, regions: bool = True
-         ) -> tuple[str, tuple[Region, ...]]:  # fmt: skip
+def tell(found: Sequence[np.ndarray], pictures: Sequence[int], sizes: Sequence[tuple[int, int]], *,
+         regions: bool = True) -> tuple[str, tuple[Region, ...]]:  # fmt: skip
     """The message, with a placeholder for each thing that is shown, and these things as regions.
 
     Args:
-        found: (N, 4) boxes of each phrase, xyxy in pixels of the picture, those to be shown first.
-        size: (width, height) of the picture.
-        picture: which of the sample's.
+        found: (N, 4) boxes of each phrase, xyxy in pixels of its picture, those to be shown first.
+        pictures: the picture of each phrase, counted from 0.
+        sizes: (width, height) of all pictures.
         regions: whether the model takes regions; without, it is told their places alone.
     """
-    limits = np.tile(np.array(size, np.float64), 2)
     parts: list[str] = []
     framed: list[Region] = []
-    for boxes in found:
+    for boxes, picture in zip(found, pictures, strict=True):
+        limits = np.tile(np.array(sizes[picture], np.float64), 2)
         inside = np.clip(boxes.reshape(-1, 4), 0, limits)
         # A box on the rim of the picture may have no pixel inside: it counts, and there is nothing to show.
         shown = inside[(inside[:, 2:] - inside[:, :2]).min(1) > 0][:MOST_SHOWN]
@@ -63,9 +63,9 @@ def told(sample: Sample, *, regions: bool = True) -> Sample:
         turns.append(turn if turn.then is None else replace(turn, then=None))
         if turn.then is not None:
             assert not turn.joined, "a turn that looks is asked alone"
-            text, framed = tell(
-                _largest_first(turn.target, len(turn.phrases)), sample.pictures[0].size, regions=regions
-            )
+            found = _largest_first(turn.target, len(turn.phrases))
+            pictures = [sample.picture_of(phrase) for phrase in turn.phrases]
+            text, framed = tell(found, pictures, [picture.size for picture in sample.pictures], regions=regions)
             turns.append(Turn(question=text, regions=framed, reply=turn.then, told=True, whole=True))
     return sample.with_turns(*turns)
 

@@ -300,9 +300,8 @@ class Answering(nn.Module):
     def _told(self, sample: Sample, answer: Answer) -> Sample:
         """The conversation with a reply that looked, and what was found."""
         found = [link for link in answer.links if TASKS[link.meta.task].told]
-        picture = next((number for link in found for number in link.meta.media), 0)
-        text, regions = tell([self._sure(link) for link in found], sample.pictures[picture].size, picture=picture,
-                             regions=self.processor.regions)  # fmt: skip
+        text, regions = tell([self._sure(link) for link in found], [link.meta.media[0] for link in found],
+                             [picture.size for picture in sample.pictures], regions=self.processor.regions)  # fmt: skip
         *before, asked = sample.turns
         return sample.with_turns(*before, replace(asked, said=answer.trace.token_ids),
                                  Turn(question=text, regions=regions, told=True))  # fmt: skip

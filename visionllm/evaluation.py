@@ -89,7 +89,7 @@ def evaluate(
     lacking = data.tasks - {task.name for task in model.tasks}
     if lacking:
         raise ConfigError(f"{data.name}: task {min(lacking)!r} is not loaded in this model")
-    if how.known and task is None:
+    if how.known and (task is None or task.told):
         raise ConfigError(f"{data.key}: there is no known-task path to plain words; leave --known out")
     name = asker.metric or (None if task is None else task.metric)
     total = len(data) if how.limit is None else min(how.limit, len(data))

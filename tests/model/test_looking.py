@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 
+from visionllm.core.errors import ConfigError
 from visionllm.core.sample import Sample, Turn
 from visionllm.evaluation import evaluate
 from visionllm.routing.findings import told
@@ -143,6 +144,13 @@ def test_a_model_without_regions_is_told_places(make_model: Make, dictate: Make,
     dictate(model, [*look_ids(model, ("cars",)), *model.vocabulary.plain("1")])
     assert model.ask(picture(), "how many cars?").text == "1"
     assert not told(Sample(), regions=False).turns
+
+
+def test_what_is_said_of_findings_has_no_known_path(looking: Any) -> None:
+    from visionllm import open_dataset
+
+    with pytest.raises(ConfigError, match="known"):
+        evaluate(looking, open_dataset("scenes", "val", task="looking"), limit=1, known=True)
 
 
 def test_scored_by_what_is_said(looking: Any, monkeypatch: pytest.MonkeyPatch) -> None:

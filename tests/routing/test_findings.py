@@ -18,14 +18,20 @@ BOXES = np.array([[0, 0, 20, 10], [50, 25, 100, 50], [90, 40, 100, 50], [0, 0, 4
 
 
 def test_counts_places_and_regions() -> None:
-    text, regions = tell([BOXES[:2], BOXES[:0]], (100, 50))
+    text, regions = tell([BOXES[:2], BOXES[:0]], [0, 0], [(100, 50)])
     assert text == "2 10,10<region> 75,75<region>; 0"
     assert [(r.x1, r.y1, r.x2, r.y2) for r in regions] == [(0, 0, 20, 10), (50, 25, 100, 50)]
-    assert tell([BOXES[:2], BOXES[:0]], (100, 50), regions=False) == ("2 10,10 75,75; 0", ())
+    assert tell([BOXES[:2], BOXES[:0]], [0, 0], [(100, 50)], regions=False) == ("2 10,10 75,75; 0", ())
+
+
+def test_each_phrase_in_its_picture() -> None:
+    text, regions = tell([BOXES[:1], BOXES[:1]], [1, 0], [(100, 50), (200, 100)])
+    assert text == "1 05,05<region>; 1 10,10<region>"
+    assert [region.picture for region in regions] == [1, 0]
 
 
 def test_what_is_not_shown_is_counted() -> None:
-    text, regions = tell([BOXES], (100, 50))
+    text, regions = tell([BOXES], [0], [(100, 50)])
     assert text.startswith(f"{len(BOXES)} ")
     assert text.count(PLACEHOLDER) == len(regions) == MOST_SHOWN
 
@@ -33,7 +39,7 @@ def test_what_is_not_shown_is_counted() -> None:
 @pytest.mark.parametrize("box", [[-30, -5, -1, 10], [100, 0, 130, 20], [-10, 45, 10, 60], [99.5, 49.5, 140, 90]])
 def test_boxes_that_reach_out_of_the_picture(box: list[float]) -> None:
     """They count; what is shown of them is inside, or nothing is."""
-    text, regions = tell([np.array([box], np.float32)], (100, 50))
+    text, regions = tell([np.array([box], np.float32)], [0], [(100, 50)])
     assert text.startswith("1")
     assert len(regions) == text.count(PLACEHOLDER)
     for region in regions:

@@ -98,7 +98,7 @@ class Answer:
     """A reply and its results. ``answer.detections`` merges what the links of detection tasks became, and so on.
 
     Args:
-        text: the reply, routing tokens kept.
+        text: the reply, routing tokens kept; of a reply that looked, what was said when it was told what was found.
         links: one entry for each routed root link, in reading order.
         pictures: the pictures asked about.
         prompt: the user's words.

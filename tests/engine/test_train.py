@@ -16,8 +16,9 @@ from safetensors.torch import load_file
 
 from visionllm import open_dataset
 from visionllm.core.errors import CheckpointError, ConfigError, VisionLLMError
+from visionllm.decoders import ObjectsDecoder
 from visionllm.decoders.objects.phrases import Standardise
-from visionllm.engine import TrainConfig, _length, build_model, describe, load_config, train, weigh
+from visionllm.engine import TrainConfig, _length, build_model, describe, load_config, train, weigh, weights_of
 from visionllm.model import Losses, VisionLLM
 
 Make = Callable[..., Any]
@@ -152,6 +153,31 @@ def test_a_loss_of_weight_zero_is_noted_and_pulls_nothing(every: bool) -> None:
     assert logged == {"lm": 3, "sight": 2, "loss": 2}
     assert float(loud.grad) == 2
     assert (quiet.grad is not None and float(quiet.grad) == 0) if every else quiet.grad is None
+
+
+def test_weights_of_a_decoder_and_of_single_losses(write: Make) -> None:
+    """Whichever is written first, what is said of a single loss stands."""
+    for given in ({"objects": 0.0, "objects/l1": 2.0}, {"objects/l1": 2.0, "objects": 0.0}):
+        config = load_config(write(loss_weights={"lm": 3.0, **given}))
+        model = build_model(config.model)
+        weights = weights_of(config, model)
+        assert set(weights) == set(model.loss_weights())
+        assert (weights["lm"], weights["objects/l1"], weights["objects/class"]) == (3.0, 2.0, 0.0)
+        assert model.silent(weights) == set()
+        assert model.silent({**weights, "objects/l1": 0.0}) == {"objects"}
+
+
+def test_a_decoder_from_which_nothing_is_learned_does_not_run(write: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    def run(*_: Any) -> None:
+        raise AssertionError("it ran")
+
+    monkeypatch.setattr(ObjectsDecoder, "loss", run)
+    with pytest.raises(AssertionError, match="it ran"):
+        train(load_config(write("heard", train__steps=1)))
+    folder = train(load_config(write("silent", train__steps=2, loss_weights={"objects": 0})))
+    last = json.loads((folder.parents[1] / "log.jsonl").read_text().splitlines()[-1])
+    assert last["lm"] > 0
+    assert not [name for name in last if name.startswith("objects/")]
 
 
 def test_gazes_are_learned_where_attention_is_to_be_had(write: Make) -> None:

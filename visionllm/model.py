@@ -240,7 +240,10 @@ class VisionLLM(Answering, PreTrainedModel):
     def counts(self, batch: Batch) -> dict[str, float]:
         """The divisor of every loss ``forward`` gives for this batch; from targets alone, before any pass."""
         labels = batch.labels[:, 1:]
-        counts = {"lm": float((labels != -100).sum()), "end": float((labels == self.vocabulary.control(END)).sum())}
+        counts = {
+            "lm": float((labels != -100).sum()), "end": float((labels == self.vocabulary.control(END)).sum()),
+            "words": float(self._said(batch.labels).sum()),
+        }  # fmt: skip
         if len(batch.links):
             counts["link"] = float((spelling(batch.links, self.vocabulary) != -100).sum())
         if batch.sights is not None:
@@ -258,7 +261,7 @@ class VisionLLM(Answering, PreTrainedModel):
 
     def loss_weights(self) -> dict[str, float]:
         """Default weight of every loss by name."""
-        return {"lm": 1.0, "end": 0.1, "link": 0.5, "sight": 0.0, "gaze": 0.0} | {
+        return {"lm": 1.0, "end": 0.1, "words": 0.5, "link": 0.5, "sight": 0.0, "gaze": 0.0} | {
             f"{task.decoder}/{key}": value for task in self.tasks for key, value in task.loss_weights.items()
         }
 
@@ -278,6 +281,8 @@ class VisionLLM(Answering, PreTrainedModel):
         tokens they are the last thing a small model learns. So every routing token, the choice behind it and every end
         count once more, a reply at a time. Both sides of the end: with the ends alone a model that is unsure would stop
         early.
+
+        Replies in plain words count once more for the same reason: "red" is one token beside lists of names.
         """
         wanted = batch.labels[:, 1:] != -100
         labels = batch.labels[:, 1:][wanted]
@@ -290,7 +295,17 @@ class VisionLLM(Answering, PreTrainedModel):
         whole = (batch.labels == end).any(1, keepdim=True).expand_as(wanted)[wanted]
         choice = torch.isin(batch.input_ids[:, :-1][wanted], routing) | torch.isin(labels, routing) | (labels == end)
         choice &= whole
-        return {"lm": loss.sum(), "end": loss[choice].sum()}
+        said = self._said(batch.labels)[:, 1:][wanted]
+        return {"lm": loss.sum(), "end": loss[choice].sum(), "words": loss[said].sum()}
+
+    def _said(self, labels: Tensor) -> Tensor:
+        """(B, T) supervised tokens of replies that route nowhere."""
+        wanted = labels != -100
+        before = torch.cat([torch.zeros_like(wanted[:, :1]), wanted[:, :-1]], 1)
+        reply = (wanted & ~before).cumsum(1)
+        routing = torch.tensor(sorted(self.vocabulary.routing), device=labels.device)
+        routes = torch.zeros_like(labels).scatter_add(1, reply, torch.isin(labels, routing).long())
+        return wanted & (routes.gather(1, reply) == 0)
 
     def _sight_loss(self, tiles_NPD: Tensor, sights: Sights) -> Tensor:
         """Cross entropy of naming what each position of a picture shows, from its angle to the embedding of each word,

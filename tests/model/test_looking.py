@@ -14,6 +14,7 @@ from visionllm.core.errors import ConfigError
 from visionllm.core.sample import Sample, Turn
 from visionllm.evaluation import evaluate
 from visionllm.routing.findings import told
+from visionllm.routing.render import Style
 
 Make = Callable[..., Any]
 
@@ -137,6 +138,25 @@ def test_both_replies_teach_and_boxes_too(looking: Any, boxed: Make) -> None:
     ends = (batch.labels == looking.vocabulary.end).sum()
     assert ends == 2
     assert looking.counts(batch)["end"] == 2
+
+
+def test_replies_in_plain_words_count_by_themselves(looking: Any, boxed: Make) -> None:
+    """The words said of findings and an answer without a look do; replies that route do not, branches neither."""
+    listed, end = boxed(question="detect car, dog"), looking.vocabulary.end
+    look = listed.with_turns(
+        replace(listed.turns[0], task="looking", question="more cars than dogs?", then="yes"),
+        Turn(question="what colour is it?", reply="light blue"),
+    )
+    batch = looking.processor.encode([listed, look, listed], [Style(), Style(), Style(tree=True)])
+    said = looking._said(batch.labels)
+    plain = looking.vocabulary.plain
+    assert batch.labels[said].tolist() == [*plain("yes"), end, *plain("light blue"), end]
+    assert looking.counts(batch)["words"] == said.sum()
+    with torch.no_grad():
+        losses = looking(batch)
+        alone = looking(looking.processor.encode([look]))
+    torch.testing.assert_close(losses.sums["words"], alone.sums["words"], atol=1e-3, rtol=1e-4)
+    assert losses.sums["words"] < losses.sums["lm"]
 
 
 def test_a_model_without_regions_is_told_places(make_model: Make, dictate: Make, picture: Make) -> None:

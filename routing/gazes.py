@@ -25,20 +25,17 @@ KINDS = (READING, SAYING, ASKED)
 _FLOOR = 1e-4  # of attention, below which its logarithm would be all there is
 
 
-def gazes_of(input_ids: Tensor, labels: Tensor, order: Tensor, sights: Sights, *, picture_id: int, per_tile: int
-             ) -> Gazes:  # fmt: skip
+def gazes_of(input_ids: Tensor, labels: Tensor, order: Tensor, sights: Sights, *, picture_id: int) -> Gazes:
     """The gazes of a batch, from its (B, T) ids and labels.
 
     Args:
         order: what stands in the picture positions, see ``Batch.order``.
         picture_id: token of a picture position.
-        per_tile: positions of a tile.
     """
     tokens, word = sights.token.unique(return_inverse=True)
     # Words at a place of any picture, of which one place may show several.
     parts: dict[int, dict[int, float]] = {}
-    for slot, at, part in zip((sights.tile * per_tile + sights.cell).tolist(), word.tolist(), sights.part.tolist(),
-                              strict=True):  # fmt: skip
+    for slot, at, part in zip(sights.slot.tolist(), word.tolist(), sights.part.tolist(), strict=True):
         if part > 0:
             held = parts.setdefault(slot, {})
             held[at] = max(held.get(at, 0.0), part)

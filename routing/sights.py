@@ -1,4 +1,4 @@
-"""What the positions of a picture show, in the words of the language model."""
+"""What the positions of a picture and its regions show, in the words of the language model."""
 
 from __future__ import annotations
 
@@ -10,20 +10,26 @@ import numpy as np
 import torch
 
 from visionllm.core.batch import Sights
+from visionllm.core.boxes import box_iou
+from visionllm.core.masks import Mask
 from visionllm.core.sample import Sample, Things
 from visionllm.routing.vocabulary import Vocabulary
 
 # Said of a position without any thing; part of a position below which a thing is not said to be there, and that which
 # the smallest thing is taken to fill: one of the four patches.
 NOTHING, LEAST, PATCH = "no", 0.02, 0.25
+# Overlap of boxes from which a region frames a thing; part of a region that lies on the mask of a thing it means.
+FRAMED, LIES_ON = 0.7, 0.8
 
 
-def sights_of(samples: Sequence[Sample], whole: Mapping[int, int], vocabulary: Vocabulary, per_tile: int) -> Sights:
-    """The words of what is where in the pictures of which that is known.
+def sights_of(samples: Sequence[Sample], whole: Mapping[int, int], vocabulary: Vocabulary, per_tile: int, tiles: int
+              ) -> Sights:  # fmt: skip
+    """The words of what is where in the pictures of which that is known, and of what their regions show.
 
     Args:
         whole: id of a picture object -> the tile that shows all of it.
         per_tile: positions of a tile, which lie in a square.
+        tiles: number of all tiles.
     """
     known = {
         id(picture): (picture.size, things.placed())
@@ -31,22 +37,56 @@ def sights_of(samples: Sequence[Sample], whole: Mapping[int, int], vocabulary: V
         for picture, things in zip(sample.pictures, sample.things, strict=True)
     }  # fmt: skip
     side = math.isqrt(per_tile)
-    rows: list[tuple[int, int, int]] = []
+    rows: list[tuple[int, int]] = []
     weights: list[tuple[float, float]] = []
+
+    def say(slot: int, share: float, part: float, own: list[tuple[int, bool]], further: list[tuple[int, bool]]) -> None:
+        rows.extend((slot, token) for token, _ in (*own, *further))
+        weights.extend((share / len(own), part * alone) for _, alone in own)
+        weights.extend((0.0, part * alone) for _, alone in further)
+
+    said = {name: _said(things, vocabulary) for name, (_, things) in known.items()}
+    nothing = _tokens(NOTHING, vocabulary)
     for name, (size, things) in known.items():
-        words = [_tokens(phrase, vocabulary) for phrase in (*things.names, NOTHING)]
-        other = [_tokens(" ".join(phrases), vocabulary) for phrases in things.other or ((),) * len(things.names)]
         for cell, shares in enumerate(shares_of(things, size, side)):
             for number, share in enumerate(shares.tolist()):
-                if share > 0:
-                    own, further = words[number], [] if number == len(other) else other[number]
-                    rows += [(whole[name], cell, token) for token, _ in (*own, *further)]
-                    part = share * (number < len(other))
-                    weights += [(share / len(own), part * alone) for _, alone in own]
-                    weights += [(0.0, part * alone) for _, alone in further]
-    table = torch.tensor(rows, dtype=torch.long).reshape(-1, 3)
+                slot = whole[name] * per_tile + cell
+                if share > 0 and number < len(things.names):
+                    say(slot, share, share, *said[name][number])
+                elif share > 0:
+                    say(slot, share, 0.0, nothing, [])
+    pointed = [(sample, region) for sample in samples for region in sample.regions]
+    for number, (sample, region) in enumerate(pointed):
+        picture = sample.pictures[region.picture]
+        if id(picture) in known:
+            meant = meant_by(region.mask(picture.size), known[id(picture)][1])
+            if meant is not None:
+                say(tiles * per_tile + number, 1.0, 1.0, *said[id(picture)][meant])
+    table = torch.tensor(rows, dtype=torch.long).reshape(-1, 2)
     weight, part = torch.tensor(weights).reshape(-1, 2).unbind(1)
-    return Sights(tile=table[:, 0], cell=table[:, 1], token=table[:, 2], weight=weight, part=part)
+    return Sights(slot=table[:, 0], token=table[:, 1], weight=weight, part=part)
+
+
+def meant_by(region: Mask, things: Things) -> int | None:
+    """The thing that a region shows, if it is plain: the one whose box it frames, or the smallest one it lies on."""
+    if not things.names:
+        return None
+    overlap = box_iou(region.box_xyxy[None].astype(np.float64), things.boxes_xyxy.astype(np.float64))[0]
+    if overlap.max() >= FRAMED:
+        return int(overlap.argmax())
+    masks = () if things.masks is None else things.masks
+    under = [
+        number for number, mask in enumerate(masks)
+        if mask is not None and mask.intersection(region) >= LIES_ON * region.area
+    ]  # fmt: skip
+    return min(under, key=lambda number: masks[number].area, default=None)
+
+
+def _said(things: Things, vocabulary: Vocabulary) -> list[tuple[list[tuple[int, bool]], list[tuple[int, bool]]]]:
+    """The tokens of each thing's name, and of its further words."""
+    other = things.other or ((),) * len(things.names)
+    return [(_tokens(name, vocabulary), _tokens(" ".join(more), vocabulary))
+            for name, more in zip(things.names, other, strict=True)]  # fmt: skip
 
 
 def _tokens(phrase: str, vocabulary: Vocabulary) -> list[tuple[int, bool]]:

@@ -66,10 +66,12 @@ class Seen:
 
     Args:
         tiles: (tiles, tokens, D) features, or None.
-        all: (..., D) features and embeddings of regions in reading order, or None.
+        slots: (S, D) the same in one row, and the embeddings of regions behind them, or None.
+        all: (..., D) the slots in reading order, or None.
     """
 
     tiles: Tensor | None = None
+    slots: Tensor | None = None
     all: Tensor | None = None
 
 
@@ -179,13 +181,15 @@ class Answering(nn.Module):
             return Seen()
         if batch.marks is None:
             tiles = self.mllm.vision(batch.tiles)
-            return Seen(tiles=tiles, all=tiles.flatten(0, 1)[batch.order])
+            slots = tiles.flatten(0, 1)
+            return Seen(tiles=tiles, slots=slots, all=slots[batch.order])
         assert self.region_encoder is not None, "a batch with regions reached a model that takes none"
         marks = batch.marks
         tiles, layers = self.mllm.vision_layers(batch.tiles, self.region_encoder.layers)
         own = [states[marks.tile] for states in layers]
         regions = self.region_encoder(own, batch.tiles[marks.tile], marks.masks, marks.boxes)
-        return Seen(tiles=tiles, all=torch.cat([tiles.flatten(0, 1), regions.to(tiles.dtype)])[batch.order])
+        slots = torch.cat([tiles.flatten(0, 1), regions.to(tiles.dtype)])
+        return Seen(tiles=tiles, slots=slots, all=slots[batch.order])
 
     # -- inside ----------------------------------------------------------------------------------------------------
 

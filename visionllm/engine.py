@@ -151,7 +151,7 @@ def train(config: TrainConfig, *, resume: bool = False) -> Path:
         model.mllm.attend(run.attention)
     log = RunLog(folder, steps=run.steps, start=start, enabled=accelerator.is_main_process)
     clock = Clock()
-    sights = any(weights[name] > 0 for name in ("sight", "gaze"))
+    sights = any(weights[name] > 0 for name in ("sight", "region", "gaze"))
     parameters = [p for p in model.parameters() if p.requires_grad]
     shared, noted = shared_parameters(config, model), dict[str, float]()
     batches = loader.steps(start, run.steps, workers=run.workers)

@@ -222,8 +222,10 @@ class VisionLLM(Answering, PreTrainedModel):
         sums = self._language_losses(out.hidden_BTD, batch)
         if batch.gazes is not None and attention:
             sums["gaze"] = gaze_loss(batch.gazes, attention, depth)
-        if batch.sights is not None and seen.tiles is not None:
-            sums["sight"] = self._sight_loss(seen.tiles, batch.sights)
+        if batch.sights is not None and seen.tiles is not None and seen.slots is not None:
+            lost = self._sight_loss(seen.slots, batch.sights)
+            first = seen.tiles.shape[:2].numel()
+            sums |= {"sight": lost[:first].sum(), "region": lost[first:].sum()}
         if len(batch.links):
             links = read_out(self.mllm, self.link_queries, text, batch.links, out.cache)
             sums["link"] = self._spelling_loss(links, batch)
@@ -247,7 +249,10 @@ class VisionLLM(Answering, PreTrainedModel):
         if len(batch.links):
             counts["link"] = float((spelling(batch.links, self.vocabulary) != -100).sum())
         if batch.sights is not None:
-            counts["sight"] = float(batch.sights.weight.sum())
+            positions = 0 if batch.tiles is None else len(batch.tiles) * self.mllm.tokens_per_tile
+            tiled = batch.sights.slot < positions
+            counts |= {"sight": float(batch.sights.weight[tiled].sum()),
+                       "region": float(batch.sights.weight[~tiled].sum())}  # fmt: skip
         if batch.gazes is not None:
             counts["gaze"] = float(len(batch.gazes.kind))
         layout = batch.links.select(_with_targets(batch))
@@ -261,7 +266,7 @@ class VisionLLM(Answering, PreTrainedModel):
 
     def loss_weights(self) -> dict[str, float]:
         """Default weight of every loss by name."""
-        return {"lm": 1.0, "end": 0.1, "words": 0.5, "link": 0.5, "sight": 0.0, "gaze": 0.0} | {
+        return {"lm": 1.0, "end": 0.1, "words": 0.5, "link": 0.5, "sight": 0.0, "region": 0.0, "gaze": 0.0} | {
             f"{task.decoder}/{key}": value for task in self.tasks for key, value in task.loss_weights.items()
         }
 
@@ -307,27 +312,28 @@ class VisionLLM(Answering, PreTrainedModel):
         routes = torch.zeros_like(labels).scatter_add(1, reply, torch.isin(labels, routing).long())
         return wanted & (routes.gather(1, reply) == 0)
 
-    def _sight_loss(self, tiles_NPD: Tensor, sights: Sights) -> Tensor:
-        """Cross entropy of naming what each position of a picture shows, from its angle to the embedding of each word,
-        before the language model's first layer; and its distance from the mean embedding of what it shows, squared, in
-        lengths of a word.
+    def _sight_loss(self, seen_SD: Tensor, sights: Sights) -> Tensor:
+        """(S,) of what is seen: cross entropy of naming what each position of a picture, or each region, shows, from
+        its angle to the embedding of each word, before the language model's first layer; and its distance from the mean
+        embedding of what it shows, squared, in lengths of a word.
 
         Replies say little about a picture, and a vision tower that begins with nothing learns next to nothing from
         them; this tells it what is where. The distance, because a picture is to read like the words for what is in it:
         a softmax does not see what all positions have in common. By the head's scores alone they grew seventy times as
         long as words and lay in one direction (cosine 0.96 to their mean), by angles alone as well (0.91).
         """
-        known, row = sights.tile.unique(return_inverse=True)
-        with torch.autocast(tiles_NPD.device.type, enabled=False):
-            words_VD, seen_NPD = self.mllm.words().float(), tiles_NPD[known].float()
-            near_NPV = nn.functional.normalize(seen_NPD, dim=-1) @ nn.functional.normalize(words_VD, dim=-1).T
-            named = (_SHARPNESS * near_NPV).log_softmax(-1)[row, sights.cell, sights.token]
-            meant_NPD = torch.zeros_like(seen_NPD).index_put(
-                (row, sights.cell), sights.weight[:, None] * words_VD.detach()[sights.token], accumulate=True
+        known, row = sights.slot.unique(return_inverse=True)
+        with torch.autocast(seen_SD.device.type, enabled=False):
+            words_VD, own_KD = self.mllm.words().float(), seen_SD[known].float()
+            near_KV = nn.functional.normalize(own_KD, dim=-1) @ nn.functional.normalize(words_VD, dim=-1).T
+            named = (_SHARPNESS * near_KV).log_softmax(-1)[row, sights.token]
+            meant_KD = torch.zeros_like(own_KD).index_add(
+                0, row, sights.weight[:, None] * words_VD.detach()[sights.token]
             )
-            weight_NP = torch.zeros_like(seen_NPD[..., 0]).index_put((row, sights.cell), sights.weight, accumulate=True)
-            away_NP = (seen_NPD - meant_NPD).square().sum(-1) / words_VD.detach().square().sum(-1).mean()
-        return (weight_NP * away_NP).sum() - (sights.weight * named).sum()
+            weight_K = own_KD.new_zeros(len(known)).index_add(0, row, sights.weight)
+            away_K = (own_KD - meant_KD).square().sum(-1) / words_VD.detach().square().sum(-1).mean()
+            lost_K = (weight_K * away_K).index_add(0, row, -sights.weight * named)
+            return lost_K.new_zeros(len(seen_SD)).index_add(0, known, lost_K)
 
     def _spelling_loss(self, links: SuperLinks, batch: Batch) -> Tensor:
         """Cross entropy of naming each link's phrase from its queries, through the language model's own head."""

@@ -110,9 +110,8 @@ class Processor:
         if not sights:
             return batch
         whole = {name: first[name] + len(own) - 1 for name, own in tiles.items()}
-        known = sights_of(samples, whole, self.vocabulary, self.tiling.tokens_per_tile)
-        gazes = gazes_of(batch.input_ids, batch.labels, order, known, picture_id=self.vocabulary.control(IMAGE),
-                         per_tile=self.tiling.tokens_per_tile)  # fmt: skip
+        known = sights_of(samples, whole, self.vocabulary, self.tiling.tokens_per_tile, count)
+        gazes = gazes_of(batch.input_ids, batch.labels, order, known, picture_id=self.vocabulary.control(IMAGE))
         return replace(batch, sights=known, gazes=gazes)
 
     def _row(self, sample: Sample, index: int, style: Style, reply: bool) -> _Row:

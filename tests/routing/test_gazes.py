@@ -22,15 +22,15 @@ def sights() -> Sights:
     """Four positions: road, a red car on most of one and some of another, road."""
     rows = [(0, 0, ROAD, 1.0), (0, 1, CAR, 0.8), (0, 1, RED, 0.8), (0, 1, CARS, 0.8), (0, 2, CAR, 0.4),
             (0, 2, CARS, 0.4), (0, 2, RED, 0.4), (0, 3, ROAD, 1.0), (0, 3, IS, 0.0)]  # fmt: skip
-    tile, cell, token, part = (torch.tensor(column) for column in zip(*rows, strict=True))
-    return Sights(tile=tile, cell=cell, token=token, weight=part, part=part)
+    _, slot, token, part = (torch.tensor(column) for column in zip(*rows, strict=True))
+    return Sights(slot=slot, token=token, weight=part, part=part)
 
 
 def gazes() -> Gazes:
     text = [PICTURE] * 4 + [IS, CARS, RED, END, IS, ROAD]
     labels = [-100] * 6 + [RED, END] + [-100] * 2
     return gazes_of(torch.tensor([[0, *text]]), torch.tensor([[-100, *labels]]), torch.arange(4), sights(),
-                    picture_id=PICTURE, per_tile=4)  # fmt: skip
+                    picture_id=PICTURE)  # fmt: skip
 
 
 def test_gazes_worked_by_hand() -> None:
@@ -58,7 +58,7 @@ def test_the_loss_is_of_what_falls_on_the_places() -> None:
 
 def test_no_gaze_no_loss(model: Any) -> None:
     none = gazes_of(torch.zeros(2, 5, dtype=torch.long), torch.full((2, 5), -100), torch.zeros(0, dtype=torch.long),
-                    sights(), picture_id=PICTURE, per_tile=4)  # fmt: skip
+                    sights(), picture_id=PICTURE)  # fmt: skip
     assert not len(none.kind)
     assert float(gaze_loss(none, dict.fromkeys(layers_of(2), torch.rand(2, 2, 5, 5)), 2)) == 0
 

@@ -14,9 +14,11 @@ from visionllm.core.arrays import object_array
 from visionllm.core.batch import Sights
 from visionllm.core.geometry import Geometry
 from visionllm.core.masks import Mask
+from visionllm.core.regions import Box, Point
 from visionllm.core.sample import Picture, Sample, Things, Turn
 from visionllm.datasets.transforms import transformed
-from visionllm.routing.sights import NOTHING, shares_of
+from visionllm.routing.findings import told
+from visionllm.routing.sights import NOTHING, meant_by, shares_of
 
 SIZE = (80, 40)
 
@@ -66,11 +68,12 @@ def test_a_batch_names_cells_in_reading_order(model: Any) -> None:
     sights = model.processor.encode([silent, sample], sights=True).sights
     assert model.processor.encode([sample]).sights is None
     last = model.processor.encode([silent, sample]).tiles.shape[0] - 1
-    assert set(sights.tile.tolist()) == {last}
-    total = torch.zeros(side * side).index_add(0, sights.cell, sights.weight)
+    assert set((sights.slot // side**2).tolist()) == {last}
+    cells = sights.slot % side**2
+    total = torch.zeros(side * side).index_add(0, cells, sights.weight)
     torch.testing.assert_close(total, torch.ones(side * side))
     said: dict[int, set[int]] = {}
-    for at, token in zip(sights.cell.tolist(), sights.token.tolist(), strict=True):
+    for at, token in zip(cells.tolist(), sights.token.tolist(), strict=True):
         said.setdefault(at, set()).add(token)
     plain = model.vocabulary.plain
     corner = side * (side - 1)
@@ -104,6 +107,53 @@ def test_samples_of_scenes_know_their_things(task: str) -> None:
     assert all(said in record.names for said in known.names[len(scene.objects) :])
 
 
+def test_the_thing_a_region_means() -> None:
+    """By its box, or by the mask it lies on: the smallest, for the road lies under everything."""
+    road, cat = np.zeros(SIZE[::-1], bool), np.zeros(SIZE[::-1], bool)
+    road[:], cat[10:20, 40:60] = True, True
+    known = replace(things(("road", (0, 0, 80, 40)), ("cat", (40, 10, 60, 20)), ("dog", (0, 0, 20, 20))),
+                    masks=object_array([Mask.of(road), Mask.of(cat), None]))  # fmt: skip
+    assert meant_by(Box(41, 10, 60, 20).mask(SIZE), known) == 1
+    assert meant_by(Box(1, 0, 20, 19).mask(SIZE), known) == 2
+    assert meant_by(Point(50, 15).mask(SIZE), known) == 1
+    assert meant_by(Point(70, 30).mask(SIZE), known) == 0
+    assert meant_by(Box(38, 5, 75, 30).mask(SIZE), known) == 0
+    assert meant_by(Point(50, 15).mask(SIZE), replace(known, masks=None)) is None
+    assert meant_by(Point(50, 15).mask(SIZE), things()) is None
+
+
+def test_regions_stand_behind_the_tiles(make_model: Any) -> None:
+    """Those of all samples in reading order, also those that were found; of unknown pictures nothing is said."""
+    model = make_model(looks=True, regions={"layers": [1, -1], "channels": 16})
+    data = {task: open_dataset("scenes", "train", task=task) for task in ("recognition", "looking")}
+    samples = [data[task].ask(index, np.random.default_rng(index)) for task in data for index in (3, 4)]
+    samples.insert(1, replace(samples[0], things=(), pictures=(replace(samples[0].pictures[0]),)))
+    batch = model.processor.encode(samples, sights=True)
+    first = len(batch.tiles) * model.processor.tiling.tokens_per_tile
+    words: dict[int, str] = {}
+    for slot, token, weight in zip(*(getattr(batch.sights, n).tolist() for n in ("slot", "token", "weight")),
+                                   strict=True):  # fmt: skip
+        if slot >= first and weight:
+            words[slot - first] = words.get(slot - first, "") + model.vocabulary.text([token])
+    turns = [(sample, turn) for sample in (told(s) for s in samples) for turn in sample.turns]
+    regions = [(sample, turn, region) for sample, turn in turns for region in turn.regions]
+    assert len(regions) == len(batch.marks.masks)
+    silent = {number for number, (sample, _, _) in enumerate(regions) if not sample.things}
+    assert silent
+    assert not silent & set(words)
+    framed = [number for number, (s, _, region) in enumerate(regions) if s.things and isinstance(region, Box)]
+    assert len(framed) > 3
+    for number in framed:
+        sample, _, _ = regions[number]
+        names = {name.replace(" ", "") for name in sample.things[0].placed().names}
+        assert words[number] in names
+    model.train()
+    losses = model(batch)
+    assert model.counts(batch)["region"] == pytest.approx(len(words))
+    losses.sums["region"].backward()
+    assert all(p.grad is not None and bool(p.grad.any()) for p in model.region_encoder.parameters())
+
+
 def test_the_loss_teaches_what_sees(model: Any) -> None:
     data = open_dataset("scenes", "train", task="questions")
     samples = [data.ask(index, np.random.default_rng(index)) for index in range(2)]
@@ -132,13 +182,15 @@ def test_a_position_is_to_read_like_the_word_and_as_long(model: Any) -> None:
     token = model.vocabulary.plain("car")[0]
     length = words.norm(dim=-1).mean()
     cells = torch.arange(side * side)
-    sights = Sights(tile=torch.ones_like(cells), cell=cells, token=torch.full_like(cells, token),
-                    weight=torch.ones(len(cells)), part=torch.ones(len(cells)))  # fmt: skip
+    sights = Sights(slot=side * side + cells, token=torch.full_like(cells, token), weight=torch.ones(len(cells)),
+                    part=torch.ones(len(cells)))  # fmt: skip
     word = words[token] / words[token].norm() * length
 
     def loss(position: torch.Tensor) -> float:
         tiles = torch.stack([torch.zeros_like(position), position]).unsqueeze(1).expand(2, side * side, -1)
-        return float(model._sight_loss(tiles, sights)) / len(cells)
+        lost = model._sight_loss(tiles.flatten(0, 1), sights)
+        assert not lost[: side * side].any()
+        return float(lost.sum()) / len(cells)
 
     best = loss(words[token])
     assert best < 0.1

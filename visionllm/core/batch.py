@@ -64,18 +64,16 @@ class Marks:
 
 @dataclass(kw_only=True, slots=True, frozen=True, eq=False)
 class Sights:
-    """What the positions of pictures show, by the words of their names; K entries.
+    """What the positions of pictures and the regions show, by the words of their names; K entries.
 
     Args:
-        tile: (K,) int64, a tile that shows its picture whole.
-        cell: (K,) int64, position in that tile.
+        slot: (K,) int64, which of what is seen, as ``Batch.order`` counts: positions of all tiles, then regions.
         token: (K,) int64, a word of what is there.
         weight: (K,) float32; those of a position add up to one. Zero for other words of the same (its plural).
         part: (K,) float32, how much of the position is what this word says; zero of pieces of words.
     """
 
-    tile: Tensor
-    cell: Tensor
+    slot: Tensor
     token: Tensor
     weight: Tensor
     part: Tensor

@@ -383,7 +383,7 @@ def test_a_folder_of_another_run_is_not_written_to(write: Make) -> None:
 ])  # fmt: skip
 def test_lengths_are_guessed_near_enough_to_sort_by(name: str, split: str, task: str) -> None:
     """Rows are padded to the longest of their part: words that are not counted would be padded to the longest list."""
-    model = VisionLLM.from_pretrained()
+    model = VisionLLM.from_pretrained(decoders={"objects": {"looks": True}}, fresh=["link_queries.tables.[FIND]"])
     data = open_dataset(name, split, task=task)
     samples = [data.ask(index, np.random.default_rng(index)) for index in range(40)]
     true = np.array([model.processor.encode([sample]).input_ids.shape[1] for sample in samples])

@@ -74,12 +74,11 @@ def meant_by(region: Mask, things: Things) -> int | None:
     overlap = box_iou(region.box_xyxy[None].astype(np.float64), things.boxes_xyxy.astype(np.float64))[0]
     if overlap.max() >= FRAMED:
         return int(overlap.argmax())
-    masks = () if things.masks is None else things.masks
     under = [
-        number for number, mask in enumerate(masks)
+        (mask.area, number) for number, mask in enumerate(() if things.masks is None else things.masks)
         if mask is not None and mask.intersection(region) >= LIES_ON * region.area
     ]  # fmt: skip
-    return min(under, key=lambda number: masks[number].area, default=None)
+    return min(under)[1] if under else None
 
 
 def _said(things: Things, vocabulary: Vocabulary) -> list[tuple[list[tuple[int, bool]], list[tuple[int, bool]]]]:

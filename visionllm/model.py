@@ -266,7 +266,7 @@ class VisionLLM(Answering, PreTrainedModel):
 
     def loss_weights(self) -> dict[str, float]:
         """Default weight of every loss by name."""
-        return {"lm": 1.0, "end": 0.1, "words": 0.5, "link": 0.5, "sight": 0.0, "region": 0.0, "gaze": 0.0} | {
+        return {"lm": 1.0, "end": 0.1, "words": 0.0, "link": 0.5, "sight": 0.0, "region": 0.0, "gaze": 0.0} | {
             f"{task.decoder}/{key}": value for task in self.tasks for key, value in task.loss_weights.items()
         }
 

@@ -125,7 +125,7 @@ def test_a_data_set_that_cannot_answer_is_refused(model: Any, scenes: Dataset) -
 
 def test_plain_words_are_asked_and_compared(model: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     data = open_dataset("scenes", "val", task="questions")
-    truth = {question: reply for i in range(2) for question, reply in data.read(i).questions}  # type: ignore[union-attr]
+    truth = {question: reply for i in range(2) for question, reply, *_ in data.read(i).questions}  # type: ignore[union-attr]
 
     def ask_many(requests: Sequence[tuple[Any, str, Any]], **_: Any) -> list[Answer]:
         return [Answer(text=truth[question]) for _, question, _ in requests]

@@ -32,7 +32,8 @@ def _digest(scene: Scene) -> str:
         state.update(repr((thing.category, thing.box_xyxy, thing.full_box_xyxy, thing.depth, thing.visible)).encode())
         state.update(repr(sorted(thing.attributes.items())).encode())
         state.update(b"" if thing.keypoints is None else thing.keypoints.tobytes())
-    state.update(repr((scene.caption(), scene.referring(5), scene.questions(), scene.relations())).encode())
+    asked = [(one.text, one.answer) for one in scene.questions()]
+    state.update(repr((scene.caption(), scene.referring(5), asked, scene.relations())).encode())
     return state.hexdigest()
 
 

@@ -163,7 +163,8 @@ class QuestionAsker(Asker):
         return tuple(self._sample(record, [one]) for one in record.questions)
 
     def _sample(self, record: Record, questions: Sequence[Question]) -> Sample:
-        return _talk(record, [(one.text, one.answer) for one in questions])
+        turns = tuple(Turn(question=one.text, reply=one.answer, kind=one.kind, whole=True) for one in questions)
+        return Sample(pictures=(record.picture,), turns=turns, source=record.source)
 
 
 @register_asker("looking")
@@ -196,7 +197,7 @@ class LookingAsker(QuestionAsker):
         )  # fmt: skip
         return Turn(
             task=self.task, phrases=tuple(phrase for phrase, _ in asked.looks), target=target, question=asked.text,
-            then=asked.answer, whole=True,
+            then=asked.answer, whole=True, kind=asked.kind,
         )  # fmt: skip
 
 

@@ -28,7 +28,7 @@ def main(
 ) -> None:
     model = VisionLLM.from_pretrained(checkpoint)
     exhaustive = [name for name in MIXTURE if open_dataset(name, "train", data_root).wording.negatives]
-    best = (-1.0, 0, 0.0)
+    best = (-1.0, 0, 0.0, 0.0)
     for side in longest or [320]:
         model.configure("objects", longest=side, overlap=overlap)
         found = {name: evaluate(model, name, "train", limit=limit, known=True, data_root=data_root)["detection"]
@@ -39,21 +39,23 @@ def main(
             f"longest {side}: "
             + ", ".join(f"{n} AP50 {v['AP50']:.3f} at {v['best']['threshold']:.2f}" for n, v in found.items())
         )
-        best = max(best, (score, side, threshold))
-    _, side, threshold = best
+        best = max(best, (score, side, threshold, found["scenes"]["counting"]["threshold"]))
+    _, side, threshold, counts = best
     model.configure("objects", longest=side, overlap=overlap, threshold=round(threshold, 3), thresholds={})
     import torch
 
+    # A task that is told has its findings counted by what is said of them.
+    fixed = {task.name: counts for task in model.tasks if task.told}
     scenes = open_dataset("scenes", "train", data_root, task="segmentation")
     if scenes.task in {task.name for task in model.tasks}:
         points = evaluate(model, scenes, limit=limit // 2, known=True)[scenes.task]["semantic"]
         print("masks: " + ", ".join(f"{p['mIoU']:.3f} at {p['threshold']:.2f}" for p in points))
-        highest = max(points, key=lambda point: point["mIoU"])["threshold"]
-        model.configure("objects", thresholds={scenes.task: highest})
+        fixed[scenes.task] = max(points, key=lambda point: point["mIoU"])["threshold"]
+    model.configure("objects", thresholds=fixed)
 
     model.save_pretrained(out, dtype=torch.bfloat16)
     size = sum(path.stat().st_size for path in out.iterdir()) / 1e6
-    print(f"{out}: longest {side}, threshold {threshold:.3f}, {size:.1f} MB")
+    print(f"{out}: longest {side}, threshold {threshold:.3f}, {fixed}, {size:.1f} MB")
 
 
 if __name__ == "__main__":

@@ -111,7 +111,10 @@ class Processor:
             return batch
         whole = {name: first[name] + len(own) - 1 for name, own in tiles.items()}
         known = sights_of(samples, whole, self.vocabulary, self.tiling.tokens_per_tile, count)
-        gazes = gazes_of(batch.input_ids, batch.labels, order, known, picture_id=self.vocabulary.control(IMAGE))
+        gazes = gazes_of(
+            batch.input_ids, batch.labels, order, known, picture_id=self.vocabulary.control(IMAGE),
+            tiled=count * self.tiling.tokens_per_tile,
+        )  # fmt: skip
         return replace(batch, sights=known, gazes=gazes)
 
     def _row(self, sample: Sample, index: int, style: Style, reply: bool) -> _Row:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from typing import Any, ClassVar, Literal
 
 import numpy as np
@@ -12,7 +13,7 @@ from visionllm.core.arrays import object_array
 from visionllm.core.config import Config
 from visionllm.core.masks import Mask
 from visionllm.core.poses import Pose
-from visionllm.core.sample import Picture, Record, Source
+from visionllm.core.sample import Picture, Question, Record, Source
 from visionllm.core.skeletons import load_skeleton
 from visionllm.datasets.formats.reader import Place, Wording, register_format
 
@@ -30,6 +31,9 @@ class ScenesSplit(Config):
     world: Literal["street", "table", "field", "crowd"] | None = Field(
         None, description="one world instead of street, table and field in turn; crowd holds many people"
     )
+    questions: tuple[Literal["number", "presence", "more", "relation", "colour", "side"], ...] | None = Field(
+        None, description="kinds of question that are asked; of a scene that allows none of them, all. All without"
+    )
 
 
 @register_format("scenes")
@@ -41,13 +45,13 @@ class ScenesReader:
 
     def __init__(
         self, *, dataset: str, length: int, seed: int, size: tuple[int, int], world: str | None = None,
-        needs: frozenset[str] = frozenset(),
+        questions: tuple[str, ...] | None = None, needs: frozenset[str] = frozenset(),
     ) -> None:  # fmt: skip
         # Imported here: data sets of files need nothing that draws.
         from visionllm.datasets.scenes import CATEGORIES, STUFF, draw_scene
 
         self.dataset, self._length, self._seed, self._size, self._needs = dataset, length, seed, size, needs
-        self._draw, self._world = draw_scene, world
+        self._draw, self._world, self._kinds = draw_scene, world, questions
         things = tuple(category.name for category in CATEGORIES)
         # Stuff has no number: its plural is itself.
         self._stuff = STUFF[1:] if "stuff" in needs else ()
@@ -61,7 +65,7 @@ class ScenesReader:
     @classmethod
     def open(cls, split: Any, place: Place) -> ScenesReader:
         return cls(dataset=place.dataset, length=split.length, seed=split.seed, size=split.size, world=split.world,
-                   needs=place.needs)  # fmt: skip
+                   questions=split.questions, needs=place.needs)  # fmt: skip
 
     def __len__(self) -> int:
         return self._length
@@ -99,9 +103,13 @@ class ScenesReader:
             expressions=tuple(scene.referring(MOST_EXPRESSIONS)) if "expressions" in needs else (),
             captions=(scene.caption(),) if "captions" in needs else (),
             grounded=(tuple(scene.grounded_caption()),) if "grounded" in needs else (),
-            questions=tuple(scene.questions()) if "questions" in needs else (),
+            questions=self._questions(scene.questions()) if "questions" in needs else (),
             extra={"scene": scene},
         )
+
+    def _questions(self, known: Sequence[Question]) -> tuple[Question, ...]:
+        """Those of the kinds asked."""
+        return tuple(one for one in known if self._kinds and one.kind in self._kinds) or tuple(known)
 
     def _pose(self, keypoints: np.ndarray | None) -> Pose | None:
         """A person's; None of things without keypoints."""
@@ -119,6 +127,7 @@ class ScenesReader:
             for thing in self._draw(self._seed, size=self._size, world=self._world).objects
         ]
         words = f"scenes {self._length} {self._seed} {self._size} {self.names} {first}"
+        words += f" {self._kinds}" if self._kinds else ""
         return hashlib.sha256(words.encode()).hexdigest()
 
     def report(self) -> str:

@@ -222,7 +222,7 @@ class Language:
                 more, fewer = BY_NAME[first].plural, BY_NAME[second].plural
                 looks = ((more, tuple(self._of[first])), (fewer, tuple(self._of[second])))
                 wordings = (f"Are there more {more} than {fewer}?", f"do you see more {more} than {fewer}?")
-                out.append(_question(wordings, "yes" if a > b else "no", *looks))
+                out.append(_question("more", wordings, "yes" if a > b else "no", *looks))
         told = [r for r in self.relations() if r[1] in _OPPOSITE and self._is_only(r[0]) and self._is_only(r[2])]
         for i, relation, j in rng.sample(told, min(4, len(told))):
             true = rng.random() < 0.5
@@ -231,7 +231,7 @@ class Language:
             looks = ((self._objects[i].category, (i,)), (self._objects[j].category, (j,)))
             wordings = (f"{verb.capitalize()} {first} {asked} {second}?",
                         f"can you say whether {first} {verb} {asked} {second}")  # fmt: skip
-            out.append(_question(wordings, "yes" if true else "no", *looks))
+            out.append(_question("relation", wordings, "yes" if true else "no", *looks))
         rng.shuffle(out)
         return out
 
@@ -240,13 +240,13 @@ class Language:
         wordings = (f"How many {plural} are there?", f"how many {plural} do you see", f"count the {plural}",
                     f"What is the number of {plural} in the picture?",
                     f"how many {plural} can you count in this image?")  # fmt: skip
-        return _question(wordings, str(len(members)), (plural, members))
+        return _question("number", wordings, str(len(members)), (plural, members))
 
     def _is_there(self, name: str) -> Question:
         one, members = count_noun(name, 1), tuple(self._of.get(name, ()))
         wordings = (f"Is there {one} in the picture?", f"is there {one}?", f"does the picture show {one}?",
                     f"Is {one} in this image", f"can {one} be seen")  # fmt: skip
-        return _question(wordings, "yes" if members else "no", (name, members))
+        return _question("presence", wordings, "yes" if members else "no", (name, members))
 
     def _about_one(self, name: str, index: int) -> list[Question]:
         out: list[Question] = []
@@ -256,24 +256,24 @@ class Language:
         if colour:
             wordings = (f"What colour {verb} the {name}?", f"what is the colour of the {name}",
                         f"which color {verb} the {name}?", f"tell me the colour of the {name}")  # fmt: skip
-            out.append(_question(wordings, colour, looks))
+            out.append(_question("colour", wordings, colour, looks))
         if name == "person":
             wordings = ("What colour is the person's shirt?", "which colour does the person wear")
-            out.append(_question(wordings, thing.attributes["colour"], looks))
+            out.append(_question("colour", wordings, thing.attributes["colour"], looks))
         if name == "traffic light":
             wordings = ("Which colour does the traffic light show?", "what does the traffic light show")
-            out.append(_question(wordings, thing.attributes["state"], looks))
+            out.append(_question("colour", wordings, thing.attributes["state"], looks))
         width = self._scene.image.shape[1]
         x0, _, x1, _ = thing.box_xyxy
         if x1 <= width / 2 or x0 >= width / 2:
             wordings = (f"{verb.capitalize()} the {name} in the left or the right half of the picture?",
                         f"{verb} the {name} on the left or on the right")  # fmt: skip
-            out.append(_question(wordings, "left" if x1 <= width / 2 else "right", looks))
+            out.append(_question("side", wordings, "left" if x1 <= width / 2 else "right", looks))
         return out
 
 
-def _question(wordings: tuple[str, ...], answer: str, *looks: tuple[str, tuple[int, ...]]) -> Question:
-    return Question(text=wordings[0], answer=answer, looks=looks, other=wordings[1:])
+def _question(kind: str, wordings: tuple[str, ...], answer: str, *looks: tuple[str, tuple[int, ...]]) -> Question:
+    return Question(text=wordings[0], answer=answer, looks=looks, other=wordings[1:], kind=kind)
 
 
 def _descriptions(thing: SceneObject) -> list[tuple[str, str]]:

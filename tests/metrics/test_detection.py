@@ -174,6 +174,9 @@ def test_operating_point() -> None:
     report = metric.compute()
     assert [point["threshold"] for point in report["operating"]] == [0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9]
     assert report["default"] == high
+    # Two cars, none of the rest: right from 0.61 to 0.69 (0.7 is a float32); a crowd has no number.
+    assert report["counting"] == {"threshold": 0.65, "exact": 1.0}
+    assert DetectionMetric().counting() == {"threshold": None, "exact": None}
 
 
 @given(st.integers(0, 1000), st.floats(0, 1))

@@ -101,3 +101,15 @@ def test_words_are_compared_as_words_and_numbers_as_numbers() -> None:
 
 def test_what_does_not_change_the_meaning_is_left_out() -> None:
     assert normal("A red  car, left of the BUS.") == normal("red car left of bus")
+
+
+def test_kinds_of_question_are_told_apart() -> None:
+    metric = METRICS["words"]()
+    said = ((0, "colour", "red", "red"), (0, "colour", "red", "blue"), (1, "side", "left", "left"), (1, "", "no", "no"))
+    for key, kind, expected, got in said:
+        metric.add(Turn(question="?", reply=expected, kind=kind), Answer(text=got), key=key)
+    report = metric.compute()
+    assert report["exact"] == pytest.approx(3 / 4)
+    assert {kind: (own["exact"], own["replies"]) for kind, own in report["kinds"].items()} == {
+        "colour": (0.5, 2), "side": (1.0, 1),
+    }  # fmt: skip

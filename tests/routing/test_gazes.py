@@ -26,11 +26,11 @@ def sights() -> Sights:
     return Sights(slot=slot, token=token, weight=part, part=part)
 
 
-def gazes() -> Gazes:
+def gazes(tiled: int = 4) -> Gazes:
     text = [PICTURE] * 4 + [IS, CARS, RED, END, IS, ROAD]
     labels = [-100] * 6 + [RED, END] + [-100] * 2
     return gazes_of(torch.tensor([[0, *text]]), torch.tensor([[-100, *labels]]), torch.arange(4), sights(),
-                    picture_id=PICTURE)  # fmt: skip
+                    picture_id=PICTURE, tiled=tiled)  # fmt: skip
 
 
 def test_gazes_worked_by_hand() -> None:
@@ -46,6 +46,14 @@ def test_gazes_worked_by_hand() -> None:
         torch.testing.assert_close(found.part[own], torch.tensor([1.0, 0.5]))
 
 
+def test_a_reply_about_a_region_begins_with_a_look_at_it() -> None:
+    """Slots from 3 on are regions: what was asked is looked at there, whatever its words mean elsewhere."""
+    found = gazes(tiled=3)
+    own = [found.place[found.gaze == gaze].tolist() for gaze in range(len(found.kind))]
+    assert [KINDS[kind] for kind in found.kind.tolist()] == [READING, ASKED, SAYING]
+    assert own == [[2, 3], [4], [2, 3]]
+
+
 def test_the_loss_is_of_what_falls_on_the_places() -> None:
     attention = torch.zeros(1, 2, 11, 11)
     attention[0, 0, 6, 2], attention[0, 0, 6, 3] = 0.5, 0.2  # head of what is read and what is said
@@ -58,7 +66,7 @@ def test_the_loss_is_of_what_falls_on_the_places() -> None:
 
 def test_no_gaze_no_loss(model: Any) -> None:
     none = gazes_of(torch.zeros(2, 5, dtype=torch.long), torch.full((2, 5), -100), torch.zeros(0, dtype=torch.long),
-                    sights(), picture_id=PICTURE)  # fmt: skip
+                    sights(), picture_id=PICTURE, tiled=0)  # fmt: skip
     assert not len(none.kind)
     assert float(gaze_loss(none, dict.fromkeys(layers_of(2), torch.rand(2, 2, 5, 5)), 2)) == 0
 

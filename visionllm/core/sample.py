@@ -130,12 +130,14 @@ class Question(NamedTuple):
         looks: what must be looked for to answer it, each phrase as the question says it with the indices of the things
             that it means, none where there is no such thing; empty where nobody says.
         other: further wordings of the question, which say the same phrases.
+        kind: the sort of question it is, such as ``colour``; empty where nobody says.
     """
 
     text: str
     answer: str
     looks: tuple[tuple[str, tuple[int, ...]], ...] = ()
     other: tuple[str, ...] = ()
+    kind: str = ""
 
 
 @dataclass(kw_only=True, slots=True, frozen=True, eq=False)
@@ -157,6 +159,7 @@ class Turn:
         said: ids of a reply the model itself has written, in a conversation that goes on; they are taken as they are.
         joined: asked in one breath with the turn before it, and answered in the same reply.
         whole: what is said is true of the whole picture only ("the leftmost tree", a number): nothing may be cut off.
+        kind: the sort of question it is, by which reports tell results apart; empty where nobody says.
     """
 
     task: str | None = None
@@ -172,6 +175,7 @@ class Turn:
     said: tuple[int, ...] | None = None
     joined: bool = False
     whole: bool = False
+    kind: str = ""
 
     def __post_init__(self) -> None:
         if self.parts and len(self.parts) != len(self.phrases):

@@ -146,7 +146,8 @@ class DetectionMetric:
         ``AP``, ``AP50``, ``AP75`` (means over categories that have an object), ``AP50_interval`` (95 %), ``categories``
         (each one's ``AP``, ``AP50``, number of objects), ``presence`` (``accuracy`` at 0.5, ``auroc``), ``best`` (the
         threshold at which an absent phrase gets a box in at most 5 % of the pictures, and what it gives), ``operating``
-        (other thresholds), ``default`` (the decoder's own).
+        (other thresholds), ``default`` (the decoder's own), ``counting`` (the threshold at which counts are right most
+        often).
         """
         return {
             **self.average_precision(),
@@ -155,6 +156,7 @@ class DetectionMetric:
             "best": self.at(self.best_threshold()),
             "operating": [self.at(threshold) for threshold in _THRESHOLDS],
             "default": None if self._threshold is None else self.at(self._threshold),
+            "counting": self.counting(),
             "pictures": len(self._pictures),
         }
 
@@ -230,6 +232,23 @@ class DetectionMetric:
             return 0.0
         # The next float32, because decoders compare in float32.
         return float(np.nextafter(np.float32(alarms[allowed]), np.float32(np.inf)))
+
+    def counting(self) -> dict[str, float | None]:
+        """The threshold at which the number of boxes is right most often, and how often: the mean of the shares among
+        phrases with and phrases without objects. Hundredths are tried; of equally good ones the middle one is taken.
+        """
+        entries = [asked for _, _, asked in self._all() if asked.objects or asked.absent]
+        steps = np.arange(1, 100) / 100
+        kinds = [[asked for asked in entries if bool(asked.objects) == there] for there in (True, False)]
+        shares = [
+            np.mean([np.searchsorted(-a.scores, -steps, side="right") == a.objects for a in own], axis=0)
+            for own in kinds if own
+        ]  # fmt: skip
+        if not shares:
+            return {"threshold": None, "exact": None}
+        exact = np.mean(shares, axis=0)
+        best = np.flatnonzero(exact == exact.max())
+        return {"threshold": float(steps[best[len(best) // 2]]), "exact": float(exact.max())}
 
     def presence(self) -> dict[str, float | None]:
         """``accuracy`` at 0.5 and area under the ROC curve of the presence score; all-crowd phrases are left out."""

@@ -2,14 +2,15 @@
 
 ``exact`` is the share of replies that say the same (case, punctuation and articles aside, as Antol et al. 2015, "VQA",
 compare answers). Where a number is expected, ``counting`` reports the share that is exact and the mean absolute error;
-a reply without a number is wrong by the number itself.
+a reply without a number is wrong by the number itself. ``kinds`` tells the sorts of question apart, where data name
+them.
 """
 
 from __future__ import annotations
 
 import re
 from collections import defaultdict
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from typing import Any
 
 from visionllm.core.answer import Answer
@@ -27,6 +28,7 @@ class WordsMetric:
     def __init__(self, names: Sequence[str] = (), *, threshold: float | None = None, keep: int = 5) -> None:
         self._same: dict[Hashable, list[float]] = defaultdict(list)
         self._errors: dict[Hashable, list[int]] = defaultdict(list)
+        self._kinds: dict[str, dict[Hashable, list[float]]] = defaultdict(lambda: defaultdict(list))
         self._keep = keep
         self._wrong: list[dict[str, Any]] = []
 
@@ -34,6 +36,8 @@ class WordsMetric:
         expected, got = turn.words or "", answer.text
         same = normal(expected) == normal(got)
         self._same[key].append(float(same))
+        if turn.kind:
+            self._kinds[turn.kind][key].append(float(same))
         if not same and len(self._wrong) < self._keep:
             self._wrong.append({"key": key, "question": turn.question, "expected": expected, "got": got})
         if _NUMBER.fullmatch(expected.strip()):
@@ -42,7 +46,7 @@ class WordsMetric:
 
     def compute(self) -> dict[str, Any]:
         """``exact`` and its 95 % interval, ``replies``, ``counting`` (``exact``, its interval, ``error``,
-        ``questions``; None without any), ``wrong``."""
+        ``questions``; None without any), ``kinds`` (of each ``exact``, its interval, ``replies``), ``wrong``."""
         counting = None
         if self._errors:
             right = [[float(error == 0) for error in own] for own in self._errors.values()]
@@ -51,14 +55,17 @@ class WordsMetric:
                 "exact": _mean(right), "exact_interval": interval(right), "error": sum(errors) / len(errors),
                 "questions": len(errors),
             }  # fmt: skip
-        same = list(self._same.values())
         return {
-            "exact": _mean(same),
-            "exact_interval": interval(same),
-            "replies": sum(map(len, same)),
+            **_shares(self._same),
             "counting": counting,
+            "kinds": {kind: _shares(own) for kind, own in sorted(self._kinds.items())},
             "wrong": self._wrong,
         }
+
+
+def _shares(same: Mapping[Hashable, Sequence[float]]) -> dict[str, Any]:
+    groups = list(same.values())
+    return {"exact": _mean(groups), "exact_interval": interval(groups), "replies": sum(map(len, groups))}
 
 
 def _mean(groups: Sequence[Sequence[float]]) -> float | None:

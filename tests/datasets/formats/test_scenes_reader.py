@@ -6,6 +6,7 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
+from pydantic import ValidationError
 
 from visionllm.datasets.catalog import load_card, open_dataset
 from visionllm.datasets.formats import Place, ScenesReader
@@ -37,7 +38,13 @@ def test_names_and_words_are_those_of_the_categories() -> None:
 
 def test_digest_tells_seed_and_length() -> None:
     assert open_scenes().digest() == open_scenes().digest()
-    assert len({open_scenes().digest(), open_scenes(seed=6).digest(), open_scenes(length=11).digest()}) == 3
+    others = (
+        open_scenes(seed=6),
+        open_scenes(length=11),
+        open_scenes(questions=("side",)),
+        open_scenes(questions=("colour",)),
+    )
+    assert len({open_scenes().digest(), *(other.digest() for other in others)}) == 5
 
 
 def test_the_end_is_the_end() -> None:
@@ -92,3 +99,20 @@ def test_stuff_joins_the_objects_where_it_is_needed() -> None:
         seen |= {record.names[label] for label in record.labels[stuff]}
     assert {"sky", "road", "grass", "table"} <= seen
     assert reader.wording.plurals["sky"] == "sky"
+
+
+def test_a_split_may_ask_some_kinds_of_question() -> None:
+    def kinds(index: int, *asked: str) -> list[str]:
+        split = ScenesSplit(length=40, seed=5, size=(160, 120), questions=asked or None)  # type: ignore[arg-type]
+        reader = ScenesReader.open(split, Place(dataset="scenes", needs=frozenset({"questions"})))
+        return [one.kind for one in reader.read(index).questions]
+
+    silent = 0
+    for index in range(40):
+        everything = kinds(index)
+        assert kinds(index, "side", "colour") == ([k for k in everything if k in ("side", "colour")] or everything)
+        silent += "side" not in everything
+        assert kinds(index, "side") == (["side"] * everything.count("side") or everything)
+    assert 0 < silent < 40, "both ways are tried"
+    with pytest.raises(ValidationError):
+        ScenesSplit(length=1, seed=0, questions=("shape",))  # type: ignore[arg-type]

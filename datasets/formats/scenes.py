@@ -19,6 +19,8 @@ from visionllm.datasets.formats.reader import Place, Wording, register_format
 
 MOST_EXPRESSIONS = 8  # of one scene
 LEAST_STUFF = 0.005  # part of the picture below which a region is left out
+# Kinds of question. Another one, direction, is a step on the way to relations: which of two, with no yes or no to it.
+USUAL = ("number", "presence", "more", "relation", "colour", "side")
 ATTRIBUTES = ("colour", "state")  # of an object that a record tells; a person's colour is the shirt's
 
 
@@ -31,8 +33,8 @@ class ScenesSplit(Config):
     world: Literal["street", "table", "field", "crowd"] | None = Field(
         None, description="one world instead of street, table and field in turn; crowd holds many people"
     )
-    questions: tuple[Literal["number", "presence", "more", "relation", "colour", "side"], ...] | None = Field(
-        None, description="kinds of question that are asked; of a scene that allows none of them, all. All without"
+    questions: tuple[Literal["number", "presence", "more", "relation", "colour", "side", "direction"], ...] = Field(
+        USUAL, description="kinds of question that are asked; of a scene that allows none of them, the usual ones"
     )
 
 
@@ -45,7 +47,7 @@ class ScenesReader:
 
     def __init__(
         self, *, dataset: str, length: int, seed: int, size: tuple[int, int], world: str | None = None,
-        questions: tuple[str, ...] | None = None, needs: frozenset[str] = frozenset(),
+        questions: tuple[str, ...] = USUAL, needs: frozenset[str] = frozenset(),
     ) -> None:  # fmt: skip
         # Imported here: data sets of files need nothing that draws.
         from visionllm.datasets.scenes import CATEGORIES, STUFF, draw_scene
@@ -109,7 +111,8 @@ class ScenesReader:
 
     def _questions(self, known: Sequence[Question]) -> tuple[Question, ...]:
         """Those of the kinds asked."""
-        return tuple(one for one in known if self._kinds and one.kind in self._kinds) or tuple(known)
+        return (tuple(one for one in known if one.kind in self._kinds)
+                or tuple(one for one in known if one.kind in USUAL))  # fmt: skip
 
     def _pose(self, keypoints: np.ndarray | None) -> Pose | None:
         """A person's; None of things without keypoints."""
@@ -127,7 +130,7 @@ class ScenesReader:
             for thing in self._draw(self._seed, size=self._size, world=self._world).objects
         ]
         words = f"scenes {self._length} {self._seed} {self._size} {self.names} {first}"
-        words += f" {self._kinds}" if self._kinds else ""
+        words += f" {self._kinds}" if self._kinds != USUAL else ""
         return hashlib.sha256(words.encode()).hexdigest()
 
     def report(self) -> str:

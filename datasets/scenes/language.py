@@ -233,7 +233,16 @@ class Language:
                         f"can you say whether {first} {verb} {asked} {second}")  # fmt: skip
             out.append(_question("relation", wordings, "yes" if true else "no", *looks))
         rng.shuffle(out)
-        return out
+        return out + [self._which_way(*relation) for relation in told]
+
+    def _which_way(self, i: int, relation: str, j: int) -> Question:
+        verb, first, second = _verb(self._objects[i].category), self._named(i), self._named(j)
+        looks = ((self._objects[i].category, (i,)), (self._objects[j].category, (j,)))
+        if relation in ("above", "below"):
+            return _question("direction", (f"{verb.capitalize()} {first} above or below {second}?",), relation, *looks)
+        wordings = (f"{verb.capitalize()} {first} to the left or to the right of {second}?",
+                    f"on which side of {second} {verb} {first}")  # fmt: skip
+        return _question("direction", wordings, relation.removesuffix(" of"), *looks)
 
     def _how_many(self, name: str) -> Question:
         plural, members = BY_NAME[name].plural, tuple(self._of.get(name, ()))

@@ -103,7 +103,7 @@ def test_stuff_joins_the_objects_where_it_is_needed() -> None:
 
 def test_a_split_may_ask_some_kinds_of_question() -> None:
     def kinds(index: int, *asked: str) -> list[str]:
-        split = ScenesSplit(length=40, seed=5, size=(160, 120), questions=asked or None)  # type: ignore[arg-type]
+        split = ScenesSplit(length=40, seed=5, size=(160, 120), **({"questions": asked} if asked else {}))  # type: ignore[arg-type]
         reader = ScenesReader.open(split, Place(dataset="scenes", needs=frozenset({"questions"})))
         return [one.kind for one in reader.read(index).questions]
 
@@ -112,6 +112,8 @@ def test_a_split_may_ask_some_kinds_of_question() -> None:
         everything = kinds(index)
         assert kinds(index, "side", "colour") == ([k for k in everything if k in ("side", "colour")] or everything)
         silent += "side" not in everything
+        assert "direction" not in everything
+        assert set(kinds(index, "direction")) <= {"direction", *everything}
         assert kinds(index, "side") == (["side"] * everything.count("side") or everything)
     assert 0 < silent < 40, "both ways are tried"
     with pytest.raises(ValidationError):

@@ -197,7 +197,7 @@ class LookingAsker(QuestionAsker):
         )  # fmt: skip
         return Turn(
             task=self.task, phrases=tuple(phrase for phrase, _ in asked.looks), target=target, question=asked.text,
-            then=asked.answer, whole=True, kind=asked.kind,
+            then=asked.answer, whole=True, kind=asked.kind, single=asked.single,
         )  # fmt: skip
 
 

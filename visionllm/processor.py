@@ -92,7 +92,9 @@ class Processor:
             PromptError: a text is longer than the context, or speaks of regions to a model that takes none.
         """
         styles = styles or [Style()] * len(samples)
-        samples = [told(sample, regions=self.regions) for sample in samples]
+        samples = [
+            told(sample, regions=self.regions, rng=style.rng) for sample, style in zip(samples, styles, strict=True)
+        ]
         rows = [
             self._row(sample, i, style, reply) for i, (sample, style) in enumerate(zip(samples, styles, strict=True))
         ]

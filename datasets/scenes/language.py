@@ -29,6 +29,8 @@ _OPENINGS = {
     "field": ("A meadow with ", "A green field with ", "In a meadow there are "),
 }
 _OPPOSITE = {"left of": "right of", "right of": "left of", "above": "below", "below": "above"}
+# Kinds of question about things of which there is one each.
+_SINGLE = ("colour", "side", "relation", "direction")
 _CLEARER = 1.35  # how much larger the largest must be
 
 
@@ -282,7 +284,7 @@ class Language:
 
 
 def _question(kind: str, wordings: tuple[str, ...], answer: str, *looks: tuple[str, tuple[int, ...]]) -> Question:
-    return Question(text=wordings[0], answer=answer, looks=looks, other=wordings[1:], kind=kind)
+    return Question(text=wordings[0], answer=answer, looks=looks, other=wordings[1:], kind=kind, single=kind in _SINGLE)
 
 
 def _descriptions(thing: SceneObject) -> list[tuple[str, str]]:

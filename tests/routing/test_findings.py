@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
 
 from visionllm.core.regions import PLACEHOLDER
-from visionllm.core.sample import BoxTarget, Sample, Turn
-from visionllm.routing.findings import MOST_SHOWN, tell, told
+from visionllm.core.sample import BoxTarget, Sample, Things, Turn
+from visionllm.routing.findings import EXTRA, MISSED, MOST_SHOWN, tell, told
 from visionllm.routing.render import render
 
 Make = Callable[..., Any]
@@ -75,3 +77,27 @@ def test_rendered_as_a_message_of_nobody(picture: Make) -> None:
         "<|im_start|>tool\n1 10,10<IMG_CONTEXT><|im_end|>\n<|im_start|>assistant\n1<|im_end|>\n"
     )
     assert "".join(p.text for p in pieces if p.supervised) == "<ref>cars</ref>[FIND]<|im_end|>1<|im_end|>"
+
+
+def test_mistakes_are_told_where_the_answer_does_not_hang_on_them(picture: Make) -> None:
+    """One in a while missed, with company behind it, or a little beside its place; numbers are never wrong."""
+    target = BoxTarget(boxes_xyxy=BOXES[1:2], phrase=np.array([0]))
+    look = Turn(task="looking", phrases=("car",), target=target, question="what colour?", then="red", single=True)
+    things = Things(names=("car", "dog"), boxes_xyxy=BOXES[:2], complete=False)
+    one, many = (Sample(pictures=(picture(100, 50),), turns=(replace(look, single=single),), things=(things,))
+                 for single in (True, False))  # fmt: skip
+    truth = told(one).turns[1].question
+    rng = np.random.default_rng(0)
+    messages = Counter(told(one, rng=rng).turns[1].question for _ in range(400))
+    first = Counter(message[0] for message in messages.elements())
+    assert first["0"] / 400 == pytest.approx(MISSED, abs=0.04)
+    assert (first["2"] + first["3"]) / 400 == pytest.approx(EXTRA, abs=0.06)
+    assert len(messages) > 10
+    for message in messages:
+        if message[0] != "0":
+            x, y = message.split()[1].split("<")[0].split(",")
+            assert abs(int(x) - 75) <= 4
+            assert abs(int(y) - 75) <= 4
+    assert all(told(many, rng=rng).turns[1].question == truth for _ in range(50))
+    # Out of training nothing is drawn.
+    assert told(one).turns[1].question == truth

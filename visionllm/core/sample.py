@@ -131,6 +131,8 @@ class Question(NamedTuple):
             that it means, none where there is no such thing; empty where nobody says.
         other: further wordings of the question, which say the same phrases.
         kind: the sort of question it is, such as ``colour``; empty where nobody says.
+        single: it takes for granted that there is one of each thing ("the car"): its answer does not hang on how many
+            are found.
     """
 
     text: str
@@ -138,6 +140,7 @@ class Question(NamedTuple):
     looks: tuple[tuple[str, tuple[int, ...]], ...] = ()
     other: tuple[str, ...] = ()
     kind: str = ""
+    single: bool = False
 
 
 @dataclass(kw_only=True, slots=True, frozen=True, eq=False)
@@ -160,6 +163,7 @@ class Turn:
         joined: asked in one breath with the turn before it, and answered in the same reply.
         whole: what is said is true of the whole picture only ("the leftmost tree", a number): nothing may be cut off.
         kind: the sort of question it is, by which reports tell results apart; empty where nobody says.
+        single: of a question whose findings are told, see ``Question``.
     """
 
     task: str | None = None
@@ -176,6 +180,7 @@ class Turn:
     joined: bool = False
     whole: bool = False
     kind: str = ""
+    single: bool = False
 
     def __post_init__(self) -> None:
         if self.parts and len(self.parts) != len(self.phrases):

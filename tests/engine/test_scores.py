@@ -99,9 +99,8 @@ def test_a_value_that_no_report_holds(tmp_path: Path) -> None:
         table(card, {"scenes": {"detection": {"AP50": 1}}})
 
 
-@pytest.mark.parametrize("name", ["nano", "looks"])
-def test_the_cards_that_are_shipped(root: Path, name: str) -> None:
-    card = load_card(root / "configs" / "scores" / f"{name}.yaml")
+def test_the_card_that_is_shipped(root: Path) -> None:
+    card = load_card(root / "configs" / "scores" / "nano.yaml")
     for run in card.runs.values():
         assert run.dataset in catalogue()
         assert run.task is None or run.task in ASKERS

@@ -98,6 +98,9 @@ class PhrasesReader:
             raise ConfigError(
                 f"{place.dataset}: longest {split.longest} is more than the {len(names)} names of {split.file}"
             )
+        if split.breath and all(TASKS[name].told for name, share in split.tasks.items() if share):
+            told = ", ".join(split.tasks)
+            raise ConfigError(f"{place.dataset}: what {told} finds is told, and asked alone; set breath to 0")
         avoid = read_names(place, split.avoid) if split.avoid else ()
         parts = read_names(place, split.parts) if split.parts else ()
         return cls(dataset=place.dataset, split=split, names=names, avoid=avoid, parts=parts)
@@ -111,7 +114,9 @@ class PhrasesReader:
         rng = _rng(self._split.seed, index, _TASKS)
         count = 1 if rng.random() >= self._split.breath else 2 + int(rng.integers(2))
         shares = np.array(list(self._split.tasks.values()))
-        tasks = [TASKS[self.tasks[i]] for i in rng.choice(len(shares), count, p=shares / shares.sum())]
+        # What is told is asked alone.
+        alone = shares * [not TASKS[name].told for name in self.tasks] if count > 1 else shares
+        tasks = [TASKS[self.tasks[i]] for i in rng.choice(len(shares), count, p=alone / alone.sum())]
         phrases = self._cuts[index] if self._pool else self._invented(index)
         each = -(-len(phrases) // count)
         turns = []
@@ -121,7 +126,10 @@ class PhrasesReader:
         return Sample(turns=tuple(turns), source=Source(dataset=self.dataset, index=index))
 
     def _turn(self, task: Task, phrases: tuple[str, ...], rng: np.random.Generator) -> Turn:
-        """A list; of a task with parts a short one, each phrase with some, or words whose parts go without saying."""
+        """A list; of a task with parts a short one, each phrase with some, or words whose parts go without saying; of
+        one that is told a single phrase."""
+        if task.told:
+            return Turn(task=task.name, phrases=phrases[:1])
         if task.parts_token is None:
             if self._split.expressions and rng.random() < self._split.expressions:
                 phrases = self._expressions(rng)

@@ -20,7 +20,8 @@ from visionllm.datasets.formats.reader import Place, Wording, register_format
 MOST_EXPRESSIONS = 8  # of one scene
 LEAST_STUFF = 0.005  # part of the picture below which a region is left out
 # Kinds of question. Another one, direction, is a step on the way to relations: which of two, with no yes or no to it.
-USUAL = ("number", "presence", "more", "relation", "colour", "side")
+Kind = Literal["number", "presence", "more", "relation", "colour", "side", "direction"]
+USUAL: tuple[Kind, ...] = ("number", "presence", "more", "relation", "colour", "side")
 ATTRIBUTES = ("colour", "state")  # of an object that a record tells; a person's colour is the shirt's
 
 
@@ -33,7 +34,7 @@ class ScenesSplit(Config):
     world: Literal["street", "table", "field", "crowd"] | None = Field(
         None, description="one world instead of street, table and field in turn; crowd holds many people"
     )
-    questions: tuple[Literal["number", "presence", "more", "relation", "colour", "side", "direction"], ...] = Field(
+    questions: tuple[Kind, ...] = Field(
         USUAL, description="kinds of question that are asked; of a scene that allows none of them, the usual ones"
     )
 

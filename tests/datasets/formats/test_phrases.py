@@ -6,6 +6,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from visionllm.core.errors import AnnotationError, ConfigError, DatasetError
@@ -13,6 +14,7 @@ from visionllm.datasets.catalog import catalogue, catalogue_folder, load_card, o
 from visionllm.datasets.formats import PhrasesReader, Place
 from visionllm.datasets.formats.phrases import PhrasesSplit, plain
 from visionllm.datasets.scenes import CATEGORIES
+from visionllm.routing.render import Style, render
 
 
 def open_phrases(folder: Path, **values: Any) -> PhrasesReader:
@@ -192,3 +194,26 @@ def test_a_breath_holds_several_tasks_and_loses_no_name(tmp_path: Path) -> None:
         named = list(dict.fromkeys(phrase for turn in turns for phrase in turn.phrases))
         assert named == list(single.read(index).turns[0].phrases)
     assert len(tasks) > 4
+
+
+def test_what_is_told_is_asked_alone_and_of_one_thing(tmp_path: Path) -> None:
+    data = routes(tmp_path, breath=0.5, tasks={"detection": 1, "looking": 1})
+    looks = [turns for turns in (data.read(index).turns for index in range(80)) if turns[0].task == "looking"]
+    assert len(looks) > 10
+    for (turn,) in looks:
+        assert len(turn.phrases) == 1
+        assert turn.then is None
+    assert any(len(data.read(index).turns) > 1 for index in range(80))
+    with pytest.raises(ConfigError, match="set breath to 0"):
+        routes(tmp_path, breath=0.5, tasks={"looking": 1})
+
+
+def test_a_look_for_an_invented_name_is_worded_as_a_question(tmp_path: Path) -> None:
+    data = routes(tmp_path, tasks={"looking": 1})
+    rng = np.random.default_rng(0)
+    for index in range(20):
+        sample = data.read(index)
+        (name,) = sample.turns[0].phrases
+        asked, said = "".join(piece.text for piece in render(sample, (), style=Style(rng=rng))).split("assistant\n")
+        assert name in asked
+        assert said.startswith(f"<ref>{name}</ref>[FIND]")

@@ -109,6 +109,13 @@ def test_counts_in_questions_equal_the_objects(scenes: list[Scene]) -> None:
                 noun = match[1].removesuffix("'s shirt")
                 (index,) = _members(scene, noun)
                 assert answer == scene.objects[index].attributes["colour"]
+            elif match := re.fullmatch(
+                r"(?:Is|Are) the (.+) (above or below|to the left or to the right of) the (.+)\?", question
+            ):
+                (first,), (second,) = _members(scene, match[1]), _members(scene, match[3])
+                assert answer in match[2].split()
+                stands = answer if match[2] == "above or below" else f"{answer} of"
+                assert _stands(scene.objects[first], stands, scene.objects[second])
             elif match := re.fullmatch(r"(?:Is|Are) the (.+) (left of|right of|above|below) the (.+)\?", question):
                 (first,), (second,) = _members(scene, match[1]), _members(scene, match[3])
                 assert (answer == "yes") == _stands(scene.objects[first], match[2], scene.objects[second])

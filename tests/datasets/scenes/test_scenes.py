@@ -32,7 +32,8 @@ def _digest(scene: Scene) -> str:
         state.update(repr((thing.category, thing.box_xyxy, thing.full_box_xyxy, thing.depth, thing.visible)).encode())
         state.update(repr(sorted(thing.attributes.items())).encode())
         state.update(b"" if thing.keypoints is None else thing.keypoints.tobytes())
-    asked = [(one.text, one.answer) for one in scene.questions()]
+    # Directions came later, behind the others.
+    asked = [(one.text, one.answer) for one in scene.questions() if one.kind != "direction"]
     state.update(repr((scene.caption(), scene.referring(5), asked, scene.relations())).encode())
     return state.hexdigest()
 

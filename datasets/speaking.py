@@ -91,7 +91,7 @@ class CaptionAsker(Asker):
         if not record.captions:
             raise AnnotationError(f"{record.source}: no caption; remove it")
         question = _CAPTION_QUESTIONS[int(rng.integers(len(_CAPTION_QUESTIONS)))]
-        return _talk(record, [(question, record.captions[int(rng.integers(len(record.captions)))])])
+        return _talk(record, question, record.captions[int(rng.integers(len(record.captions)))])
 
     def every(
         self, record: Record, wording: Wording, *partners: Record, chunk: int | None = None
@@ -99,7 +99,7 @@ class CaptionAsker(Asker):
         """The plainest request; any of the captions is right."""
         if not record.captions:
             return ()
-        sample = _talk(record, [(_CAPTION_QUESTIONS[0], record.captions[0])])
+        sample = _talk(record, _CAPTION_QUESTIONS[0], record.captions[0])
         return (sample.with_turns(replace(sample.turns[0], target=WordsTarget(references=record.captions))),)
 
 
@@ -237,6 +237,6 @@ class ConversationAsker(Asker):
         return all(values is not None and any(value is not None for value in values) for values in held)
 
 
-def _talk(record: Record, pairs: Sequence[tuple[str, str]]) -> Sample:
-    turns = tuple(Turn(question=question, reply=answer, whole=True) for question, answer in pairs)
-    return Sample(pictures=(record.picture,), turns=turns, source=record.source)
+def _talk(record: Record, question: str, reply: str) -> Sample:
+    turn = Turn(question=question, reply=reply, whole=True)
+    return Sample(pictures=(record.picture,), turns=(turn,), source=record.source)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -20,6 +21,7 @@ from visionllm.core.arrays import object_array
 from visionllm.core.config import Config
 from visionllm.core.detections import Detections
 from visionllm.core.instances import Masks, Poses
+from visionllm.core.masks import Mask, SoftMask
 from visionllm.core.pixels import PixelSpec
 from visionllm.core.sample import Picture
 from visionllm.core.skeletons import skeleton_of
@@ -41,11 +43,14 @@ from visionllm.decoders.objects.layout import (
     target_of,
     truth_of,
 )
-from visionllm.decoders.objects.masks import MaskHead, cutter, mask_losses
+from visionllm.decoders.objects.masks import MaskHead, cut, mask_losses
 from visionllm.decoders.objects.phrases import PhraseHead
 from visionllm.decoders.objects.pixels import MAP_WIDTH, Fine, PixelMap
 from visionllm.decoders.objects.poses import Points, PoseHead, pose_losses, to_poses
 from visionllm.decoders.objects.tasks import DETECTION, FINE, LOOKING, MASKED, POSE, POSED, SEGMENTATION
+
+# Least score with which a query speaks for the pixels of its mask.
+FAINT = 0.1
 
 
 class ObjectsConfig(Config):
@@ -67,6 +72,15 @@ class ObjectsConfig(Config):
         None, gt=0, multiple_of=8, description="width of a mask embedding; None leaves out the masks and their task"
     )
     looks: bool = Field(False, description="look for what a question speaks of; false leaves out that task")
+    mask_cells: int | None = Field(
+        None,
+        gt=0,
+        multiple_of=4,
+        description="cells along a side of a box that its mask sees close; None leaves it out",
+    )
+    area_threshold: float = Field(
+        0.5, ge=0, le=1, description="likelihood from which on a pixel belongs to a phrase, fixed on training data"
+    )
     pose_layers: int = Field(0, ge=0, description="rounds of looking for keypoints; 0 leaves out poses and their task")
     phrases_per_pass: PositiveInt = Field(
         16, description="longer lists are answered in several passes over one set of features"
@@ -120,6 +134,8 @@ class ObjectsDecoder(Decoder):
         thresholds: Mapping[str, float] | None = None,
         overlap: float | None = None,
         mask_width: int | None = None,
+        mask_cells: int | None = None,
+        area_threshold: float = 0.5,
         looks: bool = False,
         pose_layers: int = 0,
         phrases_per_pass: int = 16,
@@ -134,7 +150,7 @@ class ObjectsDecoder(Decoder):
         self.phrase_head = PhraseHead(DETECTION.tokens[0].queries, link_width, width)
         self.presence_head = nn.Sequential(nn.LayerNorm(width), nn.Linear(width, width), nn.GELU(), nn.Linear(width, 1))
         self.pixel_map = PixelMap(width, mask_width or MAP_WIDTH) if mask_width or pose_layers else None
-        self.mask_head = None if mask_width is None else MaskHead(width, mask_width)
+        self.mask_head = None if mask_width is None else MaskHead(width, mask_width, mask_cells)
         self.pose_head = None if not pose_layers else PoseHead(
             link_width=link_width, queries=POSE.tokens[1].queries, width=width, layers=pose_layers,
             heads=self.detector.config.decoder_attention_heads, levels=self.detector.config.num_feature_levels,
@@ -144,7 +160,7 @@ class ObjectsDecoder(Decoder):
         self.link_width, self.longest = link_width, longest
         self.denoising, self.label_noise, self.box_noise, self.dense = denoising, label_noise, box_noise, dense
         self.thresholds = {task.name: threshold for task in self.tasks} | dict(thresholds or {})
-        self.overlap, self.phrases_per_pass = overlap, phrases_per_pass
+        self.overlap, self.phrases_per_pass, self.area_threshold = overlap, phrases_per_pass, area_threshold
 
     @classmethod
     def from_config(cls, config: ObjectsConfig, link_width: int) -> ObjectsDecoder:
@@ -213,34 +229,44 @@ class ObjectsDecoder(Decoder):
             for b, group in enumerate(groups):
                 picture = ctx.batch.samples[group.owner[0]].pictures[group.owner[1]]
                 boxes_xyxy = _in_picture(last.boxes_BN4[b], picture)
-                asked, cut = {links.meta[link].token for link in group.links}, None
+                asked = {links.meta[link].token for link in group.links}
                 fine = self._fine(bucket.values[row_of[b]][None], encoded.of([b])) if asked & FINE else None
-                if self.mask_head is not None and fine is not None and asked & MASKED:
-                    (maps,), queries = self.mask_head.pixels(fine.map_BMHW), self.mask_head(last.hidden_BNC[b])
-                    cut = cutter(maps, encoded.ratios_BL2[b, 0], queries, boxes_xyxy, picture.size)
+                found: list[_Found] = []
                 for p, link in enumerate(group.links):
                     meta, scores_N = links.meta[link], last.logits_BNP[b, :, p].sigmoid()
                     threshold = self.thresholds[meta.task] if options.threshold is None else options.threshold
                     if regions is not None and p in regions.phrase[b]:
                         # One thing was framed: its own query tells it, whatever its score.
                         row = regions.phrase[b].index(p)
-                        rows, fields = _found(
+                        own = _found(
                             meta.phrase, picture, boxes_xyxy, scores_N, float(scores_N[row]), 0.0, 1, None,
                             among=slice(row, row + 1),
                         )  # fmt: skip
+                        found.append(replace(own, faint={row: 1.0}))
                     else:
-                        rows, fields = _found(
+                        found.append(_found(
                             meta.phrase, picture, boxes_xyxy, scores_N, float(presence_BP[b, p]), threshold,
                             options.max_boxes, self.overlap, among=slice(skip, None),
+                        ))  # fmt: skip
+                masked = [own for own, link in zip(found, group.links, strict=True) if links.meta[link].token in MASKED]
+                masks = self._masks(encoded.of([b]), fine, last.of([b]), boxes_xyxy, masked, picture.size)
+                for own, link in zip(found, group.links, strict=True):
+                    meta = links.meta[link]
+                    if meta.token in MASKED:
+                        area = SoftMask.any_of(
+                            (masks[row] for row in own.faint), own.faint.values(), picture.size, self.area_threshold
+                        )
+                        results[link] = Masks(
+                            masks=object_array([masks[row] for row in own.rows.tolist()]), areas=object_array([area]),
+                            **own.fields,
                         )  # fmt: skip
-                    if meta.token in MASKED and cut is not None:
-                        results[link] = Masks(masks=object_array([cut(row) for row in rows.tolist()]), **fields)
                     elif meta.token == POSED:
-                        points = self._points(encoded.of([b]), fine, last.row(b), rows, names, parts[link])
+                        points = self._points(encoded.of([b]), fine, last.of([b]), own.rows, names, parts[link])
                         skeleton = skeleton_of(meta.phrase, parts[link].names)
-                        results[link] = Poses(poses=object_array(to_poses(points, skeleton, picture.size)), **fields)
+                        poses = object_array(to_poses(points, skeleton, picture.size))
+                        results[link] = Poses(poses=poses, **own.fields)
                     else:
-                        results[link] = Detections(**fields)
+                        results[link] = Detections(**own.fields)
         return [results[i] for i in range(len(links))]
 
     def operating_point(self, task: str) -> float:
@@ -261,6 +287,8 @@ class ObjectsDecoder(Decoder):
         fine = None if self.pixel_map is None else self.pixel_map(pixels, encoded)
         if self.mask_head is not None and fine is not None:
             total = total + self.mask_head.pixels(fine.map_BMHW).sum() + self.mask_head(layers[-1].hidden_BNC).sum()
+            look = self.mask_head.close_all(fine, layers[-1].hidden_BNC[0, :1], layers[-1].boxes_BN4[0, :1])
+            total = total + (0.0 if look is None else look.logits_KSS.sum())
         if self.pose_head is not None and fine is not None:
             names = self.pose_head.names(nothing, observe=False)[None, None]
             one = layers[-1].queries(0, 1)
@@ -285,6 +313,21 @@ class ObjectsDecoder(Decoder):
         if self.pose_head is None or not states:
             return torch.zeros(0, self.detector.width, device=self.presence_weight.device)
         return self.pose_head.names(torch.cat(states), observe=observe)
+
+    def _masks(
+        self, encoded: Encoded, fine: Fine | None, layer: LayerOutput, boxes_xyxy: np.ndarray, found: list[_Found],
+        size: tuple[int, int],
+    ) -> dict[int, Mask]:  # fmt: skip
+        """The masks of all queries of one picture that some phrases found, were it faintly."""
+        rows = sorted({row for own in found for row in (*own.rows.tolist(), *own.faint)})
+        if not rows:
+            return {}
+        assert self.mask_head is not None, "a link of masks reached a decoder without them"
+        assert fine is not None, "masks are read from pixels"
+        hidden, (maps,) = layer.hidden_BNC[0, rows], self.mask_head.pixels(fine.map_BMHW)
+        close = self.mask_head.close_all(fine, hidden, layer.boxes_BN4[0, rows])
+        masks = cut(maps, encoded.ratios_BL2[0, 0], self.mask_head(hidden), boxes_xyxy[rows], size, close)
+        return dict(zip(rows, masks, strict=True))
 
     def _points(
         self, encoded: Encoded, fine: Fine | None, layer: LayerOutput, rows: np.ndarray, names_KC: Tensor,
@@ -338,22 +381,24 @@ class ObjectsDecoder(Decoder):
         fine = self._fine(pixels_B3HW, encoded) if masked or posed else None
         maps = self.mask_head.pixels(fine.map_BMHW) if self.mask_head and masked and fine else None
         for layer in layers:
+            # What a box shows is dear to look at: only the layer that answers sees it close.
+            near = fine if layer is layers[-1] else None
             plain = layer.queries(start)
             pairs = criterion.match(plain, truth)
             _add(losses, "", criterion.paired_loss(plain, truth, pairs, encoded.phrase_padding_BP))
             if self.mask_head is not None:
-                _add(losses, "", self._mask_loss(maps, encoded, plain, truth, pairs))
+                _add(losses, "", self._mask_loss(maps, near, encoded, plain, truth, pairs))
             if regions is not None:
                 framed, known = regions.opened(layer.queries(noise, start)), regions.pairs(truth)
                 _add(losses, "", criterion.paired_loss(framed, truth, known, encoded.phrase_padding_BP))
                 if self.mask_head is not None:
-                    _add(losses, "", self._mask_loss(maps, encoded, framed, truth, known))
+                    _add(losses, "", self._mask_loss(maps, near, encoded, framed, truth, known))
             if noised is not None:
                 extra = layer.queries(0, noise)
                 part = criterion.paired_loss(extra, truth, noised.positive, encoded.phrase_padding_BP)
                 _add(losses, "denoise_", {name: value / noised.groups for name, value in part.items()})
         if self.pose_head is not None:
-            # Of the last layer alone, the one that answers: what a box shows is dear to look at.
+            # Of the last layer alone as well.
             losses |= self._pose_loss(fine, encoded, plain, truth, pairs, names_KC)
         if self.dense:
             _add(losses, "dense_", criterion.dense_loss(encoded, truth))
@@ -364,21 +409,29 @@ class ObjectsDecoder(Decoder):
     def _mask_loss(
         self,
         maps_BMHW: Tensor | None,
+        near: Fine | None,
         encoded: Encoded,
         layer: LayerOutput,
         truth: criterion.Truth,
         pairs: criterion.Pairs,
     ) -> dict[str, Tensor]:
-        """Of the matched queries whose targets have a mask; zeros where none has."""
+        """Of the matched queries whose targets have a mask; zeros where none has. ``near`` lets them look close."""
         if maps_BMHW is None or self.mask_head is None:
             return dict.fromkeys(("mask", "dice"), layer.boxes_BN4.new_zeros(()))
-        queries, boxes, masks = [], [], []
+        queries, boxes, masks, found = [], [], [], []
         for b, (rows, targets) in enumerate(pairs):
             kept = [i for i, target in enumerate(targets.tolist()) if truth.masks[b][target] is not None]
+            found.append(rows[kept])
             queries.append(self.mask_head(layer.hidden_BNC[b, rows[kept]]))
             boxes.append(truth.boxes[b][targets[kept]])
             masks.append([mask for mask in (truth.masks[b][i] for i in targets[kept].tolist()) if mask is not None])
-        return mask_losses(maps_BMHW, encoded.ratios_BL2[:, 0], queries, boxes, masks, random=self.training)
+        close = None
+        if near is not None:
+            hidden, own, open_BI = _gathered(layer, found)
+            close = self.mask_head.close(near, hidden, own, open_BI)
+        return mask_losses(
+            maps_BMHW, encoded.ratios_BL2[:, 0], queries, boxes, masks, close=close, random=self.training
+        )
 
     def _pose_loss(
         self, fine: Fine | None, encoded: Encoded, layer: LayerOutput, truth: criterion.Truth, pairs: criterion.Pairs,
@@ -404,11 +457,7 @@ class ObjectsDecoder(Decoder):
                 count = len(pose.flags_J)
                 index[b, i, :count] = torch.arange(pose.start, pose.start + count, device=names_KC.device)
         names = torch.cat([names_KC, names_KC.new_zeros(1, names_KC.shape[1])])[index]
-        padded = pad_sequence(queries, batch_first=True)[..., None]
-        hidden, boxes = (
-            values[rows].gather(1, padded.expand(-1, -1, values.shape[-1]))
-            for values in (layer.hidden_BNC, layer.boxes_BN4)
-        )
+        hidden, boxes, _ = _gathered(layer.of(rows), queries)
         open_ = index < len(names_KC)
         rounds, heat = self.pose_head(encoded.of(rows), fine.of(rows), hidden, boxes, names, open_)
         return pose_losses(rounds, heat, true_boxes, asked)
@@ -428,11 +477,33 @@ def _in_picture(boxes_N4: Tensor, picture: Picture) -> np.ndarray:
     return np.clip(xyxy, 0, scale).astype(np.float32)
 
 
+def _gathered(layer: LayerOutput, queries: list[Tensor]) -> tuple[Tensor, Tensor, Tensor]:
+    """(B, I, C) states and (B, I, 4) boxes of some queries of each picture, padded, and (B, I) True where one is."""
+    padded = pad_sequence(queries, batch_first=True)
+    hidden, boxes = (
+        values.gather(1, padded[..., None].expand(-1, -1, values.shape[-1]))
+        for values in (layer.hidden_BNC, layer.boxes_BN4)
+    )
+    counts = torch.tensor([len(own) for own in queries], device=padded.device)
+    return hidden, boxes, torch.arange(padded.shape[1], device=padded.device) < counts[:, None]
+
+
+@dataclass(kw_only=True, slots=True, frozen=True, eq=False)
+class _Found:
+    """What one phrase found: the queries, best first, and the fields of ``Detections``; all that speak for it, were it
+    faintly, with their scores."""
+
+    rows: np.ndarray
+    fields: dict[str, Any]
+    faint: dict[int, float]
+
+
 def _found(phrase: str, picture: Picture, boxes_xyxy: np.ndarray, scores_N: Tensor, presence: float, threshold: float,
            limit: int, overlap: float | None, among: slice = slice(None)
-           ) -> tuple[np.ndarray, dict[str, Any]]:  # fmt: skip
-    """What one phrase found among some queries, best first: the queries, and the fields of ``Detections``."""
+           ) -> _Found:  # fmt: skip
+    """What one phrase found among some queries."""
     order = scores_N[among].float().argsort(descending=True, stable=True) + (among.start or 0)
+    faint = order[scores_N[order] >= FAINT]
     order = order[scores_N[order] >= threshold]
     if overlap is not None:
         order = order[nms(torch.from_numpy(boxes_xyxy).to(order.device)[order], scores_N[order].float(), overlap)]
@@ -443,7 +514,7 @@ def _found(phrase: str, picture: Picture, boxes_xyxy: np.ndarray, scores_N: Tens
         "labels": np.zeros(len(rows), np.int64), "phrases": (phrase,), "presence": np.array([presence], np.float32),
         "size": picture.size, "threshold": float(threshold), "picture": picture, "picture_name": picture.name,
     }  # fmt: skip
-    return rows, fields
+    return _Found(rows=rows, fields=fields, faint=dict(zip(faint.tolist(), scores_N[faint].tolist(), strict=True)))
 
 
 def _add(total: dict[str, Tensor], prefix: str, part: dict[str, Tensor]) -> None:

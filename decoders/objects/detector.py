@@ -117,11 +117,10 @@ class LayerOutput:
             hidden_BNC=self.hidden_BNC[:, start:stop],
         )  # fmt: skip
 
-    def row(self, number: int) -> LayerOutput:
-        """One picture of the batch, still as a batch."""
-        own = slice(number, number + 1)
+    def of(self, rows: list[int]) -> LayerOutput:
+        """Some pictures of the batch."""
         return LayerOutput(
-            logits_BNP=self.logits_BNP[own], boxes_BN4=self.boxes_BN4[own], hidden_BNC=self.hidden_BNC[own]
+            logits_BNP=self.logits_BNP[rows], boxes_BN4=self.boxes_BN4[rows], hidden_BNC=self.hidden_BNC[rows]
         )
 
 

@@ -124,6 +124,11 @@ def square(side: int, margin: float) -> Tensor:
     return torch.stack(torch.meshgrid(along, along, indexing="xy"), -1).reshape(-1, 2)
 
 
+def mlp(width: int, out: int) -> nn.Sequential:
+    """Three layers, for heads of queries."""
+    return nn.Sequential(nn.Linear(width, width), nn.GELU(), nn.Linear(width, width), nn.GELU(), nn.Linear(width, out))
+
+
 def _enlarged(table: Tensor) -> Tensor:
     return F.interpolate(table, scale_factor=2.0, mode="bilinear", align_corners=False)
 

@@ -35,7 +35,7 @@ from visionllm.core.poses import BODY, HIDDEN, UNKNOWN, VISIBLE, Pose, Skeleton
 from visionllm.decoders.objects.attention import DeformableSampling
 from visionllm.decoders.objects.detector import Encoded
 from visionllm.decoders.objects.phrases import PhraseHead
-from visionllm.decoders.objects.pixels import Crop, Fine
+from visionllm.decoders.objects.pixels import Crop, Fine, mlp
 
 POINTS = 4  # looked at on each level, by each head
 # Cells along a side of a heatmap; margin of the box it covers, of its sides; cells around its peak whose mean is meant.
@@ -109,8 +109,8 @@ class PoseHead(nn.Module):
         self.names = PhraseHead(queries, link_width, width)
         self.owner, self.of_name, self.of_owner = (nn.Linear(width, width) for _ in range(3))
         self.layers = nn.ModuleList(_Layer(width, heads, levels) for _ in range(layers))
-        self.moves = nn.ModuleList(_mlp(width, 2) for _ in range(layers))
-        self.query, self.crop = _mlp(width, map_width), Crop(width, map_width, GRID, MARGIN)
+        self.moves = nn.ModuleList(mlp(width, 2) for _ in range(layers))
+        self.query, self.crop = mlp(width, map_width), Crop(width, map_width, GRID, MARGIN)
         self.where = nn.Sequential(nn.Linear(4 * len(_WAVES), width), nn.GELU(), nn.Linear(width, map_width))
         self.norm = nn.LayerNorm(width)
         self.flags = nn.Linear(width, 2)
@@ -296,10 +296,6 @@ class _Layer(nn.Module):
             values.view(batch, -1, self.heads, width // self.heads), levels, encoded.shapes, starts, places, shares, 64
         )
         return self.out(sampled.to(queries.dtype))
-
-
-def _mlp(width: int, out: int) -> nn.Sequential:
-    return nn.Sequential(nn.Linear(width, width), nn.GELU(), nn.Linear(width, width), nn.GELU(), nn.Linear(width, out))
 
 
 def _padded(arrays: Sequence[np.ndarray], width: int, device: torch.device, fill: int = 0) -> Tensor:

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 from visionllm.core.arrays import object_array
-from visionllm.core.errors import ShapeError
+from visionllm.core.errors import ShapeError, UnknownNameError
 from visionllm.core.instances import Masks
-from visionllm.core.masks import Mask
+from visionllm.core.masks import Mask, SoftMask
 from visionllm.core.sample import Picture
 
 SIZE = (60, 40)
@@ -50,13 +50,52 @@ def test_masks_go_with_their_boxes() -> None:
 def test_nothing_found_is_normal() -> None:
     none = Masks.empty(("cup",), SIZE)
     assert none.dense_NHW.shape == (0, 40, 60)
-    assert none.union("cup").area == 0
+    assert none.area("cup").area == 0
+    assert (none.semantic() == -1).all()
+    assert (Masks.empty((), SIZE).semantic() == -1).all()
     assert len(Masks.merge([none, found((1, 1, 3))])) == 1
 
 
 def test_a_phrase_is_the_union_of_its_masks() -> None:
-    union = found((2, 3, 5), (4, 3, 5)).union("cup")
+    union = found((2, 3, 5), (4, 3, 5)).area("cup")
     np.testing.assert_array_equal(union.dense(), square(2, 3, 5) | square(4, 3, 5))
+
+
+def test_what_several_say_faintly_is_likely() -> None:
+    """Two masks of .6 each: .84 where both are, .6 where one is; of a threshold between the two only both reach it."""
+    both = replace(found((2, 3, 5), (4, 3, 5)), scores=np.array([0.6, 0.6], np.float32), areas=None)
+    both = replace(both, areas=object_array([replace(both.areas[0], threshold=0.7)]))
+    np.testing.assert_array_equal(both.area("cup").dense(), square(2, 3, 5) & square(4, 3, 5))
+    assert both.areas[0].peak == pytest.approx(0.84, abs=1 / 255)
+    # Taking rows leaves the area, in every way of taking; a merge keeps both areas.
+    for part in (both[:1], both.above(0.9), both.of("cup")):
+        assert part.area("cup").area == both.area("cup").area == 15
+    merged = Masks.merge([both, found((30, 10, 4), phrases=("plate",))])
+    assert [merged.area(phrase).area for phrase in merged.phrases] == [15, 16]
+    assert [Mask.from_rle(row["area_rle"]).area for row in merged.to_dict()["phrases"]] == [15, 16]
+    with pytest.raises(UnknownNameError, match="fork"):
+        merged.area("fork")
+
+
+def test_a_pixel_goes_to_its_likeliest_phrase() -> None:
+    two = found((2, 3, 10), (8, 3, 10), labels=(0, 1), phrases=("cup", "plate"))  # scores .9 and .5
+    labels = two.semantic()
+    cup = square(2, 3, 10)
+    np.testing.assert_array_equal(labels == 0, cup)
+    np.testing.assert_array_equal(labels == 1, square(8, 3, 10) & ~cup)
+    assert (labels == -1).sum() == labels.size - (cup | square(8, 3, 10)).sum()
+    # By itself the plate has all of it.
+    assert two.area("plate").area == 100
+    strict = replace(two, areas=object_array([replace(area, threshold=0.6) for area in two.areas]))
+    assert sorted(np.unique(strict.semantic())) == [-1, 0]
+
+
+def test_areas_of_another_number_or_picture_are_refused() -> None:
+    one = found((2, 3, 5))
+    with pytest.raises(ShapeError, match=r"areas must be \(1,\) of SoftMask"):
+        replace(one, areas=object_array([]))
+    with pytest.raises(ShapeError, match=r"areas\[0\] must be a SoftMask of a picture of \(60, 40\)"):
+        replace(one, areas=object_array([SoftMask.any_of([], [], (4, 4))]))
 
 
 def test_exports_hold_codes_that_read_back() -> None:

@@ -91,7 +91,7 @@ def case(request: pytest.FixtureRequest, tiny_network: Make, boxed: Make) -> tup
     network = networks.get(request.param) or tiny_network()
     config = {"network": network, "longest": 96, "group_norm": 4, "denoising": 12}
     if with_masks:
-        config["mask_width"] = 16
+        config |= {"mask_width": 16, "mask_cells": 8 if with_poses else None}
     if with_poses:
         config["pose_layers"] = 2
     return "objects", Case(config=config, sample=sample, options={"threshold": 0.0})

@@ -12,7 +12,7 @@ from visionllm.core.answer import Answer, LinkResult
 from visionllm.core.arrays import object_array
 from visionllm.core.errors import DatasetError
 from visionllm.core.instances import Masks
-from visionllm.core.masks import Mask
+from visionllm.core.masks import Mask, SoftMask
 from visionllm.core.sample import BoxTarget, Turn
 from visionllm.core.superlink import LinkMeta
 from visionllm.metrics import METRICS
@@ -42,10 +42,12 @@ def asked(phrases: tuple[str, ...], truth: BoxTarget) -> Turn:
 def answer(**found: list[tuple[float, Mask]]) -> Answer:
     links = []
     for phrase, rows in found.items():
+        area = SoftMask.any_of([mask for _, mask in rows], [score for score, _ in rows], SIZE, 0.5)
         result = Masks(
             boxes_xyxy=np.array([mask.box_xyxy for _, mask in rows], np.float32).reshape(-1, 4),
             scores=np.array([score for score, _ in rows], np.float32), labels=np.zeros(len(rows), np.int64),
             phrases=(phrase,), presence=np.ones(1, np.float32), size=SIZE, masks=object_array([m for _, m in rows]),
+            areas=object_array([area]),
         )  # fmt: skip
         meta = LinkMeta(sample=0, turn=0, task="segmentation", token="[SEG]", phrase=phrase)
         links.append(LinkResult(meta=meta, decoder="objects", result=result))
@@ -70,15 +72,27 @@ def test_worked_by_hand() -> None:
     assert report["AP50"] == pytest.approx(metric.ap50())
     assert report["categories"]["car"]["IoU"] == pytest.approx(80 / 200)
     assert report["categories"]["road"]["IoU"] == 1.0
-    assert report["mIoU"] == pytest.approx((0.4 + 1) / 2)
+    assert report["mIoU"] == report["mIoU_alone"] == pytest.approx((0.4 + 1) / 2)
     assert metric.at(0.4)["false_alarm_phrases"] == 1.0
-    # At .3 the false car counts, at .65 the half road no more, at .85 no road at all.
-    semantic = {point["threshold"]: point["mIoU"] for point in report["semantic"]}
-    assert semantic[0.3] == pytest.approx((80 / 215 + 1) / 2)
-    assert semantic[0.65] == pytest.approx((0.4 + 1) / 2)
-    assert semantic[0.85] == pytest.approx(0.4 / 2)
-    assert semantic[0.95] == 0.0
+    # At .3 the false car counts, where it is likelier than the dog; half of the road is .8 likely, half .92. The dog,
+    # which is where the car is, takes nothing from it, and is not there.
+    semantic = {point["threshold"]: point for point in report["semantic"]}
+    assert semantic[0.3]["mIoU"] == pytest.approx((80 / 215 + 1) / 2)
+    assert semantic[0.65]["mIoU"] == pytest.approx((0.4 + 1) / 2)
+    assert semantic[0.85]["mIoU"] == pytest.approx((0.4 + 0.5) / 2)
+    assert semantic[0.95] == {"threshold": 0.95, "mIoU": 0.0, "mIoU_alone": 0.0}
     json.dumps(report)
+
+
+def test_phrases_of_one_place_take_pixels_from_each_other() -> None:
+    """The van is seen where the car is, less likely: among all it has nothing, by itself half of its union is right."""
+    metric = SegmentationMetric(("car", "van"))
+    truth = target([(0, block(0, 0, 10, 10)), (1, block(0, 0, 5, 10))])
+    found = answer(car=[(0.9, block(0, 0, 10, 10))], van=[(0.8, block(0, 0, 10, 10))])
+    metric.add(asked(("car", "van"), truth), found, key=0)
+    report = metric.compute()
+    assert report["mIoU"] == pytest.approx((1 + 0) / 2)
+    assert report["mIoU_alone"] == pytest.approx((1 + 0.5) / 2)
 
 
 def test_shape_counts_and_not_the_box() -> None:

@@ -59,8 +59,9 @@ class Detections:
     picture: Picture | None = None
     picture_name: str = ""
 
-    # What holds one entry a box, so that all of it is taken and joined together.
+    # What holds one entry a box, and one a phrase, so that all of it is taken and joined together.
     _rows_of: ClassVar[tuple[str, ...]] = ("boxes_xyxy", "scores", "labels")
+    _phrases_of: ClassVar[tuple[str, ...]] = ("presence",)
     _nouns: ClassVar[tuple[str, str]] = ("box", "boxes")
 
     def __post_init__(self) -> None:
@@ -124,12 +125,11 @@ class Detections:
             names = ", ".join(sorted({f"{d.picture_name or 'unnamed'} {d.size}" for d in results}))
             raise ShapeError(f"detections of different pictures cannot merge ({names}); take one with answer.on(index)")
         offsets = np.cumsum([0, *(len(d.phrases) for d in results)])
-        rows = {name: np.concatenate([getattr(d, name) for d in results]) for name in cls._rows_of}
+        rows = {name: np.concatenate([getattr(d, name) for d in results]) for name in (*cls._rows_of, *cls._phrases_of)}
         rows["labels"] = np.concatenate([d.labels + offset for d, offset in zip(results, offsets[:-1], strict=True)])
         return cls(
             **rows,
             phrases=tuple(phrase for d in results for phrase in d.phrases),
-            presence=np.concatenate([d.presence for d in results]),
             size=first.size,
             threshold=min(d.threshold for d in results),
             picture=next((d.picture for d in results if d.picture is not None), None),
@@ -175,7 +175,7 @@ class Detections:
             part,
             labels=np.searchsorted(chosen, part.labels),
             phrases=tuple(self.phrases[i] for i in chosen),
-            presence=self.presence[chosen],
+            **{name: getattr(self, name)[chosen] for name in self._phrases_of},
         )
 
     def above(self, threshold: float) -> Self:

@@ -14,7 +14,7 @@ from visionllm.core.answer import RESULT_TYPES
 from visionllm.core.arrays import object_array
 from visionllm.core.detections import COLOURS, Detections
 from visionllm.core.errors import ShapeError
-from visionllm.core.masks import Mask
+from visionllm.core.masks import Mask, SoftMask
 from visionllm.core.poses import VISIBLE, Pose
 from visionllm.core.sample import Picture
 
@@ -29,18 +29,24 @@ _TINT = 0.45  # how much of a mask's colour covers the picture
 @RESULT_TYPES.register("masks")
 @dataclass(kw_only=True, slots=True, frozen=True, eq=False, repr=False)
 class Masks(Detections):
-    """Detections, each with the pixels it fills. All that ``Detections`` does, masks do.
+    """Detections, each with the pixels it fills, and the pixels each phrase fills. All that ``Detections`` does, masks
+    do.
 
     Args:
         masks: (N,) objects, one ``Mask`` a box (see ``object_array``).
+        areas: (P,) objects, one ``SoftMask`` a phrase: how likely each pixel belongs to it, by all that was found,
+            faint things too. Taking some of the boxes leaves it. None: by its masks and their scores.
 
     Raises:
-        ShapeError: there are more or fewer masks than boxes, or one is of a picture of another size.
+        ShapeError: there are more or fewer masks than boxes, or areas than phrases, or one is of a picture of another
+            size.
     """
 
     masks: np.ndarray
+    areas: np.ndarray = None  # type: ignore[assignment]  # set below
 
     _rows_of: ClassVar[tuple[str, ...]] = ("boxes_xyxy", "scores", "labels", "masks")
+    _phrases_of: ClassVar[tuple[str, ...]] = ("presence", "areas")
     _nouns: ClassVar[tuple[str, str]] = ("mask", "masks")
 
     def __post_init__(self) -> None:
@@ -50,6 +56,17 @@ class Masks(Detections):
         for number, mask in enumerate(self.masks):
             if not isinstance(mask, Mask) or mask.size != self.size:
                 raise ShapeError(f"masks[{number}] must be a Mask of a picture of {self.size}")
+        if self.areas is None:
+            own = [self.labels == label for label in range(len(self.phrases))]
+            areas = [SoftMask.any_of(self.masks[rows], self.scores[rows], self.size) for rows in own]
+            object.__setattr__(self, "areas", object_array(areas))
+        if self.areas.shape != (len(self.phrases),) or self.areas.dtype != object:
+            raise ShapeError(
+                f"areas must be ({len(self.phrases)},) of SoftMask, got {self.areas.shape} {self.areas.dtype}"
+            )
+        for number, area in enumerate(self.areas):
+            if not isinstance(area, SoftMask) or area.size != self.size:
+                raise ShapeError(f"areas[{number}] must be a SoftMask of a picture of {self.size}")
 
     @classmethod
     def _no_rows(cls) -> dict[str, np.ndarray]:
@@ -63,16 +80,37 @@ class Masks(Detections):
             mask.paste(canvas_HW, True)
         return whole
 
-    def union(self, phrase: str) -> Mask:
-        """All pixels of a phrase: its semantic segmentation.
+    def area(self, phrase: str) -> Mask:
+        """All pixels of a phrase, whatever else they belong to: "segment the road".
 
         Raises:
             UnknownNameError: the phrase was not asked.
         """
         whole = np.zeros((self.size[1], self.size[0]), bool)
-        for mask in self.of(phrase).masks:
-            mask.paste(whole, True)
+        for area in self.of(phrase).areas:
+            area.mask().paste(whole, True)
         return Mask.of(whole)
+
+    def semantic(self) -> np.ndarray:
+        """(H, W) int64: of each pixel the place of its phrase, and -1 where it has none: its semantic segmentation.
+
+        Each pixel goes to the phrase it most likely belongs to (Cheng et al. 2021, "MaskFormer", section 3.4), of
+        equals to the first asked; phrases of one meaning take pixels from each other, which ``area`` does not.
+        """
+        labels, likely = self.likeliest()
+        levels = np.array([area.level for area in self.areas] or [1])
+        return np.where(likely >= levels[labels], labels, -1)
+
+    def likeliest(self) -> tuple[np.ndarray, np.ndarray]:
+        """(H, W) int64 place of the likeliest phrase, and (H, W) uint8 its likelihood times 255."""
+        labels = np.zeros((self.size[1], self.size[0]), np.int64)
+        likely = np.zeros(labels.shape, np.uint8)
+        for number, area in enumerate(self.areas):
+            window = area.window()
+            better = area.patch > likely[window]
+            labels[window][better] = number
+            likely[window][better] = area.patch[better]
+        return labels, likely
 
     def panoptic(self, stuff: Collection[str] = ()) -> Panoptic:
         """Masks without overlap, every pixel to one owner at most.
@@ -85,10 +123,12 @@ class Masks(Detections):
         return merge(self, stuff)
 
     def to_dict(self) -> dict[str, Any]:
-        """As of ``Detections``, with ``mask_rle`` (COCO's compressed code) for each box."""
+        """As of ``Detections``, with COCO's compressed codes: ``mask_rle`` of each box, ``area_rle`` of each phrase."""
         values = Detections.to_dict(self)
         for row, mask in zip(values["boxes"], self.masks, strict=True):
             row["mask_rle"] = mask.rle()
+        for row, area in zip(values["phrases"], self.areas, strict=True):
+            row["area_rle"] = area.mask().rle()
         return values
 
     def to_coco(

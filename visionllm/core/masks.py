@@ -1,12 +1,14 @@
 """One mask of a picture, and the two ways COCO writes it: run-length codes and polygons, both checked when read.
 
+Beside it the soft mask, which says of every pixel how likely it is.
+
 A run-length code lists run lengths down the columns, the first run being of zeros; compressed, the runs are a string.
 Sizes are (width, height), except in a code, whose ``size`` is [height, width].
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -178,6 +180,70 @@ class Mask:
         both = self.intersection(other)
         union = self.area + other.area - both
         return both / union if union else 0.0
+
+
+@dataclass(kw_only=True, slots=True, frozen=True, eq=False)
+class SoftMask:
+    """How likely each pixel is, kept as the window of the picture where that is not nothing.
+
+    Args:
+        patch: (h, w) uint8, likelihood times 255.
+        corner: (x, y) of the patch's first pixel in the picture.
+        size: (width, height) of the picture.
+        threshold: likelihood from which on a pixel counts; 0 takes all that are likely at all.
+
+    Raises:
+        ShapeError: the patch is not of two dimensions and uint8, or reaches out of the picture.
+    """
+
+    patch: np.ndarray
+    corner: tuple[int, int]
+    size: Size
+    threshold: float = 0.0
+
+    def __post_init__(self) -> None:
+        if self.patch.ndim != 2 or self.patch.dtype != np.uint8:
+            raise ShapeError(f"a soft mask must be (h, w) uint8, got {self.patch.shape} {self.patch.dtype}")
+        Mask(patch=self.patch > 0, corner=self.corner, size=self.size)
+
+    @classmethod
+    def any_of(cls, masks: Iterable[Mask], scores: Iterable[float], size: Size, threshold: float = 0.0) -> SoftMask:
+        """That a pixel lies in at least one of some masks, each right with its score, on its own (noisy or).
+
+        Args:
+            scores: in [0, 1], one a mask.
+            size: (width, height) of the picture, for no masks at all.
+        """
+        kept = [(mask, score) for mask, score in zip(masks, scores, strict=True) if mask.patch.size and score > 0]
+        if not kept:
+            return cls(patch=np.zeros((0, 0), np.uint8), corner=(0, 0), size=size, threshold=threshold)
+        x1, y1 = (min(mask.corner[axis] for mask, _ in kept) for axis in (0, 1))
+        x2, y2 = (max(mask.corner[axis] + mask.patch.shape[1 - axis] for mask, _ in kept) for axis in (0, 1))
+        in_none = np.ones((y2 - y1, x2 - x1), np.float32)
+        for mask, score in kept:
+            (x, y), (height, width) = mask.corner, mask.patch.shape
+            in_none[y - y1 : y - y1 + height, x - x1 : x - x1 + width][mask.patch] *= 1 - score
+        patch = np.rint(255 * (1 - in_none)).astype(np.uint8)
+        return cls(patch=patch, corner=(x1, y1), size=size, threshold=threshold)
+
+    @property
+    def peak(self) -> float:
+        """The likeliest pixel's likelihood; 0 where there is none."""
+        return float(self.patch.max(initial=0)) / 255
+
+    @property
+    def level(self) -> int:
+        """Least value of the patch that counts."""
+        return max(1, round(255 * self.threshold))
+
+    def mask(self) -> Mask:
+        """The pixels that count."""
+        return Mask(patch=self.patch >= self.level, corner=self.corner, size=self.size)
+
+    def window(self) -> tuple[slice, slice]:
+        """Rows and columns of the picture that the patch lies in."""
+        (x, y), (height, width) = self.corner, self.patch.shape
+        return slice(y, y + height), slice(x, x + width)
 
 
 def _code_size(value: Any, expected: Size | None, source: str) -> tuple[int, int]:

@@ -33,7 +33,7 @@ class Segment:
         id: value of its pixels in the id map, above 0.
         phrase: what it is.
         thing: whether it is one of several that could be counted.
-        score: of its mask; the best one's for stuff.
+        score: of its mask; the likelihood of the likeliest pixel for stuff.
         area: number of pixels.
     """
 
@@ -108,7 +108,7 @@ def merge(masks: Masks, stuff: Collection[str] = ()) -> Panoptic:
 
     Args:
         masks: of one picture; those below its operating point should be left out before (``masks.above``).
-        stuff: phrases that are no things: all their masks become one segment.
+        stuff: phrases that are no things: their areas become one segment each.
     """
     ids = np.zeros((masks.size[1], masks.size[0]), np.int32)
     segments: list[Segment] = []
@@ -125,10 +125,10 @@ def merge(masks: Masks, stuff: Collection[str] = ()) -> Panoptic:
         if phrase not in stuff:
             mask = masks.masks[row]
             settle(mask.dense(), phrase, True, float(masks.scores[row]), LEFT * mask.area)
-    regions = [(masks.of(phrase), phrase) for phrase in dict.fromkeys(masks.phrases) if phrase in stuff]
-    for own, phrase in sorted(regions, key=lambda region: -region[0].scores.max(initial=0.0)):
-        if len(own):
-            settle(own.union(phrase).dense(), phrase, False, float(own.scores.max()), SPECK * ids.size)
+    regions = [(phrase, max(a.peak for a in masks.of(phrase).areas)) for phrase in dict.fromkeys(masks.phrases)]
+    for phrase, likely in sorted(regions, key=lambda region: -region[1]):
+        if phrase in stuff:
+            settle(masks.area(phrase).dense(), phrase, False, likely, SPECK * ids.size)
     return Panoptic(ids=ids, segments=tuple(segments))
 
 

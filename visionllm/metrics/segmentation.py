@@ -1,12 +1,14 @@
 """Masks against truth: COCO mask precision with all that is measured of boxes, and semantic IoU.
 
-Precision by faster-coco-eval (COCO protocol, masks). The semantic figure joins the masks of a phrase that reach the
-operating point and compares all pixels of a category over all pictures (mean IoU, Everingham et al. 2015, "PASCAL VOC",
-section 3.3), those in which it was asked for in vain among them. It is also given at other points, to choose from.
+Precision by faster-coco-eval (COCO protocol, masks). The semantic figure gives each pixel to the likeliest phrase
+(``Masks.semantic``) and compares all pixels of a category over all pictures (mean IoU, Everingham et al. 2015, "PASCAL
+VOC", section 3.3), those in which it was asked for in vain among them. It is also given for each phrase by itself
+(``Masks.area``), and at other points, to choose from.
 """
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Hashable, Sequence
 from dataclasses import replace
 from typing import Any, ClassVar
@@ -21,7 +23,6 @@ from visionllm.core.sample import Turn
 from visionllm.metrics import METRICS
 from visionllm.metrics.detection import DetectionMetric
 
-_THRESHOLD = 0.5  # of the semantic figure, where the decoder names no operating point
 _POINTS = tuple(round(0.05 * step, 2) for step in range(1, 20))
 
 
@@ -34,9 +35,11 @@ class SegmentationMetric(DetectionMetric):
 
     def __init__(self, names: Sequence[str] = (), **settings: Any) -> None:
         super().__init__(names, **settings)
-        own = _THRESHOLD if self._threshold is None else self._threshold
-        self._points = np.array([own, *_POINTS])
-        self._pixels: dict[str, np.ndarray] = {}  # (points, 2): of both, of either
+        self._levels: dict[str, int] = {}  # likelihood times 255 from which on a pixel counts
+        # By phrase: (4, 256) pixels of each likelihood, those that are its own among all and by itself, and of these
+        # the true ones; and its true pixels.
+        self._pixels: dict[str, np.ndarray] = defaultdict(lambda: np.zeros((4, 256)))
+        self._true: dict[str, int] = defaultdict(int)
         self._codes: dict[int, dict[str, Any]] = {}
 
     def add(self, turn: Turn, answer: Answer, *, key: Hashable) -> None:
@@ -56,25 +59,17 @@ class SegmentationMetric(DetectionMetric):
         target = replace(target, masks=object_array(filled), ignore=target.ignored | unknown)
         self._codes = {}
         super().add(replace(turn, target=target), answer, key=key)
+        labels, likely = found.likeliest()
         for i, phrase in enumerate(turn.phrases):
-            true = object_array(filled)[(target.phrase == i) & ~target.ignored]
-            own = found.of(phrase) if phrase in found.phrases else found[:0]
-            counts = self._counts(own.masks, own.scores, union(true, size))
-            self._pixels[phrase] = self._pixels.get(phrase, 0.0) + counts
-
-    def _counts(self, masks: np.ndarray, scores: np.ndarray, true: np.ndarray) -> np.ndarray:
-        """(points, 2) pixels of both and of either, at each point."""
-        ours, placed = np.zeros_like(true), 0
-        order, counts = np.argsort(-scores, kind="stable"), np.zeros((len(self._points), 2))
-        both, either = 0.0, float(true.sum())
-        for point in np.argsort(-self._points, kind="stable").tolist():
-            reach = int((scores >= self._points[point]).sum())
-            if reach > placed:
-                for mask in masks[order[placed:reach]]:
-                    mask.paste(ours, True)
-                placed, both, either = reach, float((ours & true).sum()), float((ours | true).sum())
-            counts[point] = both, either
-        return counts
+            true = union(object_array(filled)[(target.phrase == i) & ~target.ignored], size)
+            self._true[phrase] += int(true.sum())
+            numbers = [number for number, text in enumerate(found.phrases) if text == phrase]
+            mine, alone = np.where(np.isin(labels, numbers), likely, 0), np.zeros_like(likely)
+            for area in found.areas[numbers]:
+                self._levels[phrase] = area.level
+                np.maximum(alone[area.window()], area.patch, out=alone[area.window()])
+            values = (mine, alone, np.where(true, mine, 0), np.where(true, alone, 0))
+            self._pixels[phrase] += [np.bincount(value.ravel(), minlength=256) for value in values]
 
     def shapes(self, found: Any) -> np.ndarray:
         return found.masks
@@ -93,16 +88,25 @@ class SegmentationMetric(DetectionMetric):
 
     def compute(self) -> dict[str, Any]:
         """As for boxes, and ``mIoU`` (mean over the categories that are there) with each category's ``IoU``;
-        ``semantic`` is the mean at other thresholds."""
+        ``mIoU_alone`` takes each phrase by itself, ``semantic`` has both means at other thresholds."""
         report = super().compute()
-        known = {name for name, entry in report["categories"].items() if entry["objects"]}
-        counted = {name: pixels for name, pixels in self._pixels.items() if name in known and pixels[:, 1].all()}
-        each = {name: pixels[:, 0] / pixels[:, 1] for name, pixels in counted.items()}
-        for name, values in each.items():
-            report["categories"][name]["IoU"] = float(values[0])
-        mean = np.mean(list(each.values()), axis=0).tolist() if each else [None] * len(self._points)
-        others = [{"threshold": t, "mIoU": v} for t, v in zip(_POINTS, mean[1:], strict=True)]
-        return {**report, "mIoU": mean[0], "semantic": others}
+        names = [name for name, entry in report["categories"].items() if entry["objects"] and self._true[name]]
+        # (names, 2, 256): of each category, among all and alone, at each likelihood.
+        reached = np.stack([self._pixels[name] for name in names]) if names else np.zeros((0, 4, 256))
+        reached = reached[..., ::-1].cumsum(-1)[..., ::-1]
+        ours, both = reached[:, :2], reached[:, 2:]
+        true = np.array([self._true[name] for name in names])[:, None, None]
+        values = both / (ours + true - both)
+        own = values[np.arange(len(names)), :, [self._levels.get(name, 1) for name in names]]
+        for name, value in zip(names, own, strict=True):
+            report["categories"][name]["IoU"] = float(value[0])
+
+        def mean(each: np.ndarray) -> dict[str, float | None]:
+            among, alone = each.mean(0).tolist() if names else (None, None)
+            return {"mIoU": among, "mIoU_alone": alone}
+
+        others = [{"threshold": t, **mean(values[..., round(255 * t)])} for t in _POINTS]
+        return {**report, **mean(own), "semantic": others}
 
 
 def union(masks: np.ndarray, size: tuple[int, int]) -> np.ndarray:

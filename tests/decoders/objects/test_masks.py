@@ -18,7 +18,8 @@ from visionllm.core.masks import Mask
 from visionllm.core.sample import Sample, Turn
 from visionllm.decoders.base import Context
 from visionllm.decoders.objects import masks as module
-from visionllm.decoders.objects.masks import MARGIN, POINTS, cutter, mask_losses
+from visionllm.decoders.objects.masks import MARGIN, POINTS, Close, MaskHead, cut, mask_losses
+from visionllm.decoders.objects.pixels import Fine
 
 Make = Callable[..., Any]
 SIZE = (80, 40)  # of the picture; its map is 20 x 10 cells, padded to 24 x 16
@@ -64,7 +65,7 @@ def test_points_lie_in_the_box_and_most_of_them_in_doubt(monkeypatch: pytest.Mon
 
     def doubt(places: Tensor) -> float:
         place = places / torch.tensor(SIZE)
-        return float((plain(table, RATIO, torch.ones(1, 1), place[None]).abs() < 2.9).float().mean())
+        return float((plain(table, RATIO, torch.ones(1, 1), place[None], None).abs() < 2.9).float().mean())
 
     assert doubt(points) > 1.5 * doubt(candidates)
 
@@ -80,18 +81,36 @@ def test_no_mask_is_no_loss() -> None:
 def test_a_mask_is_cut_out_of_the_map_in_the_frame_of_the_picture() -> None:
     mask, table = drawn(10.0)
     boxes = np.stack([BOX, [40, 0, 80, 40], [60, 0, 70, 5], [30, 20, 30, 30]]).astype(np.float32)
-    cut = cutter(table, RATIO, torch.ones(4, 1), boxes, SIZE)
-    assert cut(0).iou(mask) > 0.95
-    assert cut(0) is cut(0)  # made once
+    found = cut(table, RATIO, torch.ones(4, 1), boxes, SIZE)
+    assert found[0].iou(mask) > 0.95
     right = mask.dense() & (np.arange(SIZE[0]) >= 40)[None]
-    assert cut(1).iou(Mask.of(right)) > 0.95  # nothing outside the box
-    assert cut(2).area == cut(3).area == 0
-    assert {cut(i).size for i in range(4)} == {SIZE}
+    assert found[1].iou(Mask.of(right)) > 0.95  # nothing outside the box
+    assert found[2].area == found[3].area == 0
+    assert {one.size for one in found} == {SIZE}
 
 
-def test_masks_are_learned(make_model: Make, boxed: Make) -> None:
+def test_a_close_look_lies_over_its_box_and_margin() -> None:
+    """A map that says nothing; the right half of the box seen close, margin and all, is the mask."""
+    look = torch.full((1, 8, 8), -5.0)
+    look[..., 4:] = 5.0
+    close = Close(logits_KSS=look, boxes_K4=norm(BOX))
+    (mask,) = cut(torch.zeros(1, 16, 24), RATIO, torch.ones(1, 1), BOX[None], SIZE, close)
+    np.testing.assert_array_equal(mask.box_xyxy, [40, 9, 58, 33])
+    assert mask.area == 18 * 24
+    # One cell left of the middle, of eight along a box of 36 and its margins, is 5.4 pixels wide.
+    look = torch.full((1, 8, 8), -5.0)
+    look[..., 3] = 5.0
+    places = (torch.tensor([[[34.0, 20], [35.5, 20], [39.5, 20], [41.0, 20]]]) / torch.tensor(SIZE)).float()
+    assert (Close(logits_KSS=look, boxes_K4=norm(BOX)).at(places)[0] > 0).tolist() == [False, True, True, False]
+
+
+@pytest.mark.parametrize("cells", [None, 12])
+def test_masks_are_learned(make_model: Make, boxed: Make, cells: int | None) -> None:
     """Two things of one picture, by heart: a mask turned or shifted could not reach this."""
-    model = make_model(mask_width=16, denoising=0)
+    model = make_model(mask_width=16, denoising=0, mask_cells=cells)
+    if cells is not None:  # by the close look alone: the map says nothing
+        torch.nn.init.zeros_(model.decoders["objects"].mask_head.pixel.requires_grad_(False).weight)
+        torch.nn.init.zeros_(model.decoders["objects"].mask_head.pixel.bias)
     sample = boxed(phrases=("car", "dog"), boxes=((0, 4, 4, 44, 30), (1, 46, 20, 76, 56)), size=(80, 60))
     rows, columns = np.mgrid[:60, :80]
     first = (columns >= 4) & (columns < 44) & (rows >= 4) & (rows < 30) & (rows - 4 < 26 * (columns - 4) / 40)
@@ -116,6 +135,37 @@ def test_masks_are_learned(make_model: Make, boxed: Make) -> None:
     found = model.decoders["objects"].predict(links, Context(batch=batch), options)
     for result, mask in zip(found, target.masks, strict=True):
         assert result.masks[0].iou(mask) > 0.7, result.masks[0].iou(mask)
+
+
+def test_a_close_look_joins_a_trained_model_and_changes_nothing_at_first() -> None:
+    fine = Fine(pixels_B3HW=torch.randn(1, 3, 64, 96), map_BMHW=torch.randn(1, 16, 16, 24), ratios_B2=RATIO[None])
+    close = MaskHead(32, 16, cells=8).close_all(fine, torch.randn(70, 32), norm(BOX).expand(70, 4))
+    assert close is not None
+    assert close.logits_KSS.shape == (70, 8, 8)  # in two turns
+    assert not bool(close.logits_KSS.any())
+    assert MaskHead(32, 16).close_all(fine, torch.randn(1, 32), norm(BOX)) is None
+
+
+def test_the_area_of_a_phrase_is_by_all_that_speaks_for_it(make_model: Make, boxed: Make) -> None:
+    """A threshold that drops every box leaves the area as it is."""
+    model = make_model(mask_width=16)
+    sample = boxed(phrases=("car",))
+    batch = model.processor.encode([sample.with_turns(replace(sample.turns[0], task="segmentation"))])
+    decoder = model.decoders["objects"]
+    with torch.no_grad():
+        for bias in decoder.detector.class_biases:
+            bias += 4.6  # scores of a fresh model are about .01
+    every, none = (
+        decoder.predict(model.links(batch), Context(batch=batch), decoder.Options(threshold=threshold))[0]
+        for threshold in (0.0, 1.0)
+    )
+    assert len(every) > len(none) == 0
+    assert every.areas[0].patch.any()
+    np.testing.assert_array_equal(every.areas[0].patch, none.areas[0].patch)
+    likely = every.likeliest()[1] / 255
+    for mask, score in zip(every.masks, every.scores, strict=True):
+        if score >= 0.1:
+            assert (likely[mask.dense()] >= score - 0.01).all()
 
 
 def test_one_reply_holds_boxes_and_masks_each_as_alone(make_model: Make, picture: Make, dictate: Make) -> None:

@@ -16,7 +16,7 @@ SCORES = torch.tensor([0.6, 0.9, 0.5, 0.1])
 
 
 def scores(threshold: float, limit: int, overlap: float | None) -> list[float]:
-    _, fields = _found("car", PICTURE, _in_picture(BOXES, PICTURE), SCORES, 0.5, threshold, limit, overlap)
+    fields = _found("car", PICTURE, _in_picture(BOXES, PICTURE), SCORES, 0.5, threshold, limit, overlap).fields
     return [round(float(score), 3) for score in fields["scores"]]
 
 
@@ -31,7 +31,7 @@ def test_threshold_and_limit_hold_beside_it() -> None:
 
 
 def test_boxes_are_in_pixels_of_the_picture() -> None:
-    _, fields = _found("car", PICTURE, _in_picture(BOXES, PICTURE), SCORES, 0.5, 0.8, 100, 0.6)
+    fields = _found("car", PICTURE, _in_picture(BOXES, PICTURE), SCORES, 0.5, 0.8, 100, 0.6).fields
     np.testing.assert_allclose(fields["boxes_xyxy"], [[11, 15, 31, 35]], atol=1e-4)
 
 

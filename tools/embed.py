@@ -46,17 +46,18 @@ def main(
 
     # A task that is told has its findings counted by what is said of them.
     fixed = {task.name: counts for task in model.tasks if task.told}
-    scenes = open_dataset("scenes", "train", data_root, task="segmentation")
+    scenes, area = open_dataset("scenes", "train", data_root, task="segmentation"), None
     if scenes.task in {task.name for task in model.tasks}:
         points = evaluate(model, scenes, limit=limit // 2, known=True)[scenes.task]["semantic"]
-        print("areas: " + ", ".join(f"{p['mIoU']:.3f}/{p['mIoU_alone']:.3f} at {p['threshold']:.2f}" for p in points))
+        rows = [f"{p['mIoU']:.3f} / {p['mIoU_alone']:.3f} at {p['threshold']:.2f}" for p in points]
+        print("areas, among all / alone: " + ", ".join(rows))
         area = max(points, key=lambda point: point["mIoU"] + point["mIoU_alone"])["threshold"]
         model.configure("objects", area_threshold=area)
     model.configure("objects", thresholds=fixed)
 
     model.save_pretrained(out, dtype=torch.bfloat16)
     size = sum(path.stat().st_size for path in out.iterdir()) / 1e6
-    print(f"{out}: longest {side}, threshold {threshold:.3f}, {fixed}, areas {model.decoders["objects"].area_threshold}, {size:.1f} MB")
+    print(f"{out}: longest {side}, threshold {threshold:.3f}, {fixed}, areas {area}, {size:.1f} MB")
 
 
 if __name__ == "__main__":

@@ -23,6 +23,7 @@ from visionllm.core.detections import Detections
 from visionllm.core.instances import Masks, Poses
 from visionllm.core.masks import Mask, SoftMask
 from visionllm.core.pixels import PixelSpec
+from visionllm.core.poses import Skeleton
 from visionllm.core.sample import Picture
 from visionllm.core.skeletons import skeleton_of
 from visionllm.core.superlink import SuperLinks
@@ -46,7 +47,7 @@ from visionllm.decoders.objects.layout import (
 from visionllm.decoders.objects.masks import MaskHead, cut, mask_losses
 from visionllm.decoders.objects.phrases import PhraseHead
 from visionllm.decoders.objects.pixels import MAP_WIDTH, Fine, PixelMap
-from visionllm.decoders.objects.poses import Points, PoseHead, pose_losses, to_poses
+from visionllm.decoders.objects.poses import Points, PoseHead, likeness, pose_losses, to_poses
 from visionllm.decoders.objects.tasks import DETECTION, FINE, LOOKING, MASKED, POSE, POSED, SEGMENTATION
 
 # Least score with which a query speaks for the pixels of its mask.
@@ -261,10 +262,12 @@ class ObjectsDecoder(Decoder):
                             **own.fields,
                         )  # fmt: skip
                     elif meta.token == POSED:
-                        points = self._points(encoded.of([b]), fine, last.of([b]), own.rows, names, parts[link])
                         skeleton = skeleton_of(meta.phrase, parts[link].names)
-                        poses = object_array(to_poses(points, skeleton, picture.size))
-                        results[link] = Poses(poses=poses, **own.fields)
+                        asked_KC = names[parts[link].start :][: len(parts[link].names)]
+                        poses = self._poses(
+                            encoded.of([b]), fine, last.of([b]), own.rows, asked_KC, skeleton, picture.size
+                        )
+                        results[link] = Poses(**poses, **own.fields)
                     else:
                         results[link] = Detections(**own.fields)
         return [results[i] for i in range(len(links))]
@@ -329,21 +332,26 @@ class ObjectsDecoder(Decoder):
         masks = cut(maps, encoded.ratios_BL2[0, 0], self.mask_head(hidden), boxes_xyxy[rows], size, close)
         return dict(zip(rows, masks, strict=True))
 
-    def _points(
-        self, encoded: Encoded, fine: Fine | None, layer: LayerOutput, rows: np.ndarray, names_KC: Tensor,
-        part: Parts,
-    ) -> Points:  # fmt: skip
-        """Keypoints of some queries of one picture."""
+    def _poses(
+        self, encoded: Encoded, fine: Fine | None, layer: LayerOutput, rows: np.ndarray, names_JC: Tensor,
+        skeleton: Skeleton, size: tuple[int, int],
+    ) -> dict[str, np.ndarray]:  # fmt: skip
+        """Keypoints of some queries of one picture, as fields of ``Poses``."""
         assert self.pose_head is not None, "a link of poses reached a decoder without them"
-        index = torch.from_numpy(rows).to(layer.hidden_BNC.device)
-        asked = names_KC[part.start : part.start + len(part.names)].expand(1, len(rows), -1, -1)
-        if not len(rows) or not part.names:
-            nothing = layer.boxes_BN4.new_zeros(*asked.shape[:3], 2)
-            return Points(places=nothing, flags=nothing)
-        open_ = torch.ones(asked.shape[:3], dtype=torch.bool, device=asked.device)
-        hidden, boxes = layer.hidden_BNC[:, index], layer.boxes_BN4[:, index]
         assert fine is not None, "poses are read from pixels"
-        return self.pose_head(encoded, fine, hidden, boxes, asked, open_)[0][-1]
+        index = torch.from_numpy(rows).to(layer.hidden_BNC.device)
+        hidden, boxes = layer.hidden_BNC[:, index], layer.boxes_BN4[:, index]
+        if not len(rows) or not len(names_JC):
+            nothing = boxes.new_zeros(1, len(rows), len(names_JC), 2)
+            poses = to_poses(Points(places=nothing, flags=nothing), skeleton, size)
+            return {"poses": object_array(poses), "likeness": np.zeros(len(rows), np.float32)}
+        asked = names_JC.expand(1, len(rows), -1, -1)
+        open_ = torch.ones(asked.shape[:3], dtype=torch.bool, device=asked.device)
+        (*_, points), heat = self.pose_head(encoded, fine, hidden, boxes, asked, open_)
+        return {
+            "poses": object_array(to_poses(points, skeleton, size)),
+            "likeness": likeness(points, heat, boxes, skeleton, size),
+        }
 
     def _decode(
         self, encoded: Encoded, noised: criterion.Denoising | None, regions: Pointed | None

@@ -231,6 +231,28 @@ def _wanted(cells_KP2: Tensor, places_KJ2: Tensor, variance_KJ: Tensor) -> Tenso
     return (-apart / (2 * least[:, :, None])).sum(-1).log_softmax(-1)
 
 
+def likeness(points: Points, heat: Heat, boxes_BI4: Tensor, skeleton: Skeleton, size: tuple[int, int]) -> np.ndarray:
+    """(I,) object keypoint similarity that the heatmaps expect of the places found, of the objects of one picture.
+
+    The mean over the points that are taken to be there, as the truth would have it; 0 where none is.
+
+    Args:
+        points: (1, I, J', 2), of which the first J are the skeleton's.
+        boxes_BI4: what stands for the size of the objects, cxcywh_norm.
+        size: (width, height) of the picture.
+    """
+    count, aspect = len(skeleton), size[0] / size[1]
+    unit = torch.tensor([aspect**0.5, aspect**-0.5], device=boxes_BI4.device)
+    area = boxes_BI4[0, :, 2:].prod(-1).float().clamp(min=_LEAST**2)
+    spread = torch.from_numpy(skeleton.spread).to(area)
+    apart = ((heat.places[0, :, None] - points.places[0, :, :count, None]) * unit).square().sum(-1)
+    like = (-apart / (2 * BODY * area[:, None, None] * (2 * spread[:, None]).square())).exp()
+    expected = (heat.logits[0, :, :count].float().softmax(-1) * like).sum(-1)
+    there = points.flags[0, :, :count, 0] > 0
+    mean = (expected * there).sum(1) / there.sum(1).clamp(min=1)
+    return mean.clamp(0, 1).cpu().numpy().astype(np.float32)
+
+
 def to_poses(points: Points, skeleton: Skeleton, size: tuple[int, int]) -> list[Pose]:
     """The objects of one picture, each with the points of ``skeleton`` in its order.
 

@@ -111,6 +111,12 @@ def test_poses_are_sliced_joined_and_written_with_their_points() -> None:
     flat = both.to_coco()[1]["keypoints"]
     assert flat == [55, 20, 2, 35, 60, 1, 0, 0, 0, 55, 100, 2]
     assert repr(both) == "Poses(2 poses: person 2)"
+    unsure = replace(both, likeness=np.array([1, 0.5], np.float32))
+    assert unsure.pose_scores.tolist() == [0.5, 0.125]
+    assert [entry["score"] for entry in unsure.to_coco()] == [0.5, 0.125]
+    assert [row["likeness"] for row in unsure[::-1].to_dict()["boxes"]] == [0.5, 1.0]
+    with pytest.raises(ShapeError, match=r"likeness must lie in \[0, 1\]"):
+        replace(both, likeness=np.array([1, 1.5], np.float32))
     with pytest.raises(ShapeError, match=r"poses must be \(1,\) of Pose"):
         replace(both[:1], poses=object_array([]))
     with pytest.raises(ShapeError, match=r"poses\[0\] must be a Pose, got int"):
@@ -154,6 +160,16 @@ def test_answers_are_scored_by_the_names_they_give() -> None:
         assert (report["OKS_AP"] == 1.0) == perfect
         assert report["poses"]["stick"]["poses"] == 1
         assert (report["poses"]["stick"]["PCK"] == 1.0) == perfect
+
+
+def test_poses_are_ranked_by_their_own_scores() -> None:
+    """The wrong pose has the surer box; by what it expects of its points it comes last, and costs nothing."""
+    for likeness, precision in ((1.0, 0.5), (0.4, 1.0)):
+        metric, answer = PoseMetric(["stick"]), answered([pose(60), pose()], [0.9, 0.6])
+        (link,) = answer.links
+        sure = replace(link.result, likeness=np.array([likeness, 1], np.float32))
+        metric.add(asked([pose()]), replace(answer, links=(replace(link, result=sure),)), key=0)
+        assert metric.compute()["OKS_AP50"] == pytest.approx(precision)
 
 
 def test_a_false_person_costs_precision() -> None:

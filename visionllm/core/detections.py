@@ -66,12 +66,12 @@ class Detections:
 
     def __post_init__(self) -> None:
         count = len(self.scores)
-        _check_array("boxes_xyxy", self.boxes_xyxy, (count, 4), np.float32)
-        _check_array("scores", self.scores, (count,), np.float32)
-        _check_array("labels", self.labels, (count,), np.int64)
-        _check_array("presence", self.presence, (len(self.phrases),), np.float32)
-        _check_range("scores", self.scores)
-        _check_range("presence", self.presence)
+        check_array("boxes_xyxy", self.boxes_xyxy, (count, 4), np.float32)
+        check_array("scores", self.scores, (count,), np.float32)
+        check_array("labels", self.labels, (count,), np.int64)
+        check_array("presence", self.presence, (len(self.phrases),), np.float32)
+        check_range("scores", self.scores)
+        check_range("presence", self.presence)
         if not np.isfinite(self.boxes_xyxy).all() or (self.boxes_xyxy[:, 2:] < self.boxes_xyxy[:, :2]).any():
             raise ShapeError("boxes_xyxy must be finite with x1 <= x2 and y1 <= y2; are they xywh?")
         if count and not 0 <= self.labels.min() <= self.labels.max() < len(self.phrases):
@@ -317,13 +317,21 @@ class Detections:
         return Image.fromarray(picture.pixels) if isinstance(picture, Picture) else picture.convert("RGB")
 
 
-def _check_array(name: str, array: Any, shape: tuple[int, ...], dtype: type) -> None:
+def check_array(name: str, array: Any, shape: tuple[int, ...], dtype: type) -> None:
+    """
+    Raises:
+        ShapeError: a field of a result is no array of this shape and type.
+    """
     came = f"{getattr(array, 'shape', type(array).__name__)} {getattr(array, 'dtype', '')}"
     if not isinstance(array, np.ndarray) or array.shape != shape or array.dtype != dtype:
         raise ShapeError(f"{name} must have shape {shape} and type {np.dtype(dtype)}, got {came}".rstrip())
 
 
-def _check_range(name: str, values: np.ndarray) -> None:
+def check_range(name: str, values: np.ndarray) -> None:
+    """
+    Raises:
+        ShapeError: a value lies out of [0, 1].
+    """
     # Written so that NaN fails too.
     if not ((values >= 0) & (values <= 1)).all():
         raise ShapeError(f"{name} must lie in [0, 1], got {values.min():.3g}..{values.max():.3g}")

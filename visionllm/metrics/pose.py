@@ -1,8 +1,9 @@
 """Poses against truth: COCO's keypoint precision, and how far single points are off.
 
 ``AP`` by faster-coco-eval (COCO protocol: object keypoint similarity with the skeleton's own sigmas, 20 poses a
-picture). ``PCK`` is the share of known points of a matched pose within a fifth of the longer side of the true box
-(Yang and Ramanan 2013, "Articulated Human Detection"); ``NME`` their mean distance over the root of that box's area.
+picture), ranked by the poses' own scores. ``PCK`` is the share of known points of a matched pose within a fifth of the
+longer side of the true box (Yang and Ramanan 2013, "Articulated Human Detection"); ``NME`` their mean distance over the
+root of that box's area.
 """
 
 from __future__ import annotations
@@ -63,7 +64,7 @@ class PoseMetric(DetectionMetric):
             rows = target.phrase == number
             truth = [None if lost else pose for pose, lost in zip(known[rows], target.ignored[rows], strict=True)]
             self._asked[phrase, names].append({
-                "found": list(found.poses), "scores": found.scores.tolist(), "truth": truth,
+                "found": list(found.poses), "scores": found.pose_scores.tolist(), "truth": truth,
                 "boxes_xyxy": target.boxes_xyxy[rows], "size": found.size, "key": key,
             })  # fmt: skip
 

@@ -18,7 +18,7 @@ from visionllm.core.sample import Sample
 from visionllm.core.skeletons import load_skeleton, skeleton_of
 from visionllm.decoders.objects.detector import Encoded
 from visionllm.decoders.objects.pixels import Fine
-from visionllm.decoders.objects.poses import GRID, Heat, Points, PoseHead, PoseTruth, pose_losses, to_poses
+from visionllm.decoders.objects.poses import GRID, Heat, Points, PoseHead, PoseTruth, likeness, pose_losses, to_poses
 from visionllm.metrics.pose import similarity
 from visionllm.routing.render import Style
 
@@ -149,6 +149,22 @@ def test_results_are_in_pixels_with_the_flags_told() -> None:
     assert pose.skeleton.keypoints == ("tail", "nose")
     np.testing.assert_allclose(pose.points_xy, [[58, 33], [30, 12]], atol=1e-4)
     assert pose.visibility.tolist() == [2, 1]
+
+
+def test_likeness_is_what_the_heatmap_expects() -> None:
+    """Cell by cell; best where the heatmap says the point is, and of those points alone that are there."""
+    truth, skeleton = truth_of(("tail", "nose")), skeleton_of("dog", ("tail", "nose"))
+    box = xyxy_to_cxcywh(torch.from_numpy(BOX / np.tile(SIZE, 2))).float()[None, None]
+    heat, found = heat_of(truth, (0, 0)), points_of(truth)
+    flags = torch.tensor([4.0, -4.0])[:, None].expand(2, 2)[None, None]
+    (value,) = likeness(replace(found, flags=flags), heat, box, skeleton, SIZE)
+    area = BODY * float(np.prod(BOX[2:] - BOX[:2]))
+    apart = ((heat.places[0, 0] - found.places[0, 0, 0]) * torch.tensor(SIZE)).square().sum(-1)
+    like = torch.exp(-apart / (2 * area * (2 * float(skeleton.spread[0])) ** 2))
+    assert value == pytest.approx(float((heat.logits[0, 0, 0].softmax(-1) * like).sum()), rel=1e-3)
+    away = replace(found, places=found.places + 0.2)
+    assert likeness(away, heat, box, skeleton, SIZE)[0] < 0.5 * likeness(found, heat, box, skeleton, SIZE)[0]
+    assert likeness(replace(found, flags=-torch.ones(1, 1, 2, 2)), heat, box, skeleton, SIZE)[0] == 0
 
 
 def test_names_bring_their_edges() -> None:

@@ -33,6 +33,8 @@ GLUED, KIN = 0.4, 0.25
 # Phrases that own parts in one question, at most, and parts of one.
 _MOST_OWNERS, _MOST_PARTS = 3, 20
 _MOST_EXPRESSIONS = 4
+# Share of several questions in one breath that name a thing or two each, as people do.
+_CURT = 0.5
 _RELATIONS = (
     "left of", "right of", "above", "below", "in front of", "behind", "next to", "beside", "near", "on", "under",
     "to the left of", "to the right of", "on top of", "between", "facing", "holding",
@@ -118,6 +120,8 @@ class PhrasesReader:
         alone = shares * [not TASKS[name].told for name in self.tasks] if count > 1 else shares
         tasks = [TASKS[self.tasks[i]] for i in rng.choice(len(shares), count, p=alone / alone.sum())]
         phrases = self._cuts[index] if self._pool else self._invented(index)
+        if count > 1 and not self._pool and rng.random() < _CURT:
+            phrases = phrases[: count * (1 + int(rng.integers(2)))]
         each = -(-len(phrases) // count)
         turns = []
         for number, task in enumerate(tasks):

@@ -65,19 +65,20 @@ def test_the_best_box_decides() -> None:
     json.dumps(report)
 
 
-def test_masks_above_the_threshold_count_together() -> None:
+def test_the_best_mask_decides_and_all_sure_ones_count_together() -> None:
     metric = METRICS["referring"](threshold=0.5)
     truth = {"a": block(0, 0, 10, 10), "b": block(0, 0, 10, 10), "c": block(20, 0, 30, 10)}
     found = {
-        "a": [(0.9, block(0, 0, 10, 5)), (0.6, block(0, 5, 10, 10)), (0.4, block(30, 20, 40, 30))],
+        "a": [(0.9, block(0, 0, 10, 4)), (0.6, block(0, 4, 10, 10)), (0.4, block(30, 20, 40, 30))],
         "b": [(0.4, block(0, 0, 10, 4)), (0.1, block(0, 0, 10, 10))],  # nothing reaches .5: the best alone
         "c": [],
     }
     metric.add(asked(masks=True, **truth), answer(Masks, **found), key=0)
     report = metric.compute()
-    assert report["P@0.5"] == pytest.approx(1 / 3)
-    assert report["gIoU"] == pytest.approx((1 + 0.4 + 0) / 3)
-    assert report["cIoU"] == pytest.approx((100 + 40) / 300)
+    assert report["P@0.5"] == 0
+    assert report["gIoU"] == pytest.approx((0.4 + 0.4 + 0) / 3)
+    assert report["cIoU"] == pytest.approx((40 + 40) / 300)
+    assert report["all"] == pytest.approx({"P@0.5": 1 / 3, "gIoU": (1 + 0.4 + 0) / 3, "cIoU": (100 + 40) / 300})
     with pytest.raises(DatasetError, match="no masks to compare"):
         metric.add(asked(a=truth["a"]), answer(Masks, **found), key=1)
 

@@ -66,11 +66,17 @@ class GroundingMetric(_Expressions):
 
 @METRICS.register("referring")
 class ReferringMetric(_Expressions):
-    """The pixels of each expression: all its masks that reach the operating point, or the best where none does."""
+    """The best mask of each expression against the pixels it means.
+
+    An expression means one thing, so of what was found the surest answers, as models of many queries are scored on
+    RefCOCO (Yan et al. 2023, "Universal Instance Perception as Object Discovery and Retrieval", section 4.1). ``all``
+    joins the masks that reach the operating point instead, as a caller would who takes all he is given.
+    """
 
     def __init__(self, names: Sequence[str] = (), **settings: Any) -> None:
         super().__init__(names, **settings)
-        self._pixels = np.zeros(2)
+        self._pixels = np.zeros((2, 2))  # of the best and of all: those of both, of either
+        self._all: list[float] = []
 
     def add(self, turn: Turn, answer: Answer, *, key: Hashable) -> None:
         """Take an answer.
@@ -83,18 +89,20 @@ class ReferringMetric(_Expressions):
             raise DatasetError(f"sample {key}: the data set has no masks to compare with; give one that has")
         for i, phrase in enumerate(turn.phrases):
             true = union(target.masks[target.phrase == i], found.size)
-            ours = np.zeros_like(true)
-            if phrase in found.phrases and len(found.of(phrase)):
-                own = found.of(phrase)
-                kept = own.scores >= (0.5 if self._threshold is None else self._threshold)
-                kept[int(own.scores.argmax())] = True
-                ours = union(own.masks[kept], found.size)
-            both, either = float((ours & true).sum()), float((ours | true).sum())
-            self._pixels += both, either
-            self._ious.append(both / either if either else 0.0)
+            own = found.of(phrase) if phrase in found.phrases else found[:0]
+            best = np.argsort(-own.scores, kind="stable")[:1]
+            sure = own.scores >= (0.5 if self._threshold is None else self._threshold)
+            sure[best] = True
+            for kind, (masks, ious) in enumerate(((own.masks[best], self._ious), (own.masks[sure], self._all))):
+                ours = union(masks, found.size)
+                both, either = float((ours & true).sum()), float((ours | true).sum())
+                self._pixels[kind] += both, either
+                ious.append(both / either if either else 0.0)
             self._keys.append(key)
 
     def compute(self) -> dict[str, Any]:
-        """As for boxes, and ``cIoU``."""
-        both, either = self._pixels
-        return {**super().compute(), "cIoU": float(both / either) if either else None}
+        """As for boxes, and ``cIoU``; ``all`` has ``P@0.5``, ``gIoU`` and ``cIoU`` of all masks joined."""
+        best, every = (float(both / either) if either else None for both, either in self._pixels)
+        joined = np.array(self._all)
+        share = {"P@0.5": float((joined >= 0.5).mean()), "gIoU": float(joined.mean())} if len(joined) else {}
+        return {**super().compute(), "cIoU": best, "all": {**share, "cIoU": every}}

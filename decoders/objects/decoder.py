@@ -226,6 +226,7 @@ class ObjectsDecoder(Decoder):
             regions = pointed(groups, links, ctx, encoded)
             last = self._decode(encoded, None, regions)[-1]
             skip = 0 if regions is None else regions.count
+            last = last if regions is None else regions.outlined(last)
             presence_BP = self._presence(encoded, last.queries(skip)).sigmoid()
             for b, group in enumerate(groups):
                 picture = ctx.batch.samples[group.owner[0]].pictures[group.owner[1]]
@@ -400,7 +401,7 @@ class ObjectsDecoder(Decoder):
                 framed, known = regions.opened(layer.queries(noise, start)), regions.pairs(truth)
                 _add(losses, "", criterion.paired_loss(framed, truth, known, encoded.phrase_padding_BP))
                 if self.mask_head is not None:
-                    _add(losses, "", self._mask_loss(maps, near, encoded, framed, truth, known))
+                    _add(losses, "", self._mask_loss(maps, near, encoded, regions.outlined(framed), truth, known))
             if noised is not None:
                 extra = layer.queries(0, noise)
                 part = criterion.paired_loss(extra, truth, noised.positive, encoded.phrase_padding_BP)

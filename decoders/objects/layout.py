@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -163,8 +163,18 @@ def truth_of(groups: list[Group], links: SuperLinks, parts: Sequence[Parts], ctx
     return Truth(boxes=boxes, phrases=phrases, masks=masks, poses=poses, present_BP=present)
 
 
-def frame_of(links: SuperLinks, link: int, ctx: Context) -> np.ndarray | None:
-    """(4,) cxcywh_norm of the region that a link speaks of; None for words."""
+@dataclass(kw_only=True, slots=True, frozen=True, eq=False)
+class Frame:
+    """Where a region is: (4,) box of where to look, its own (4,) box, both cxcywh_norm, and whether that is the box of
+    the thing, too (``Region.outlines``)."""
+
+    look: np.ndarray
+    box: np.ndarray
+    outlines: bool
+
+
+def frame_of(links: SuperLinks, link: int, ctx: Context) -> Frame | None:
+    """The frame of the region that a link speaks of; None for words."""
     meta = links.meta[link]
     sample = ctx.batch.samples[meta.sample]
     region = named_region(meta.phrase, sample.regions)
@@ -172,8 +182,9 @@ def frame_of(links: SuperLinks, link: int, ctx: Context) -> np.ndarray | None:
         return None
     size = sample.pictures[region.picture].size
     x1, y1, x2, y2 = region.mask(size).box_xyxy / np.tile(np.array(size, np.float32), 2)
-    frame = np.array([x1 + x2, y1 + y2, 2 * max(x2 - x1, LEAST_FRAME), 2 * max(y2 - y1, LEAST_FRAME)]) / 2
-    return np.clip(frame, 1e-4, 1 - 1e-4).astype(np.float32)
+    box = np.array([x1 + x2, y1 + y2, 2 * (x2 - x1), 2 * (y2 - y1)], np.float32) / 2
+    look = np.concatenate([box[:2], np.maximum(box[2:], LEAST_FRAME)])
+    return Frame(look=np.clip(look, 1e-4, 1 - 1e-4).astype(np.float32), box=box, outlines=region.outlines)
 
 
 @dataclass(kw_only=True, slots=True, frozen=True, eq=False)
@@ -185,11 +196,14 @@ class Pointed:
         content_BRC: phrase embeddings, zeros on padding.
         reference_BR4: box logits.
         phrase: per picture the phrase of each.
+        boxes_BR4, outlines_BR: their own boxes, cxcywh_norm, and whether these are the boxes of the things.
     """
 
     content_BRC: Tensor
     reference_BR4: Tensor
     phrase: list[list[int]]
+    boxes_BR4: Tensor
+    outlines_BR: Tensor
 
     @property
     def count(self) -> int:
@@ -201,6 +215,13 @@ class Pointed:
         for b, own in enumerate(self.phrase):
             logits[b, len(own) :] = float("-inf")
         return LayerOutput(logits_BNP=logits, boxes_BN4=layer.boxes_BN4, hidden_BNC=layer.hidden_BNC)
+
+    def outlined(self, layer: LayerOutput) -> LayerOutput:
+        """A layer of these queries, then others, in which a thing lies where it was outlined: whoever frames it knows
+        better than a detector where it ends."""
+        boxes, count = layer.boxes_BN4, self.count
+        own = torch.where(self.outlines_BR[..., None], self.boxes_BR4.to(boxes), boxes[:, :count])
+        return replace(layer, boxes_BN4=torch.cat([own, boxes[:, count:]], 1))
 
     def pairs(self, truth: Truth) -> Pairs:
         """Those that mean one known thing, and it."""
@@ -222,13 +243,17 @@ def pointed(groups: list[Group], links: SuperLinks, ctx: Context, encoded: Encod
         return None
     content = encoded.phrases_BPC.new_zeros(len(own), most, encoded.phrases_BPC.shape[-1])
     reference = torch.full((len(own), most, 4), 0.5, device=content.device)
+    boxes, outlines = reference.clone(), torch.zeros(len(own), most, dtype=torch.bool, device=content.device)
     for b, row in enumerate(own):
         for place, (p, frame) in enumerate(row):
             content[b, place] = encoded.phrases_BPC[b, p]
-            reference[b, place] = torch.from_numpy(frame).to(content.device)
+            reference[b, place] = torch.from_numpy(frame.look).to(content.device)
+            boxes[b, place] = torch.from_numpy(frame.box).to(content.device)
+            outlines[b, place] = frame.outlines
     return Pointed(
-        content_BRC=content, reference_BR4=torch.special.logit(reference), phrase=[[p for p, _ in row] for row in own]
-    )
+        content_BRC=content, reference_BR4=torch.special.logit(reference), phrase=[[p for p, _ in row] for row in own],
+        boxes_BR4=boxes, outlines_BR=outlines,
+    )  # fmt: skip
 
 
 def closed_between(noised: Tensor | None, noise: int, regions: int, queries: int, device: torch.device) -> Tensor:

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from visionllm import Box, Pixels, Point, Scribble
+from visionllm import Box, Pixels, Point, Polygon, Scribble
 from visionllm.core.arrays import object_array
 from visionllm.core.errors import CheckpointError, ConfigError, PromptError
 from visionllm.core.masks import Mask
@@ -106,6 +106,27 @@ def test_a_region_always_brings_one_mask(pointing: Any, picture: Make, dictate: 
     )
     assert answer.masks.phrases == ("region 2", "car", "region 1")
     assert [len(answer.masks.of(name)) for name in answer.masks.phrases] == [1, 0, 1]
+
+
+def test_a_thing_lies_where_it_was_outlined(pointing: Any, picture: Make) -> None:
+    """A box, an outline and a mask say where the thing ends; a point and a scribble do not."""
+    masked = np.pad(np.ones((25, 35), bool), ((5, 30), (5, 40)))
+    regions = [Box(5, 5, 40, 30), Polygon([(5, 5), (40, 5), (40, 30), (5, 30)]), Pixels(masked), Point(20, 15),
+               Scribble([(6, 6), (39, 29)])]  # fmt: skip
+    found = pointing.segment(picture(), regions=regions)
+    assert len(found) == 5
+    for result in found[:3]:
+        np.testing.assert_allclose(result.boxes_xyxy[0], [5, 5, 40, 30], atol=1e-3)
+    for result in found[3:]:
+        assert np.abs(result.boxes_xyxy[0] - [5, 5, 40, 30]).max() > 0.5
+    for result in found:
+        x1, y1, x2, y2 = result.boxes_xyxy[0]
+        left, top, right, bottom = result.masks[0].box_xyxy
+        if result.masks[0].area:
+            assert left >= np.floor(x1)
+            assert top >= np.floor(y1)
+            assert right <= np.ceil(x2)
+            assert bottom <= np.ceil(y2)
 
 
 @torch.no_grad()

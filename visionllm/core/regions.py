@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 import cv2
 import numpy as np
@@ -32,6 +32,9 @@ class Region:
     """
 
     picture: int = 0
+
+    # Whether it ends where the thing ends that it means, and does not merely lie on it.
+    outlines: ClassVar[bool] = False
 
     def mask(self, size: tuple[int, int]) -> Mask:
         """Its pixels in a picture of (width, height).
@@ -88,6 +91,8 @@ class Box(Region):
     x2: float
     y2: float
 
+    outlines: ClassVar[bool] = True
+
     def moved(self, geometry: Geometry) -> Self:
         box = geometry.boxes_exact(np.array([self.x1, self.y1, self.x2, self.y2]))
         x1, y1, x2, y2 = np.clip(box, 0, np.tile(geometry.output_size, 2)).tolist()
@@ -134,6 +139,8 @@ class Scribble(_Drawn):
 class Polygon(_Drawn):
     """An outline through points, closed by itself."""
 
+    outlines: ClassVar[bool] = True
+
     def _drawn(self, size: tuple[int, int]) -> Mask:
         points = self._places(size, least=3)
         try:
@@ -147,6 +154,8 @@ class Pixels(Region):
     """A mask: a ``Mask``, or (H, W) bool."""
 
     shape: Any
+
+    outlines: ClassVar[bool] = True
 
     def moved(self, geometry: Geometry) -> Self:
         return replace(self, shape=self._own().moved(geometry))

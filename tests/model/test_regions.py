@@ -113,7 +113,7 @@ def test_a_thing_lies_where_it_was_outlined(pointing: Any, picture: Make) -> Non
     masked = np.pad(np.ones((25, 35), bool), ((5, 30), (5, 40)))
     regions = [Box(5, 5, 40, 30), Polygon([(5, 5), (40, 5), (40, 30), (5, 30)]), Pixels(masked), Point(20, 15),
                Scribble([(6, 6), (39, 29)])]  # fmt: skip
-    found = pointing.segment(picture(), regions=regions)
+    found = list(pointing.segment(picture(), regions=regions).masks)
     assert len(found) == 5
     for result in found[:3]:
         np.testing.assert_allclose(result.boxes_xyxy[0], [5, 5, 40, 30], atol=1e-3)

@@ -33,6 +33,8 @@ GLUED, KIN = 0.4, 0.25
 # Phrases that own parts in one question, at most, and parts of one.
 _MOST_OWNERS, _MOST_PARTS = 3, 20
 _MOST_EXPRESSIONS = 4
+# Of the parts of a glued name, those that are words of questions, and those that come once more.
+_ASKING, _TWICE = 0.25, 0.08
 # Share of several questions in one breath that name a thing or two each, as people do.
 _CURT = 0.5
 _RELATIONS = (
@@ -207,6 +209,7 @@ def _parts_of(rng: np.random.Generator) -> tuple[str, ...]:
 class _Words(Config):
     adjectives: list[str]
     nouns: list[str]
+    asking: list[str]
     onsets: list[str]
     vowels: list[str]
     codas: list[str]
@@ -329,10 +332,20 @@ def _letters(rng: np.random.Generator) -> str:
 
 
 def _glued(rng: np.random.Generator, parts: tuple[str, ...]) -> str:
-    """Parts of words in a row, each as likely as any other."""
-    name = _pick(rng, parts)
-    for _ in range(int(rng.integers(4))):
-        name += _pick(rng, ("", "", "", "", " ", "-")) + _pick(rng, parts)
+    """Parts of words in a row, each as likely as any other, but for two kinds that a list is easily lost at: those that
+    are words of questions elsewhere ("all" of an alligator, "to" of a toga), and one that comes twice ("c" of a
+    moccasin)."""
+    count, asking = 1 + int(rng.integers(4)), _words().asking
+
+    def draw() -> str:
+        # Alone, or as a word of its own, it would be one of the question's.
+        return _pick(rng, asking if count > 1 and rng.random() < _ASKING else parts)
+
+    part = name = draw()
+    for _ in range(count - 1):
+        before, part = part, part if rng.random() < _TWICE else draw()
+        between = _pick(rng, ("", "", "", "", " ", "-"))
+        name += ("" if {before, part} & set(asking) else between) + part
     return name
 
 

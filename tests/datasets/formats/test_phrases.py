@@ -12,7 +12,7 @@ import pytest
 from visionllm.core.errors import AnnotationError, ConfigError, DatasetError
 from visionllm.datasets.catalog import catalogue, catalogue_folder, load_card, open_dataset
 from visionllm.datasets.formats import PhrasesReader, Place
-from visionllm.datasets.formats.phrases import PhrasesSplit, plain
+from visionllm.datasets.formats.phrases import PhrasesSplit, _glued, _words, plain
 from visionllm.datasets.scenes import CATEGORIES
 from visionllm.routing.render import Style, render
 
@@ -222,3 +222,18 @@ def test_a_look_for_an_invented_name_is_worded_as_a_question(tmp_path: Path) -> 
         asked, said = "".join(piece.text for piece in render(sample, (), style=Style(rng=rng))).split("assistant\n")
         assert name in asked
         assert said.startswith(f"<ref>{name}</ref>[FIND]")
+
+
+def test_glued_names_hold_words_of_questions_and_none_is_one(tmp_path: Path) -> None:
+    """What a reader must copy there and pass over elsewhere: in a good share of names, never as a word by itself."""
+    parts = ("ga", "ig", "bb", "to", "all")
+    rng = np.random.default_rng(0)
+    names = [_glued(rng, parts) for _ in range(2000)]
+    asking = set(_words().asking)
+    for name in names:
+        words = name.replace("-", " ").split(" ")
+        assert not set(words) & (asking - set(parts)), name
+    holding = sum(any(name.startswith(word) for word in ("which", "every", "there", "find")) for name in names)
+    assert 20 < holding < 200
+    twice = sum(any(part + part in name for part in ("ga", "ig", "bb")) for name in names)
+    assert twice > 50

@@ -265,10 +265,7 @@ class ObjectsDecoder(Decoder):
                     elif meta.token == POSED:
                         skeleton = skeleton_of(meta.phrase, parts[link].names)
                         asked_KC = names[parts[link].start :][: len(parts[link].names)]
-                        poses = self._poses(
-                            encoded.of([b]), fine, last.of([b]), own.rows, asked_KC, skeleton, picture.size
-                        )
-                        results[link] = Poses(**poses, **own.fields)
+                        results[link] = self._poses(encoded.of([b]), fine, last.of([b]), own, asked_KC, skeleton)
                     else:
                         results[link] = Detections(**own.fields)
         return [results[i] for i in range(len(links))]
@@ -334,25 +331,24 @@ class ObjectsDecoder(Decoder):
         return dict(zip(rows, masks, strict=True))
 
     def _poses(
-        self, encoded: Encoded, fine: Fine | None, layer: LayerOutput, rows: np.ndarray, names_JC: Tensor,
-        skeleton: Skeleton, size: tuple[int, int],
-    ) -> dict[str, np.ndarray]:  # fmt: skip
-        """Keypoints of some queries of one picture, as fields of ``Poses``."""
+        self, encoded: Encoded, fine: Fine | None, layer: LayerOutput, found: _Found, names_JC: Tensor,
+        skeleton: Skeleton,
+    ) -> Poses:  # fmt: skip
+        """Keypoints of what one phrase found in one picture."""
         assert self.pose_head is not None, "a link of poses reached a decoder without them"
         assert fine is not None, "poses are read from pixels"
-        index = torch.from_numpy(rows).to(layer.hidden_BNC.device)
+        size, count = found.fields["size"], len(found.rows)
+        index = torch.from_numpy(found.rows).to(layer.hidden_BNC.device)
         hidden, boxes = layer.hidden_BNC[:, index], layer.boxes_BN4[:, index]
-        if not len(rows) or not len(names_JC):
-            nothing = boxes.new_zeros(1, len(rows), len(names_JC), 2)
+        if not count or not len(names_JC):
+            nothing = boxes.new_zeros(1, count, len(names_JC), 2)
             poses = to_poses(Points(places=nothing, flags=nothing), skeleton, size)
-            return {"poses": object_array(poses), "likeness": np.zeros(len(rows), np.float32)}
-        asked = names_JC.expand(1, len(rows), -1, -1)
+            return Poses(poses=object_array(poses), likeness=np.zeros(count, np.float32), **found.fields)
+        asked = names_JC.expand(1, count, -1, -1)
         open_ = torch.ones(asked.shape[:3], dtype=torch.bool, device=asked.device)
         (*_, points), heat = self.pose_head(encoded, fine, hidden, boxes, asked, open_)
-        return {
-            "poses": object_array(to_poses(points, skeleton, size)),
-            "likeness": likeness(points, heat, boxes, skeleton, size),
-        }
+        sure = likeness(points, heat, boxes, skeleton, size)
+        return Poses(poses=object_array(to_poses(points, skeleton, size)), likeness=sure, **found.fields)
 
     def _decode(
         self, encoded: Encoded, noised: criterion.Denoising | None, regions: Pointed | None

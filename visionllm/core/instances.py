@@ -197,8 +197,8 @@ class Poses(Detections):
 
         Both must be right (as Xiao et al. 2018, "Simple baselines for human pose estimation", section 3.2, multiply the
         two). The likeness is squared, since half the likeness is less than half the chance that a pose is right: on
-        training scenes, with the sixth stage of poses, OKS-AP50 was .441 by the boxes' scores, .503 by the product,
-        .525 so.
+        140 training scenes, with the embedded model's seventh edition, OKS-AP50 was .441 by the boxes' scores, .503 by
+        the product, .525 so.
         """
         return self.scores * self.likeness**2
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -15,7 +15,6 @@ import torch
 from pydantic import Field, PositiveInt, field_validator
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
-from torchvision.ops import nms
 
 from visionllm.core.arrays import object_array
 from visionllm.core.config import Config
@@ -24,13 +23,13 @@ from visionllm.core.instances import Masks, Poses
 from visionllm.core.masks import Mask, SoftMask
 from visionllm.core.pixels import PixelSpec
 from visionllm.core.poses import Skeleton
-from visionllm.core.sample import Picture
 from visionllm.core.skeletons import skeleton_of
 from visionllm.core.superlink import SuperLinks
 from visionllm.core.task import Task
 from visionllm.decoders.base import Context, Decoder, register_decoder
 from visionllm.decoders.objects import criterion
 from visionllm.decoders.objects.detector import Encoded, LayerOutput, LinkDetector
+from visionllm.decoders.objects.found import Found, find, in_picture
 from visionllm.decoders.objects.layout import (
     Parts,
     Pointed,
@@ -49,9 +48,6 @@ from visionllm.decoders.objects.phrases import PhraseHead
 from visionllm.decoders.objects.pixels import MAP_WIDTH, Fine, PixelMap
 from visionllm.decoders.objects.poses import Points, PoseHead, likeness, pose_losses, to_poses
 from visionllm.decoders.objects.tasks import DETECTION, FINE, LOOKING, MASKED, POSE, POSED, SEGMENTATION
-
-# Least score with which a query speaks for the pixels of its mask.
-FAINT = 0.1
 
 
 class ObjectsConfig(Config):
@@ -230,23 +226,23 @@ class ObjectsDecoder(Decoder):
             presence_BP = self._presence(encoded, last.queries(skip)).sigmoid()
             for b, group in enumerate(groups):
                 picture = ctx.batch.samples[group.owner[0]].pictures[group.owner[1]]
-                boxes_xyxy = _in_picture(last.boxes_BN4[b], picture)
+                boxes_xyxy = in_picture(last.boxes_BN4[b], picture)
                 asked = {links.meta[link].token for link in group.links}
                 fine = self._fine(bucket.values[row_of[b]][None], encoded.of([b])) if asked & FINE else None
-                found: list[_Found] = []
+                found: list[Found] = []
                 for p, link in enumerate(group.links):
                     meta, scores_N = links.meta[link], last.logits_BNP[b, :, p].sigmoid()
                     threshold = self.thresholds[meta.task] if options.threshold is None else options.threshold
                     if regions is not None and p in regions.phrase[b]:
                         # One thing was framed: its own query tells it, whatever its score.
                         row = regions.phrase[b].index(p)
-                        own = _found(
+                        own = find(
                             meta.phrase, picture, boxes_xyxy, scores_N, float(scores_N[row]), 0.0, 1, None,
                             among=slice(row, row + 1),
                         )  # fmt: skip
                         found.append(replace(own, faint={row: 1.0}))
                     else:
-                        found.append(_found(
+                        found.append(find(
                             meta.phrase, picture, boxes_xyxy, scores_N, float(presence_BP[b, p]), threshold,
                             options.max_boxes, self.overlap, among=slice(skip, None),
                         ))  # fmt: skip
@@ -316,7 +312,7 @@ class ObjectsDecoder(Decoder):
         return self.pose_head.names(torch.cat(states), observe=observe)
 
     def _masks(
-        self, encoded: Encoded, fine: Fine | None, layer: LayerOutput, boxes_xyxy: np.ndarray, found: list[_Found],
+        self, encoded: Encoded, fine: Fine | None, layer: LayerOutput, boxes_xyxy: np.ndarray, found: list[Found],
         size: tuple[int, int],
     ) -> dict[int, Mask]:  # fmt: skip
         """The masks of all queries of one picture that some phrases found, were it faintly."""
@@ -331,7 +327,7 @@ class ObjectsDecoder(Decoder):
         return dict(zip(rows, masks, strict=True))
 
     def _poses(
-        self, encoded: Encoded, fine: Fine | None, layer: LayerOutput, found: _Found, names_JC: Tensor,
+        self, encoded: Encoded, fine: Fine | None, layer: LayerOutput, found: Found, names_JC: Tensor,
         skeleton: Skeleton,
     ) -> Poses:  # fmt: skip
         """Keypoints of what one phrase found in one picture."""
@@ -474,14 +470,6 @@ class ObjectsDecoder(Decoder):
         return own + self.presence_weight[0] * best + self.presence_weight[1]
 
 
-def _in_picture(boxes_N4: Tensor, picture: Picture) -> np.ndarray:
-    """(N, 4) cxcywh_norm -> float32 xyxy in pixels, inside the picture."""
-    boxes = boxes_N4.float().cpu().numpy()
-    scale = np.tile(np.array(picture.size, np.float32), 2)
-    xyxy = np.concatenate([boxes[:, :2] - boxes[:, 2:] / 2, boxes[:, :2] + boxes[:, 2:] / 2], 1) * scale
-    return np.clip(xyxy, 0, scale).astype(np.float32)
-
-
 def _gathered(layer: LayerOutput, queries: list[Tensor]) -> tuple[Tensor, Tensor, Tensor]:
     """(B, I, C) states and (B, I, 4) boxes of some queries of each picture, padded, and (B, I) True where one is."""
     padded = pad_sequence(queries, batch_first=True)
@@ -491,35 +479,6 @@ def _gathered(layer: LayerOutput, queries: list[Tensor]) -> tuple[Tensor, Tensor
     )
     counts = torch.tensor([len(own) for own in queries], device=padded.device)
     return hidden, boxes, torch.arange(padded.shape[1], device=padded.device) < counts[:, None]
-
-
-@dataclass(kw_only=True, slots=True, frozen=True, eq=False)
-class _Found:
-    """What one phrase found: the queries, best first, and the fields of ``Detections``; all that speak for it, were it
-    faintly, with their scores."""
-
-    rows: np.ndarray
-    fields: dict[str, Any]
-    faint: dict[int, float]
-
-
-def _found(phrase: str, picture: Picture, boxes_xyxy: np.ndarray, scores_N: Tensor, presence: float, threshold: float,
-           limit: int, overlap: float | None, among: slice = slice(None)
-           ) -> _Found:  # fmt: skip
-    """What one phrase found among some queries."""
-    order = scores_N[among].float().argsort(descending=True, stable=True) + (among.start or 0)
-    faint = order[scores_N[order] >= FAINT]
-    order = order[scores_N[order] >= threshold]
-    if overlap is not None:
-        order = order[nms(torch.from_numpy(boxes_xyxy).to(order.device)[order], scores_N[order].float(), overlap)]
-    order = order[:limit]
-    rows = order.cpu().numpy()
-    fields: dict[str, Any] = {
-        "boxes_xyxy": boxes_xyxy[rows], "scores": scores_N[order].float().cpu().numpy(),
-        "labels": np.zeros(len(rows), np.int64), "phrases": (phrase,), "presence": np.array([presence], np.float32),
-        "size": picture.size, "threshold": float(threshold), "picture": picture, "picture_name": picture.name,
-    }  # fmt: skip
-    return _Found(rows=rows, fields=fields, faint=dict(zip(faint.tolist(), scores_N[faint].tolist(), strict=True)))
 
 
 def _add(total: dict[str, Tensor], prefix: str, part: dict[str, Tensor]) -> None:

@@ -69,7 +69,7 @@ class ReferringMetric(_Expressions):
     """The best mask of each expression against the pixels it means.
 
     An expression means one thing, so of what was found the surest answers, as models of many queries are scored on
-    RefCOCO (Yan et al. 2023, "Universal Instance Perception as Object Discovery and Retrieval", section 4.1). ``all``
+    RefCOCO (Yan et al. 2023, "Universal Instance Perception as Object Discovery and Retrieval"). ``all``
     joins the masks that reach the operating point instead, as a caller would who takes all he is given.
     """
 

@@ -8,7 +8,8 @@ import torch
 from pydantic import ValidationError
 
 from visionllm.core.sample import Picture
-from visionllm.decoders.objects.decoder import ObjectsConfig, _found, _in_picture
+from visionllm.decoders.objects.decoder import ObjectsConfig
+from visionllm.decoders.objects.found import find, in_picture
 
 PICTURE = Picture(pixels=np.zeros((50, 100, 3), np.uint8))
 BOXES = torch.tensor([[0.2, 0.5, 0.2, 0.4], [0.21, 0.5, 0.2, 0.4], [0.7, 0.5, 0.2, 0.4], [0.5, 0.5, 1.0, 1.0]])
@@ -16,7 +17,7 @@ SCORES = torch.tensor([0.6, 0.9, 0.5, 0.1])
 
 
 def scores(threshold: float, limit: int, overlap: float | None) -> list[float]:
-    fields = _found("car", PICTURE, _in_picture(BOXES, PICTURE), SCORES, 0.5, threshold, limit, overlap).fields
+    fields = find("car", PICTURE, in_picture(BOXES, PICTURE), SCORES, 0.5, threshold, limit, overlap).fields
     return [round(float(score), 3) for score in fields["scores"]]
 
 
@@ -31,7 +32,7 @@ def test_threshold_and_limit_hold_beside_it() -> None:
 
 
 def test_boxes_are_in_pixels_of_the_picture() -> None:
-    fields = _found("car", PICTURE, _in_picture(BOXES, PICTURE), SCORES, 0.5, 0.8, 100, 0.6).fields
+    fields = find("car", PICTURE, in_picture(BOXES, PICTURE), SCORES, 0.5, 0.8, 100, 0.6).fields
     np.testing.assert_allclose(fields["boxes_xyxy"], [[11, 15, 31, 35]], atol=1e-4)
 
 

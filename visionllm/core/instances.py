@@ -196,8 +196,8 @@ class Poses(Detections):
         """(N,) scores of the poses, where ``scores`` are of the boxes: what poses are ranked by.
 
         Both must be right, so they are multiplied, as top-down pose estimators do. The likeness is squared, since half
-        the likeness is less than half the chance that a pose is right: on 140 training scenes, with the embedded model's
-        seventh edition, OKS-AP50 was .441 by the boxes' scores, .503 by the product, .525 so.
+        the likeness is less than half the chance that a pose is right: on 140 training scenes, with the embedded
+        model's seventh edition, OKS-AP50 was .441 by the boxes' scores, .503 by the product, .525 so.
         """
         return self.scores * self.likeness**2
 

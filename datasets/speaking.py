@@ -19,7 +19,7 @@ from visionllm.datasets.formats.reader import Wording
 
 # Expressions in one question, at most; turns of one conversation, at most; questions about one picture, at most: they
 # cost little beside it, those that are looked for more.
-MOST_EXPRESSIONS, MOST_TURNS, MOST_QUESTIONS, MOST_LOOKS = 4, 4, 24, 8
+MOST_EXPRESSIONS, MOST_TURNS, MOST_QUESTIONS, MOST_LOOKS = 8, 4, 24, 8
 _ARTICLE = re.compile(r"^(the|a|an) ", re.IGNORECASE)
 _CAPTION_QUESTIONS = (
     "describe the picture", "describe the image", "describe this picture", "what is in the picture?",
@@ -42,7 +42,7 @@ class GroundingAsker(Asker):
     needs = frozenset({"expressions"})
 
     def draw(self, record: Record, wording: Wording, rng: np.random.Generator, *partners: Record) -> Sample:
-        """One to four expressions, one alone most of the time."""
+        """One to eight expressions, one alone half of the time."""
         if not record.expressions:
             raise AnnotationError(f"{record.source}: nothing is said of any object; remove it")
         count = 1 if rng.random() < 0.5 else 1 + int(rng.integers(MOST_EXPRESSIONS))

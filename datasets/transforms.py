@@ -28,7 +28,9 @@ class Augment(Config):
     """How strongly training samples are changed; every strength at zero leaves them alone."""
 
     sizes: tuple[tuple[PositiveInt, PositiveInt], ...] = Field(
-        (), description="(width, height) of the output; of several, the one of nearest shape; none keeps the crop's"
+        (),
+        description="(width, height) of the output; of several, the one of nearest shape, of these the one of nearest "
+        "size; none keeps the crop's",
     )
     flip: float = Field(0.5, ge=0, le=1, description="probability of swapping left and right")
     crop: float = Field(0.7, ge=0, le=1, description="probability of cutting out a part")
@@ -80,8 +82,12 @@ class Augment(Config):
         if not self.sizes:
             return geometry
         width, height = geometry.output_size
-        shape = math.log(width / height)
-        nearest = min(self.sizes, key=lambda size: abs(math.log(size[0] / size[1]) - shape))
+
+        def far(size: tuple[int, int]) -> tuple[float, float]:
+            shape, scale = (size[0] / size[1]) / (width / height), size[0] * size[1] / (width * height)
+            return round(abs(math.log(shape)), 6), abs(math.log(scale))
+
+        nearest = min(self.sizes, key=far)
         return geometry.then(Geometry.resize(geometry.output_size, nearest))
 
     def relight(self, pixels: np.ndarray, rng: np.random.Generator) -> np.ndarray:

@@ -1,6 +1,9 @@
 """Task decoders: what turns super links and pictures into results. Each imports ``visionllm.core`` and nothing else."""
 
 from visionllm.decoders.base import DECODERS, Context, Decoder, register_decoder
+from visionllm.decoders.diffusion.decoder import EditingDecoder, GenerationDecoder
 from visionllm.decoders.objects.decoder import ObjectsDecoder
 
-__all__ = ["DECODERS", "Context", "Decoder", "ObjectsDecoder", "register_decoder"]
+__all__ = [
+    "DECODERS", "Context", "Decoder", "EditingDecoder", "GenerationDecoder", "ObjectsDecoder", "register_decoder",
+]  # fmt: skip

@@ -23,10 +23,12 @@ class Context:
     Args:
         batch: the batch; a decoder finds its pictures under ``batch.pixels[f"{decoder}/{role}"]``.
         vision: (tiles, tokens, D) features of the language model's vision tower after the projector, or None.
+        model: fingerprint of the weights that answer, or None (training).
     """
 
     batch: Batch
     vision: Tensor | None = None
+    model: str | None = None
 
 
 class Decoder(nn.Module):
@@ -63,6 +65,11 @@ class Decoder(nn.Module):
     def predict(self, links: SuperLinks, ctx: Context, options: Any) -> list[Any]:
         """One result per root link, in the order of ``links``."""
         raise NotImplementedError
+
+    def described(self, values: Mapping[str, Any]) -> dict[str, Any]:
+        """What a checkpoint says of the decoder, given the keys it was made of: it must build the decoder anew without
+        any file beside it."""
+        return dict(values)
 
     def operating_point(self, task: str) -> float | None:
         """The score that results of a task reach unless a call asks for another; None where nothing is left out."""

@@ -64,6 +64,28 @@ def tiny_network() -> Callable[..., dict[str, Any]]:
 
 
 @pytest.fixture(scope="session")
+def tiny_diffusion() -> Callable[..., dict[str, Any]]:
+    """Keys of the smallest UNet and autoencoder: latents half as large as pictures."""
+
+    def make(reads: int = 1, vae: bool = True, **scheduler: Any) -> dict[str, Any]:
+        channels = 4 if vae else 3
+        unet = {
+            "sample_size": 8, "in_channels": reads * channels, "out_channels": channels, "block_out_channels": [8, 16],
+            "norm_num_groups": 4, "layers_per_block": 1, "cross_attention_dim": 16, "attention_head_dim": 4,
+            "down_block_types": ["CrossAttnDownBlock2D", "DownBlock2D"],
+            "up_block_types": ["UpBlock2D", "CrossAttnUpBlock2D"],
+        }  # fmt: skip
+        made = {
+            "block_out_channels": [8, 8], "latent_channels": 4, "norm_num_groups": 4, "layers_per_block": 1,
+            "down_block_types": ["DownEncoderBlock2D"] * 2, "up_block_types": ["UpDecoderBlock2D"] * 2,
+            "sample_size": 16,
+        }  # fmt: skip
+        return {"unet": unet, "vae": made if vae else None, "scheduler": scheduler}
+
+    return make
+
+
+@pytest.fixture(scope="session")
 def tiny_settings(root: Path, tiny_network: Callable[..., dict[str, Any]]) -> Callable[..., dict[str, Any]]:
     """The model section of a training config at test size: 0.2 M parameters, tiles of 64 pixels, four tokens a tile."""
 

@@ -20,7 +20,8 @@ from torch import Tensor, nn
 from visionllm.core.answer import Answer, LinkResult, Trace
 from visionllm.core.batch import Batch, on_pictures
 from visionllm.core.config import validate
-from visionllm.core.errors import PromptError, VisionLLMError, unknown_name
+from visionllm.core.errors import Cancelled, CheckpointError, PromptError, unknown_name
+from visionllm.core.images import Images, Recipe
 from visionllm.core.media import PictureSource, load_picture
 from visionllm.core.regions import PLACEHOLDER, Region, check_regions, region_name
 from visionllm.core.sample import Picture, Sample, Turn
@@ -54,10 +55,6 @@ class Progress:
     request: int
     text: str = ""
     answer: Answer | None = None
-
-
-class Cancelled(VisionLLMError):
-    """The caller's ``progress`` function ended the call."""
 
 
 @dataclass(kw_only=True, slots=True, frozen=True, eq=False)
@@ -144,9 +141,9 @@ class Answering(nn.Module):
             chunk: phrases in one pass.
         """
         turn = _turn(TASKS[task], phrases, regions)
-        if pictures is None or (isinstance(pictures, (list, tuple)) and not pictures):
-            raise PromptError("pictures: expected at least one to look at")
         sample = _sample(pictures)
+        if len(sample.pictures) < TASKS[task].pictures:
+            raise PromptError("pictures: expected at least one to look at")
         if regions:
             # Those of a question stand where all branches see them; a line holds the phrases too.
             own = turn.phrases[: len(turn.phrases) - len(regions)] if verify else ()
@@ -168,6 +165,33 @@ class Answering(nn.Module):
         trace = Trace(seconds={"total": time.perf_counter() - started}, model=self.fingerprint)
         text = ", ".join(f"<ref>{link.meta.phrase}</ref>{link.meta.token}" for link in links)
         return Answer(text=text, links=tuple(links), pictures=sample.pictures, prompt="", trace=trace)
+
+    def replay(self, made: Recipe | str | Path, pictures: Pictures = None) -> Images:
+        """A picture that was made before, made again.
+
+        Args:
+            made: its recipe, or the PNG file it was saved to.
+            pictures: those that were asked about, if there were any.
+
+        Raises:
+            CheckpointError: other weights made it.
+            PromptError: it was made in a conversation, or this model no longer makes it of the prompt.
+        """
+        recipe = made if isinstance(made, Recipe) else Recipe.read(made)
+        if recipe.model != self.fingerprint:
+            raise CheckpointError(f"the picture was made by weights {recipe.model}, these are {self.fingerprint}")
+        if recipe.turn:
+            raise PromptError("the picture was made in a conversation; ask the same again")
+        if recipe.prompt is None:
+            again = {**recipe.options, "seed": recipe.seed, "count": 1}
+            answer = self.known(recipe.task, pictures, [recipe.phrase], options={recipe.decoder: again})
+            return answer.results[recipe.task][0]
+        answer = self.ask(pictures, recipe.prompt, options={recipe.decoder: recipe.options})
+        result = answer.results.get(recipe.task, ())
+        if len(result) <= recipe.place:
+            raise PromptError(f"{recipe.prompt!r} gave {len(result)} pictures, the recipe is of one more; "
+                              "are these the pictures that were asked about?")  # fmt: skip
+        return result[recipe.place]
 
     def links(self, batch: Batch) -> SuperLinks:
         """Super links of an encoded batch, without decoding them."""
@@ -324,16 +348,16 @@ class Answering(nn.Module):
         return self.vocabulary.text([t for t in ids if t != self.vocabulary.end])
 
     def _decode(self, links: SuperLinks, batch: Batch, options: Mapping[str, Any] | None) -> list[list[LinkResult]]:
-        """Every link to its decoder; the results of each sample in reading order. Links without a picture give none."""
+        """Every link to its decoder; results of each sample in reading order. Links that lack a picture give none."""
         found: dict[int, LinkResult] = {}
-        ctx = Context(batch=batch)
+        ctx = Context(batch=batch, model=self.fingerprint)
         chosen = self._check_options(options)
         for name, decoder in self._decoders():
             tasks = {task.name for task in decoder.tasks}
             served = [
                 i for i, meta in enumerate(links.meta)
                 if meta.task in tasks and (meta.parent >= 0 or self._is_root(meta))
-                and batch.samples[meta.sample].pictures
+                and len(batch.samples[meta.sample].pictures) >= TASKS[meta.task].pictures
             ]  # fmt: skip
             roots = [i for i in served if self._is_root(links.meta[i])]
             if roots:

@@ -27,7 +27,9 @@ Root = Annotated[Path | None, typer.Option(help="Folder of the data sets; $VISIO
 @app.command()
 def ask(
     prompt: Annotated[str, typer.Argument(help="What to look for, such as 'detect all cars'.")],
-    images: Annotated[list[Path], typer.Argument(help="Pictures; each is asked about on its own.")],
+    images: Annotated[
+        list[Path] | None, typer.Argument(help="Pictures; each is asked about on its own. None to ask without one.")
+    ] = None,
     model: Model = None,
     out: Annotated[Path | None, typer.Option(help="Drawn picture (one image) or folder (several).")] = None,
     json_out: Annotated[bool, typer.Option("--json", help="Print JSON only.")] = False,
@@ -36,12 +38,13 @@ def ask(
     ] = None,
     device: Device = "cpu",
 ) -> None:
-    """Ask a prompt about pictures: the reply, a table of what was found, and a drawing."""
+    """Ask a prompt about pictures, or without one: the reply, a table of what was found, and a drawing."""
     from visionllm import VisionLLM
 
     regions = [_region(text) for text in region or []]
     vision = VisionLLM.from_pretrained(model, device=device)
-    answers = vision.ask_many([(image, prompt, regions) for image in images])
+    images = images or []
+    answers = vision.ask_many([(image, prompt, regions) for image in images] or [(None, prompt, regions)])
     if json_out:
         values = [answer.to_dict() for answer in answers]
         typer.echo(json.dumps(values[0] if len(values) == 1 else values, indent=2))
@@ -51,7 +54,9 @@ def ask(
         target = _target(out, images, number)
         if target is not None:
             target.parent.mkdir(parents=True, exist_ok=True)
-            answer.save(target)
+            # A picture that was made is its own drawing, and carries its recipe.
+            made = answer.images if not answer.pictures else ()
+            (made if len(made) == 1 else answer).save(target)
             typer.echo(f"drawn: {target}", err=json_out)
 
 
@@ -179,7 +184,7 @@ def _region(text: str) -> Point | Box:
 
 def _target(out: Path | None, images: list[Path], number: int) -> Path | None:
     """Where the drawing goes: the path itself, or a file in the folder; pictures of one name are told apart."""
-    if out is None or len(images) == 1:
+    if out is None or len(images) <= 1:
         return out
     stem = images[number].stem
     alike = [path.stem for path in images].count(stem) > 1

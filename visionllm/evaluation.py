@@ -105,7 +105,8 @@ def evaluate(
             # What a caption in the model's own words routes is not right or wrong by name.
             if not how.known and (turn.task is None or turn.reply is None):
                 routing.add(_routes(question), answer.trace.routed)
-            if metric is not None and sample.pictures and (turn.target is not None or turn.reply is not None):
+            scored = bool(sample.pictures) or (task is not None and not task.pictures)
+            if metric is not None and scored and (turn.target is not None or turn.reply is not None):
                 for part, own, key in _by_picture(sample, turn, answer):
                     metric.add(part, own, key=key)
                 pictures += 1
@@ -131,7 +132,7 @@ def evaluate(
 def _by_picture(sample: Sample, turn: Turn, answer: Answer) -> Iterator[tuple[Turn, Answer, Any]]:
     """The parts of a question and its answer that are about one picture each, with a key of their own."""
     index = sample.source.index
-    if len(sample.pictures) == 1 or not turn.phrases:
+    if len(sample.pictures) <= 1 or not turn.phrases:
         yield turn, answer, index
         return
     for number in range(len(sample.pictures)):

@@ -173,6 +173,9 @@ class VisionLLM(Answering, PreTrainedModel):
         folder.mkdir(parents=True, exist_ok=True)
         self.config.format_version = FORMAT_VERSION
         self.config.providers = {name: provider_of(DECODERS[name].__module__) for name in self.decoders}
+        self.config.decoders = {
+            name: decoder.described(self.config.decoders[name]) for name, decoder in self._decoders()
+        }
         self.config.architectures = [type(self).__name__]
         (folder / "config.json").write_text(self.config.to_json_string(use_diff=False), encoding="utf-8")
         save_weights(self, folder, dtype)

@@ -231,9 +231,7 @@ def _prepare(pictures: list[tuple[tuple[tuple[int, int], ...], Picture]], spec: 
     """Resize and normalise; pictures of one padded size share a bucket, so nobody's padding depends on company."""
     buckets: dict[tuple[int, int], list[tuple[tuple[tuple[int, int], ...], Geometry, np.ndarray]]] = defaultdict(list)
     for owners, picture in pictures:
-        width, height = picture.size
-        scale = spec.longest / max(width, height)
-        size = (max(1, round(width * scale)), max(1, round(height * scale)))
+        size = spec.resized(picture.size)
         geometry = Geometry.resize(picture.size, size)
         padded = (-(-size[1] // spec.multiple) * spec.multiple, -(-size[0] // spec.multiple) * spec.multiple)
         buckets[padded].append((owners, geometry, geometry.picture(picture.pixels)))

@@ -9,6 +9,9 @@ Every part names its source:
   scratch needs and varifocal loss denies it;
 - a choice between the asked phrases at every positive (soft-token contrast of Kamath et al. 2021, "MDETR",
   section 2.2.2): sigmoid scores that are all low leave classes mixed;
+- a thing is one target however many of the phrases are true of it ("the cars", "the leftmost car"), and its query is
+  right for each of them: as many targets as phrases would have two queries for one thing and teach each that what the
+  other says is wrong;
 - dense one-to-many supervision of the encoder tokens (Zong et al. 2022, "Co-DETR"; positives by centre and scale as in
   Tian et al. 2019, "FCOS", section 3.2): transformers' own loss never trains the two-stage proposal head;
 - contrastive denoising (Zhang et al. 2022, "DINO", section 3.3), its label embedding being the phrase embedding itself,
@@ -48,15 +51,17 @@ PARTS = ("class", "contrast", "l1", "giou")
 GAMMA, QUALITY = 1.5, 0.5
 QUERY_MULTIPLE = 20
 MATCH_CLASS, MATCH_L1, MATCH_GIOU = 2.0, 5.0, 2.0
+# A logit that is never chosen; finite, since the gradient of nothing but infinities is undefined.
+_SHUT = -1e4
 
 
 @dataclass(kw_only=True, slots=True, frozen=True, eq=False)
 class Truth:
-    """Targets of a batch: per picture (M, 4) cxcywh_norm boxes, (M,) phrase indices, M masks and M poses, None where
-    there is none to learn; (B, P) presence in {0, 1}."""
+    """Targets of a batch: per picture (M, 4) cxcywh_norm boxes, (M, P) True for the phrases that are true of each, M
+    masks and M poses, None where there is none to learn; (B, P) presence in {0, 1}."""
 
     boxes: list[Tensor]
-    phrases: list[Tensor]
+    labels: list[Tensor]
     masks: list[list[Mask | None]]
     poses: list[list[PoseTruth | None]]
     present_BP: Tensor
@@ -67,7 +72,7 @@ class Denoising:
     """Noised queries of a batch.
 
     Args:
-        content_BNC: phrase embeddings of the (noised) labels.
+        content_BNC: phrase embeddings of the (noised) labels, one of those of the target.
         reference_BN4: noised box logits.
         closed_NN: (N + queries, N + queries) bool for the decoder's self attention, True where shut.
         positive: per picture (rows, targets) index pairs of the queries that must recover a box.
@@ -86,7 +91,7 @@ class Denoising:
 def match(layer: LayerOutput, truth: Truth) -> Pairs:
     """The queries of one layer matched to the targets."""
     return [
-        _match(layer.logits_BNP[b].detach(), layer.boxes_BN4[b].detach(), truth.boxes[b], truth.phrases[b])
+        _match(layer.logits_BNP[b].detach(), layer.boxes_BN4[b].detach(), truth.boxes[b], truth.labels[b])
         for b in range(len(truth.boxes))
     ]
 
@@ -96,13 +101,13 @@ def paired_loss(layer: LayerOutput, truth: Truth, pairs: Pairs, padding_BP: Tens
     batch = torch.cat([torch.full_like(rows, b) for b, (rows, _) in enumerate(pairs)])
     rows = torch.cat([rows for rows, _ in pairs])
     boxes = torch.cat([truth.boxes[b][cols] for b, (_, cols) in enumerate(pairs)])
-    phrases = torch.cat([truth.phrases[b][cols] for b, (_, cols) in enumerate(pairs)])
+    labels = torch.cat([truth.labels[b][cols] for b, (_, cols) in enumerate(pairs)])
     predicted = layer.boxes_BN4[batch, rows]
     l1, giou, iou = box_losses(predicted, boxes)
-    quality = _quality(layer.logits_BNP, (batch, rows, phrases), iou)
+    quality = _quality(layer.logits_BNP, batch, rows, labels, iou)
     return {
         "class": matchability_loss(layer.logits_BNP, quality, padding_BP),
-        "contrast": contrast_loss(layer.logits_BNP[batch, rows], phrases, padding_BP[batch]), "l1": l1, "giou": giou,
+        "contrast": contrast_loss(layer.logits_BNP[batch, rows], labels, padding_BP[batch]), "l1": l1, "giou": giou,
     }  # fmt: skip
 
 
@@ -125,35 +130,40 @@ def matchability_loss(logits: Tensor, quality: Tensor, padding_BP: Tensor) -> Te
 def dense_loss(encoded: Encoded, truth: Truth) -> dict[str, Tensor]:
     """One-to-many loss of the encoder tokens near the centre of a box on the level of its size."""
     centre, level_scale = _token_grid(encoded)
-    batch, rows, boxes, phrases = [], [], [], []
-    for b, (target, phrase) in enumerate(zip(truth.boxes, truth.phrases, strict=True)):
+    batch, rows, boxes, labels = [], [], [], []
+    for b, (target, label) in enumerate(zip(truth.boxes, truth.labels, strict=True)):
         token, index = _assign(centre, level_scale, encoded, b, target)
         batch.append(torch.full_like(token, b))
         rows.append(token)
         boxes.append(target[index])
-        phrases.append(phrase[index])
-    b_all, r_all, phrase_all = torch.cat(batch), torch.cat(rows), torch.cat(phrases)
+        labels.append(label[index])
+    b_all, r_all, labels_all = torch.cat(batch), torch.cat(rows), torch.cat(labels)
     l1, giou, iou = box_losses(encoded.box_logits_BS4[b_all, r_all].sigmoid(), torch.cat(boxes))
-    quality = _quality(encoded.logits_BSP, (b_all, r_all, phrase_all), iou)
+    quality = _quality(encoded.logits_BSP, b_all, r_all, labels_all, iou)
     return {
         "class": matchability_loss(encoded.logits_BSP, quality, encoded.phrase_padding_BP),
-        "contrast": contrast_loss(encoded.logits_BSP[b_all, r_all], phrase_all, encoded.phrase_padding_BP[b_all]),
+        "contrast": contrast_loss(encoded.logits_BSP[b_all, r_all], labels_all, encoded.phrase_padding_BP[b_all]),
         "l1": l1, "giou": giou,
     }  # fmt: skip
 
 
-def contrast_loss(logits_MP: Tensor, phrase_M: Tensor, padding_MP: Tensor) -> Tensor:
-    """Summed cross entropy of choosing the right one of the asked phrases.
+def contrast_loss(logits_MP: Tensor, labels_MP: Tensor, padding_MP: Tensor) -> Tensor:
+    """Summed cross entropy of choosing the right one of the asked phrases; where several are right, the mean of
+    choosing each among itself and the wrong ones.
 
     A score near 0 for every phrase costs a sigmoid loss little, whichever of them is highest: classes then part slowly.
     """
-    return F.cross_entropy(logits_MP.float().masked_fill(padding_MP, float("-inf")), phrase_M, reduction="sum")
+    logits = logits_MP.float()
+    wrong = logits.masked_fill(labels_MP | padding_MP, _SHUT).logsumexp(-1, keepdim=True)
+    each = F.softplus(wrong - logits.masked_fill(~labels_MP, 0.0)) * labels_MP
+    return (each.sum(-1) / labels_MP.sum(-1)).sum()
 
 
-def _quality(logits: Tensor, where: tuple[Tensor, ...], iou: Tensor) -> Tensor:
+def _quality(logits: Tensor, batch: Tensor, rows: Tensor, labels_MP: Tensor, iou_M: Tensor) -> Tensor:
     """Classification targets of the shape of ``logits``: a power of the IoU at positives, 0 elsewhere."""
     quality = torch.zeros_like(logits)
-    quality[where] = iou.clamp(min=1e-2) ** QUALITY
+    target, phrase = torch.where(labels_MP)
+    quality[batch[target], rows[target], phrase] = iou_M[target].clamp(min=1e-2).to(quality.dtype) ** QUALITY
     return quality
 
 
@@ -177,17 +187,19 @@ def denoise(encoded: Encoded, truth: Truth, *, groups_of: int, label_noise: floa
     content = encoded.phrases_BPC.new_zeros(batch, count, encoded.phrases_BPC.shape[-1])
     reference = torch.full((batch, count, 4), 0.5, device=device)
     positive = []
-    for b, (boxes, labels) in enumerate(zip(truth.boxes, truth.phrases, strict=True)):
+    for b, (boxes, labels) in enumerate(zip(truth.boxes, truth.labels, strict=True)):
         number = len(boxes)
         slot = torch.arange(groups, device=device)[:, None] * 2 * longest + torch.arange(number, device=device)[None]
         rows = torch.cat([slot, slot + longest], 1).flatten()
-        tiled, tiled_labels = boxes.repeat(2 * groups, 1), labels.repeat(2 * groups)
+        tiled, tiled_labels = boxes.repeat(2 * groups, 1), labels.repeat(2 * groups, 1)
         hard = torch.cat([torch.zeros_like(slot), torch.ones_like(slot)], 1).flatten().float()[:, None]
         phrases = int((~encoded.phrase_padding_BP[b]).sum())
         if number:
             swap = torch.rand(len(rows), generator=generator).to(device) < label_noise * 0.5
             other = torch.randint(phrases, (len(rows),), generator=generator).to(device)
-            content[b, rows] = encoded.phrases_BPC[b, torch.where(swap, other, tiled_labels)]
+            # Any of the phrases that are true of the target, each as likely.
+            chance = torch.rand(tiled_labels.shape, generator=generator).to(device) * tiled_labels
+            content[b, rows] = encoded.phrases_BPC[b, torch.where(swap, other, chance.argmax(-1))]
             reference[b, rows] = _noised(tiled, hard, box_noise, generator)
         recover = slot.flatten()
         positive.append((recover, torch.arange(number, device=device).repeat(groups)))
@@ -203,16 +215,17 @@ def presence_loss(logits_BP: Tensor, truth: Truth, padding_BP: Tensor) -> Tensor
     return (loss * ~padding_BP).sum()
 
 
-def _match(logits_NP: Tensor, boxes_N4: Tensor, target_M4: Tensor, phrase_M: Tensor) -> tuple[Tensor, Tensor]:
+def _match(logits_NP: Tensor, boxes_N4: Tensor, target_M4: Tensor, labels_MP: Tensor) -> tuple[Tensor, Tensor]:
     device = logits_NP.device
     if not len(target_M4):
         none = torch.zeros(0, dtype=torch.long, device=device)
         return none, none
-    score = logits_NP.sigmoid()[:, phrase_M]
-    # Focal matching cost (Zhu et al. 2020, Deformable DETR).
-    gain = 0.25 * (1 - score) ** 2 * -(score + 1e-8).log() - 0.75 * score**2 * -(1 - score + 1e-8).log()
+    score = logits_NP.sigmoid()
+    # Focal matching cost (Zhu et al. 2020, Deformable DETR), the mean over the phrases of a target.
+    gain_NP = 0.25 * (1 - score) ** 2 * -(score + 1e-8).log() - 0.75 * score**2 * -(1 - score + 1e-8).log()
     giou = generalized_box_iou(cxcywh_to_xyxy(boxes_N4), cxcywh_to_xyxy(target_M4))
-    cost = MATCH_CLASS * gain + MATCH_L1 * torch.cdist(boxes_N4, target_M4, p=1) - MATCH_GIOU * giou
+    share_MP = labels_MP.to(gain_NP) / labels_MP.sum(-1, keepdim=True)
+    cost = MATCH_CLASS * gain_NP @ share_MP.T + MATCH_L1 * torch.cdist(boxes_N4, target_M4, p=1) - MATCH_GIOU * giou
     rows, cols = linear_sum_assignment(cost.cpu().numpy())
     return torch.as_tensor(rows, device=device), torch.as_tensor(cols, device=device)
 

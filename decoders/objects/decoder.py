@@ -31,6 +31,7 @@ from visionllm.decoders.objects import criterion
 from visionllm.decoders.objects.detector import Encoded, LayerOutput, LinkDetector
 from visionllm.decoders.objects.found import Found, find, in_picture
 from visionllm.decoders.objects.layout import (
+    LinkTarget,
     Parts,
     Pointed,
     buckets,
@@ -41,6 +42,7 @@ from visionllm.decoders.objects.layout import (
     pointed,
     stack,
     target_of,
+    things_of,
     truth_of,
 )
 from visionllm.decoders.objects.masks import MaskHead, cut, mask_losses
@@ -55,6 +57,9 @@ class ObjectsConfig(Config):
 
     network: dict[str, Any] = Field(description="keys of a (MM) Grounding DINO configuration, with model_type")
     longest: PositiveInt = Field(800, description="longer side of the pictures, pixels")
+    enlarge: float | None = Field(
+        None, ge=1, description="how many times as large a picture is made at most; None sets no limit"
+    )
     group_norm: PositiveInt | None = Field(None, description="groups, for a backbone trained from scratch")
     denoising: int = Field(100, description="about how many denoising queries a picture; 0 turns it off")
     label_noise: float = Field(0.5, description="share of denoising labels that are swapped, twice over (DINO)")
@@ -122,6 +127,7 @@ class ObjectsDecoder(Decoder):
         network: dict[str, Any],
         link_width: int,
         longest: int = 800,
+        enlarge: float | None = None,
         group_norm: int | None = None,
         denoising: int = 100,
         label_noise: float = 0.5,
@@ -154,7 +160,7 @@ class ObjectsDecoder(Decoder):
             map_width=mask_width or MAP_WIDTH,
         )  # fmt: skip
         self.presence_weight = nn.Parameter(torch.tensor([1.0, 0.0]))
-        self.link_width, self.longest = link_width, longest
+        self.link_width, self.longest, self.enlarge = link_width, longest, enlarge
         self.denoising, self.label_noise, self.box_noise, self.dense = denoising, label_noise, box_noise, dense
         self.thresholds = {task.name: threshold for task in self.tasks} | dict(thresholds or {})
         self.overlap, self.phrases_per_pass, self.area_threshold = overlap, phrases_per_pass, area_threshold
@@ -165,7 +171,7 @@ class ObjectsDecoder(Decoder):
 
     @property
     def pixels(self) -> Mapping[str, PixelSpec]:
-        return {"source": PixelSpec(longest=self.longest)}
+        return {"source": PixelSpec(longest=self.longest, enlarge=self.enlarge)}
 
     def loss(self, links: SuperLinks, ctx: Context) -> dict[str, Tensor]:
         total: dict[str, Tensor] = defaultdict(lambda: torch.zeros((), device=links.states.device))
@@ -183,19 +189,26 @@ class ObjectsDecoder(Decoder):
         return dict(total)
 
     def counts(self, links: SuperLinks, ctx: Context) -> dict[str, float]:
-        found: dict[tuple[int, int], int] = defaultdict(int)
-        masks = poses = 0
+        asked: dict[tuple[int, int], list[LinkTarget]] = defaultdict(list)
+        framed: dict[tuple[int, int], list[LinkTarget]] = defaultdict(list)
         links, parts = owners(links)
         for i, meta in enumerate(links.meta):
-            target = target_of(links, i, parts, ctx)
+            owner, target = (meta.sample, meta.media[0]), target_of(links, i, parts, ctx)
+            asked[owner].append(target)
             # What a region frames is found twice: as what its words mean, and inside its frame.
-            times = 1 + (len(target.boxes) == 1 and frame_of(links, i, ctx) is not None)
-            found[(meta.sample, meta.media[0])] += times * len(target.boxes)
-            masks += times * sum(mask is not None for mask in target.masks)
-            poses += sum(pose is not None for pose in target.poses)
+            if len(target.boxes) == 1 and frame_of(links, i, ctx) is not None:
+                framed[owner].append(target)
+        found: list[int] = []
+        masks = poses = 0
+        for owner, targets in asked.items():
+            things, _ = things_of(targets)
+            twice = (things, *framed[owner])
+            found.append(sum(len(own.boxes) for own in twice))
+            masks += sum(mask is not None for own in twice for mask in own.masks)
+            poses += sum(pose is not None for pose in things.poses)
         # A picture without any object still teaches what is not there and counts as one box; picture by picture, so
         # that the counts of parts add up to the count of the whole.
-        boxes = float(sum(max(1, count) for count in found.values()))
+        boxes = float(sum(max(1, count) for count in found))
         layers = float(self.detector.config.decoder_layers)
         divisors = {"presence": float(len(links))}
         divisors |= dict.fromkeys(criterion.PARTS, layers * boxes)

@@ -141,26 +141,54 @@ def target_of(links: SuperLinks, link: int, parts: Sequence[Parts], ctx: Context
     return LinkTarget(boxes=boxes, masks=masks, poses=poses)
 
 
+def things_of(targets: Sequence[LinkTarget]) -> tuple[LinkTarget, np.ndarray]:
+    """The things that some phrases of one picture speak of, each once, and (M, P) True where a phrase is true of one.
+
+    What has the box of another thing, to the last bit, and is true of another phrase is that thing. Two that are to be
+    learned in different ways (other keypoints, another mask) stay two.
+    """
+    things: list[tuple[np.ndarray, Mask | None, PoseTruth | None, list[int]]] = []
+    at: dict[bytes, list[int]] = defaultdict(list)
+    for p, target in enumerate(targets):
+        for box, mask, pose in zip(target.boxes, target.masks, target.poses, strict=True):
+            same = at[box.tobytes()]
+            for i in same:
+                known = things[i]
+                if p not in known[3] and _agree(known[1], mask) and (known[2] is None or pose is None):
+                    things[i] = (box, known[1] or mask, known[2] or pose, [*known[3], p])
+                    break
+            else:
+                same.append(len(things))
+                things.append((box, mask, pose, [p]))
+    labels = np.zeros((len(things), len(targets)), bool)
+    for i, thing in enumerate(things):
+        labels[i, thing[3]] = True
+    boxes = np.stack([thing[0] for thing in things]) if things else np.zeros((0, 4), np.float32)
+    return LinkTarget(boxes=boxes, masks=[thing[1] for thing in things], poses=[thing[2] for thing in things]), labels
+
+
+def _agree(one: Mask | None, other: Mask | None) -> bool:
+    if one is None or other is None:
+        return True
+    return one.corner == other.corner and np.array_equal(one.patch, other.patch)
+
+
 def truth_of(groups: list[Group], links: SuperLinks, parts: Sequence[Parts], ctx: Context, padding_BP: Tensor) -> Truth:
     device = padding_BP.device
-    boxes, phrases = [], []
+    boxes, labels = [], []
     masks: list[list[Mask | None]] = []
     poses: list[list[PoseTruth | None]] = []
     present = torch.zeros(padding_BP.shape, device=device)
     for b, group in enumerate(groups):
-        found, labels = [np.zeros((0, 4), np.float32)], [np.zeros(0, np.int64)]
-        masks.append([])
-        poses.append([])
-        for p, link in enumerate(group.links):
-            target = target_of(links, link, parts, ctx)
-            masks[-1] += target.masks
-            poses[-1] += target.poses
-            found.append(target.boxes)
-            labels.append(np.full(len(target.boxes), p, np.int64))
-            present[b, p] = float(len(target.boxes) > 0)
-        boxes.append(torch.from_numpy(np.concatenate(found)).float().to(device))
-        phrases.append(torch.from_numpy(np.concatenate(labels)).to(device))
-    return Truth(boxes=boxes, phrases=phrases, masks=masks, poses=poses, present_BP=present)
+        things, of_phrases = things_of([target_of(links, link, parts, ctx) for link in group.links])
+        open_ = np.zeros((len(of_phrases), padding_BP.shape[1]), bool)
+        open_[:, : len(group.links)] = of_phrases
+        labels.append(torch.from_numpy(open_).to(device))
+        boxes.append(torch.from_numpy(things.boxes).float().to(device))
+        masks.append(things.masks)
+        poses.append(things.poses)
+        present[b] = labels[-1].any(0)
+    return Truth(boxes=boxes, labels=labels, masks=masks, poses=poses, present_BP=present)
 
 
 @dataclass(kw_only=True, slots=True, frozen=True, eq=False)
@@ -226,8 +254,8 @@ class Pointed:
     def pairs(self, truth: Truth) -> Pairs:
         """Those that mean one known thing, and it."""
         found = []
-        for own, labels in zip(self.phrase, truth.phrases, strict=True):
-            targets = [torch.nonzero(labels == phrase)[:, 0] for phrase in own]
+        for own, labels in zip(self.phrase, truth.labels, strict=True):
+            targets = [torch.nonzero(labels[:, phrase])[:, 0] for phrase in own]
             single = [(row, int(which[0])) for row, which in enumerate(targets) if len(which) == 1]
             table = torch.tensor(single, dtype=torch.long, device=labels.device).reshape(-1, 2)
             found.append((table[:, 0], table[:, 1]))

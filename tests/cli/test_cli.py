@@ -221,6 +221,16 @@ def test_a_bad_region(region: str, saved: Path, photo: Path, run: Run) -> None:
     told(*run("ask", "segment <region>", photo, "--model", saved, "--region", region), f"--region {region}", "such as")
 
 
+def test_a_prompt_without_a_picture(saved: Path, tmp_path: Path, run: Run) -> None:
+    """It is answered in words; there is nothing to draw on, which is said."""
+    status, out, _ = run("ask", "hello", "--model", saved, "--json")
+    assert status == 0
+    assert json.loads(out)["pictures"] == []
+    status, _, err = run("ask", "hello", "--model", saved, "--out", tmp_path / "x.png")
+    assert status == 2
+    assert err == "error: there is no picture to draw on; the answer is its text\n"
+
+
 @pytest.mark.parametrize(
     ("prompt", "words"),
     [("", ["prompt", "empty"]), (" \n", ["prompt", "empty"]), ("a very long wish " * 400, ["prompt", "256"])],
@@ -333,7 +343,7 @@ def test_a_config_that_is_not_there(tmp_path: Path, run: Run) -> None:
 
 @pytest.mark.parametrize(
     "arguments",
-    [["look"], ["ask"], ["ask", "detect cars"], ["ask", "detect cars", "a.png", "--colour"], ["eval"], ["train"],
+    [["look"], ["ask"], ["ask", "detect cars", "a.png", "--colour"], ["eval"], ["train"],
      ["eval", "--dataset", "scenes", "--limit", "few"]],
     ids=" ".join,
 )  # fmt: skip

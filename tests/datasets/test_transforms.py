@@ -48,6 +48,20 @@ def test_boxes_follow_the_pixels() -> None:
     assert kept > 100
 
 
+def test_of_sizes_of_one_shape_the_nearest_is_taken() -> None:
+    """A crop of a large picture stays large, one of a small picture small, and shape goes before size."""
+    still = {**QUIET, "crop": 0.0, "out": 0.0, "flip": 0.0}
+    augment = Augment(**still, sizes=((64, 48), (256, 192), (200, 100)))
+    for size, made in (
+        ((70, 50), (64, 48)),
+        ((150, 112), (256, 192)),
+        ((500, 380), (256, 192)),
+        ((60, 30), (200, 100)),
+    ):
+        sample = Sample(pictures=(Picture(pixels=np.zeros((size[1], size[0], 3), np.uint8)),))
+        assert augment(sample, item_rng(0, 0)).pictures[0].size == made
+
+
 def test_a_draw_is_pure_and_leaves_its_input_alone() -> None:
     sample = square_sample()
     before = sample.pictures[0].pixels.copy()

@@ -9,9 +9,8 @@ import numpy as np
 import pytest
 import torch
 
-from visionllm.answering import Cancelled
 from visionllm.core.answer import Answer
-from visionllm.core.errors import ConfigError, PromptError, UnknownNameError
+from visionllm.core.errors import Cancelled, ConfigError, PromptError, UnknownNameError
 from visionllm.core.sample import Picture, Sample, Turn
 
 Make = Callable[..., Any]

@@ -158,11 +158,17 @@ class Answer:
         return [entry for result in results for entry in result.to_coco(**options)]
 
     def draw(self, picture: int = 0) -> Image.Image:
-        """One picture with everything found in it."""
-        part = self.on(picture)
-        drawing = Image.fromarray(part.pictures[0].pixels)
+        """One picture with everything found in it; pictures that were made stand beside it.
+
+        Raises:
+            PictureError: nothing was shown, found or made.
+        """
+        part = self.on(picture) if self.pictures or picture else self
+        drawing = Image.fromarray(part.pictures[0].pixels) if part.pictures else None
         for result in part.results.values():
             drawing = result.draw(drawing)
+        if drawing is None:
+            raise PictureError("there is no picture to draw on; the answer is its text")
         return drawing
 
     def save(self, path: str | Path) -> None:

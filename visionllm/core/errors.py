@@ -38,6 +38,10 @@ class ShapeError(VisionLLMError):
     """A value of a noun has the wrong shape or range."""
 
 
+class Cancelled(VisionLLMError):
+    """The caller's ``progress`` function ended the call."""
+
+
 class UnknownNameError(VisionLLMError):
     """A name is not registered."""
 

@@ -18,14 +18,24 @@ class PixelSpec:
 
     Args:
         longest: the longer side is resized to this many pixels, aspect kept.
+        enlarge: but a picture is never made more than so many times as large; None sets no limit. Pixels made up cost
+            as much as real ones.
         multiple: both sides of the padded batch are multiples of this.
         mean, std: per channel, on RGB in [0, 1].
     """
 
     longest: int
+    enlarge: float | None = None
     multiple: int = 32
     mean: tuple[float, float, float] = IMAGENET_MEAN
     std: tuple[float, float, float] = IMAGENET_STD
+
+    def resized(self, size: tuple[int, int]) -> tuple[int, int]:
+        """(width, height) that a picture of ``size`` gets, without padding."""
+        scale = self.longest / max(size)
+        if self.enlarge is not None:
+            scale = min(scale, self.enlarge)
+        return max(1, round(size[0] * scale)), max(1, round(size[1] * scale))
 
 
 @dataclass(kw_only=True, slots=True, frozen=True, eq=False)

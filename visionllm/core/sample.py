@@ -111,6 +111,20 @@ class BoxTarget:
 
 
 @dataclass(kw_only=True, slots=True, frozen=True, eq=False)
+class PictureTarget:
+    """The pictures that the phrases of one turn are to become, one each. One made out of the sample's own picture lies
+    in its pixels and moves with it."""
+
+    pictures: tuple[Picture, ...]
+
+    def transform(self, geometry: Any) -> PictureTarget:
+        """The same geometry for each."""
+        return PictureTarget(
+            pictures=tuple(replace(picture, pixels=geometry.picture(picture.pixels)) for picture in self.pictures)
+        )
+
+
+@dataclass(kw_only=True, slots=True, frozen=True, eq=False)
 class WordsTarget:
     """All replies that are right, where a question has several (captions)."""
 

@@ -39,6 +39,7 @@ class Task:
         loss_weights: default weight of each loss the decoder names.
         told: what is found is told to the language model, which only then says its answer. Its results have
             ``boxes_xyxy`` and ``scores``.
+        pictures: least number of pictures that it is about; 0 for what is made from words alone.
     """
 
     name: str
@@ -50,6 +51,7 @@ class Task:
     metric: str
     loss_weights: dict[str, float]
     told: bool = False
+    pictures: int = 1
 
     @property
     def parts_token(self) -> Token | None:

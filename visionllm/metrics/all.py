@@ -1,5 +1,5 @@
 """Registers every metric of ours."""
 
-from visionllm.metrics import captions, grounded, grounding, interactive, pose, segmentation, words
+from visionllm.metrics import captions, grounded, grounding, images, interactive, pose, segmentation, words
 
-__all__ = ["captions", "grounded", "grounding", "interactive", "pose", "segmentation", "words"]
+__all__ = ["captions", "grounded", "grounding", "images", "interactive", "pose", "segmentation", "words"]

@@ -9,8 +9,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
+from visionllm.core.masks import Mask
 from visionllm.core.sample import BoxTarget, Sample, Turn
 from visionllm.core.superlink import LinkMeta, SuperLinks
 from visionllm.decoders.base import Context
@@ -18,8 +20,9 @@ from visionllm.decoders.objects import criterion
 from visionllm.decoders.objects.criterion import GAMMA, QUALITY, Truth
 from visionllm.decoders.objects.decoder import ObjectsDecoder
 from visionllm.decoders.objects.detector import Encoded, LayerOutput, LinkDetector
-from visionllm.decoders.objects.layout import Group, owners
+from visionllm.decoders.objects.layout import Group, LinkTarget, owners, things_of
 from visionllm.decoders.objects.layout import truth_of as truth_of_links
+from visionllm.decoders.objects.poses import PoseTruth
 
 Make = Callable[..., Any]
 OPEN = torch.zeros(1, 2, dtype=torch.bool)
@@ -28,7 +31,8 @@ OPEN = torch.zeros(1, 2, dtype=torch.bool)
 def truth_of(boxes: list[list[float]], phrases: list[int], count: int = 2) -> Truth:
     table = torch.tensor(boxes, dtype=torch.float32).reshape(-1, 4)
     present = torch.tensor([[float(p in phrases) for p in range(count)]])
-    return Truth(boxes=[table], phrases=[torch.tensor(phrases, dtype=torch.long)], masks=[[None] * len(table)],
+    labels = torch.tensor([[phrase == p for p in range(count)] for phrase in phrases], dtype=torch.bool)
+    return Truth(boxes=[table], labels=[labels.reshape(-1, count)], masks=[[None] * len(table)],
                      poses=[[None] * len(table)],
                  present_BP=present)  # fmt: skip
 
@@ -55,7 +59,7 @@ def test_each_target_gets_its_own_query() -> None:
     truth = truth_of([FIRST, SECOND], [0, 0])
     boxes = torch.tensor([[[0.32, 0.3, 0.2, 0.2], [0.31, 0.3, 0.2, 0.2], [0.68, 0.7, 0.2, 0.4], [0.1, 0.9, 0.1, 0.1]]])
     logits = torch.full((1, 4, 2), -2.0)
-    rows, cols = criterion._match(logits[0], boxes[0], truth.boxes[0], truth.phrases[0])
+    rows, cols = criterion._match(logits[0], boxes[0], truth.boxes[0], truth.labels[0])
     assert dict(zip(cols.tolist(), rows.tolist(), strict=True)) == {0: 1, 1: 2}
 
 
@@ -63,8 +67,37 @@ def test_the_phrase_decides_between_equal_boxes() -> None:
     truth = truth_of([FIRST, FIRST], [0, 1])
     boxes = torch.tensor([FIRST, FIRST])
     logits = torch.tensor([[-3.0, 3.0], [3.0, -3.0]])
-    rows, cols = criterion._match(logits, boxes, truth.boxes[0], truth.phrases[0])
+    rows, cols = criterion._match(logits, boxes, truth.boxes[0], truth.labels[0])
     assert dict(zip(cols.tolist(), rows.tolist(), strict=True)) == {0: 1, 1: 0}
+
+
+def test_one_query_is_right_for_all_that_is_true_of_its_thing() -> None:
+    """ "the cars" and "the red car" of one car: one target, one query, and neither phrase stands against the other."""
+    both = Truth(boxes=[torch.tensor([FIRST])], labels=[torch.tensor([[True, True, False]])], masks=[[None]],
+                 poses=[[None]], present_BP=torch.tensor([[1.0, 1.0, 0.0]]))  # fmt: skip
+    logits = torch.tensor([[[0.5, -0.3, 0.1], [2.0, -4.0, 0.0]]], requires_grad=True)
+    layer = layer_of(logits, torch.tensor([[FIRST, FIRST]]))
+    open_ = torch.zeros(1, 3, dtype=torch.bool)
+    ((rows, cols),) = criterion.match(layer, both)
+    # Of two boxes in the same place the one that both phrases fit: 2.0 and -4.0 cost more than 0.5 and -0.3.
+    assert (rows.tolist(), cols.tolist()) == ([0], [0])
+    losses = set_loss(layer, both, open_)
+    assert {float(losses[name].detach()) for name in ("l1", "giou")} == {0.0}
+
+    def bce(p: float, target: float) -> float:
+        return -target * math.log(p) - (1 - target) * math.log(1 - p)
+
+    def p(x: float) -> float:
+        return 1 / (1 + math.exp(-x))
+
+    right = bce(p(0.5), 1) + bce(p(-0.3), 1)
+    wrong = [p(x) ** GAMMA * bce(p(x), 0) for x in (0.1, 2.0, -4.0, 0.0)]
+    assert float(losses["class"].detach()) == pytest.approx(right + sum(wrong), abs=1e-4)
+    apart = [-math.log(math.exp(x) / (math.exp(x) + math.exp(0.1))) for x in (0.5, -0.3)]
+    assert float(losses["contrast"].detach()) == pytest.approx(sum(apart) / 2, abs=1e-5)
+    # Nothing is gained by one of them at the cost of the other.
+    losses["contrast"].backward()
+    assert bool((logits.grad[0, 0, :2] < 0).all())
 
 
 def test_set_loss_by_hand() -> None:
@@ -220,8 +253,8 @@ def noised(label_noise: float = 0.0, box_noise: float = 0.0, groups_of: int = 12
     })  # fmt: skip
     truth = Truth(
         boxes=[torch.tensor([FIRST, SECOND]), torch.tensor([SECOND])],
-        phrases=[torch.tensor([2, 0]), torch.tensor([1])], masks=[[None] * 2, [None]],
-        poses=[[None] * 2, [None]], present_BP=torch.ones(2, 3),
+        labels=[F.one_hot(torch.tensor([2, 0]), 3).bool(), F.one_hot(torch.tensor([1]), 3).bool()],
+        masks=[[None] * 2, [None]], poses=[[None] * 2, [None]], present_BP=torch.ones(2, 3),
     )  # fmt: skip
     made = criterion.denoise(
         encoded, truth, groups_of=groups_of, label_noise=label_noise, box_noise=box_noise, queries=5,
@@ -237,7 +270,9 @@ def test_quiet_denoising_queries_are_the_targets() -> None:
         assert sorted(cols.tolist()) == sorted(list(range(len(truth.boxes[b]))) * 3)
         assert len(set(rows.tolist())) == len(rows)
         torch.testing.assert_close(made.reference_BN4[b, rows].sigmoid(), truth.boxes[b][cols], atol=1e-5, rtol=1e-5)
-        torch.testing.assert_close(made.content_BNC[b, rows], encoded.phrases_BPC[b, truth.phrases[b][cols]])
+        torch.testing.assert_close(
+            made.content_BNC[b, rows], encoded.phrases_BPC[b, truth.labels[b][cols].int().argmax(-1)]
+        )
 
 
 def test_negatives_are_moved_further_than_positives() -> None:
@@ -260,7 +295,7 @@ def test_negatives_are_moved_further_than_positives() -> None:
 def test_swapped_labels_are_phrases_of_the_picture() -> None:
     encoded, truth, made = noised(label_noise=1.0, groups_of=400)
     for b, (rows, cols) in enumerate(made.positive):
-        own = encoded.phrases_BPC[b, truth.phrases[b][cols]]
+        own = encoded.phrases_BPC[b, truth.labels[b][cols].int().argmax(-1)]
         swapped = (made.content_BNC[b, rows] != own).any(1).float().mean()
         assert 0.1 < float(swapped) < 0.5
         known = encoded.phrases_BPC[b, ~encoded.phrase_padding_BP[b]]
@@ -270,7 +305,7 @@ def test_swapped_labels_are_phrases_of_the_picture() -> None:
 def test_nothing_to_denoise() -> None:
     encoded, _, _ = noised()
     empty = Truth(
-        boxes=[torch.zeros(0, 4)] * 2, phrases=[torch.zeros(0, dtype=torch.long)] * 2, masks=[[], []],
+        boxes=[torch.zeros(0, 4)] * 2, labels=[torch.zeros(0, 2, dtype=torch.bool)] * 2, masks=[[], []],
         poses=[[], []], present_BP=torch.zeros(2, 3),
     )  # fmt: skip
     assert criterion.denoise(encoded, empty, groups_of=9, label_noise=0, box_noise=0, queries=5) is None
@@ -327,8 +362,37 @@ def test_truth_of_links(picture: Make) -> None:
     groups = [Group(owner=(0, 0), links=[0, 1, 2, 3])]
     truth = truth_of_links(groups, *owners(links), ctx, torch.zeros(1, 5, dtype=torch.bool))
     assert truth.present_BP.tolist() == [[1, 0, 1, 0, 0]]
-    assert truth.phrases[0].tolist() == [0, 2]
+    assert truth.labels[0].int().argmax(-1).tolist() == [0, 2]
     torch.testing.assert_close(truth.boxes[0], torch.tensor([[0.75, 0.75, 0.5, 0.5], [0.25, 0.25, 0.5, 0.5]]))
+
+
+def test_a_thing_that_several_phrases_mean_is_one(boxed: Make, model: Any) -> None:
+    """Same box, other phrase: the same thing, and what is known of it from any of them is known of it. Two of one
+    phrase are two, and so are two of different masks or with two sets of keypoints."""
+    box = np.array([0.5, 0.5, 0.2, 0.2], np.float32)
+    other = np.array([0.2, 0.2, 0.1, 0.1], np.float32)
+    mask = Mask.of(np.eye(8, dtype=bool))
+    again, less = Mask.of(np.eye(8, dtype=bool)), Mask.of(np.eye(8, dtype=bool) & (np.arange(8) < 7))
+    pose = PoseTruth(places_J2=np.zeros((1, 2)), flags_J=np.ones(1), spread_J=np.ones(1), aspect=1.0, start=0)
+
+    def target(*rows: tuple[np.ndarray, Mask | None, PoseTruth | None]) -> LinkTarget:
+        boxes = np.stack([row[0] for row in rows]) if rows else np.zeros((0, 4), np.float32)
+        return LinkTarget(boxes=boxes, masks=[row[1] for row in rows], poses=[row[2] for row in rows])
+
+    things, labels = things_of([target((box, None, None), (other, None, None)), target((box, mask, None)), target()])
+    assert things.boxes.tolist() == [box.tolist(), other.tolist()]
+    assert labels.tolist() == [[True, True, False], [True, False, False]]
+    assert things.masks == [mask, None]
+    assert things_of([target((box, mask, None)), target((box, again, pose))])[1].tolist() == [[True, True]]
+    for first, second in (((box, mask, None), (box, less, None)), ((box, None, pose), (box, None, pose))):
+        assert things_of([target(first), target(second)])[1].tolist() == [[True, False], [False, True]]
+    assert things_of([target((box, None, None), (box, None, None))])[1].tolist() == [[True], [True]]
+    assert things_of([])[0].boxes.shape == (0, 4)
+    # As many boxes are counted as there are targets.
+    twice = boxed(phrases=("cars", "red car"), boxes=((0, 4, 4, 44, 30), (1, 4, 4, 44, 30), (0, 50, 4, 70, 30)))
+    batch = model.processor.encode([twice])
+    links = SuperLinks(states=torch.zeros(8, 32), queries=batch.links.queries, meta=batch.links.meta)
+    assert model.decoders["objects"].counts(links, Context(batch=batch))["l1"] == 2 * 2
 
 
 def test_counts_are_of_targets_alone(tiny_network: Make, model: Any, boxed: Make) -> None:

@@ -1,0 +1,1 @@
+"""Pictures out: latent diffusion under super links."""

@@ -1,0 +1,301 @@
+"""Two decoders that end in a picture: ``generation`` draws what a phrase says, ``editing`` changes a picture so.
+
+L = links, Q = queries of a link, D = width of the language model, B = pictures, O = states the UNet attends to.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Literal
+
+import cv2
+import numpy as np
+import torch
+from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
+from torch import Tensor, nn
+
+from visionllm.core.config import Config
+from visionllm.core.errors import Cancelled, ConfigError
+from visionllm.core.images import Images, Recipe
+from visionllm.core.pixels import PixelSpec
+from visionllm.core.sample import Picture, PictureTarget
+from visionllm.core.superlink import LinkMeta, SuperLinks
+from visionllm.core.task import Task
+from visionllm.decoders.base import Context, Decoder, register_decoder
+from visionllm.decoders.diffusion.latent import LatentDiffusion
+from visionllm.decoders.diffusion.mapper import LinkMapper
+from visionllm.decoders.diffusion.tasks import EDITING, GENERATION
+
+
+class DiffusionConfig(Config):
+    """How a diffusion decoder is built: from the keys of its parts, or from a published pipeline."""
+
+    network: dict[str, Any] | None = Field(None, description="keys of unet, vae and scheduler, as diffusers has them")
+    pretrained: str | None = Field(None, description="folder or hub id of a pipeline in Stable Diffusion's layout")
+    size: PositiveInt = Field(512, description="longer side of the pictures, pixels")
+    outputs: PositiveInt = Field(77, description="states the UNet attends to")
+    mapper_layers: PositiveInt = Field(2, description="layers between links and these states")
+    mapper_heads: PositiveInt = 8
+    drop: float = Field(0.1, ge=0, lt=1, description="share of the phrases that are left out in training, for guidance")
+    min_snr: PositiveFloat | None = Field(None, description="bound of the signal-to-noise weights; None weighs alike")
+
+    @model_validator(mode="after")
+    def _one_origin(self) -> DiffusionConfig:
+        if (self.network is None) == (self.pretrained is None):
+            raise ValueError("give either network or pretrained")
+        return self
+
+
+class GenerationOptions(Config):
+    """Per call.
+
+    Args:
+        steps: of the sampler.
+        guidance: how strongly the words steer; 1 is without guidance.
+        sampler: ddim, dpm (DPM-Solver++) or euler.
+        seed: of the first picture; each after it takes the next number.
+        count: pictures a phrase.
+        size: (width, height) in pixels; None for the size it was trained on.
+        progress: called with (steps done, steps) after each step; returning False cancels the call.
+    """
+
+    steps: PositiveInt = 20
+    guidance: float = Field(5.0, ge=0)
+    sampler: Literal["ddim", "dpm", "euler"] = "ddim"
+    seed: NonNegativeInt = 0
+    count: PositiveInt = 1
+    size: tuple[PositiveInt, PositiveInt] | None = None
+    progress: Callable[[int, int], bool | None] | None = Field(None, exclude=True)
+
+
+class EditingOptions(GenerationOptions):
+    """Per call, as those of generation.
+
+    Args:
+        source_guidance: how strongly the picture steers (InstructPix2Pix); below 1 is without guidance.
+        size: None for the shape of the source, at the size it was trained on.
+    """
+
+    source_guidance: float = Field(1.5, ge=0)
+
+
+class DiffusionDecoder(Decoder):
+    """What both have in common. Links go through ``LinkMapper`` to the states that the UNet attends to."""
+
+    Config = DiffusionConfig
+    # Latents the UNet reads for each that it draws.
+    reads: int
+    # Pictures that are drawn together: so many links of one call share a pass.
+    together = 16
+
+    def __init__(
+        self, model: LatentDiffusion, *, link_width: int, size: int, outputs: int, mapper_layers: int,
+        mapper_heads: int, drop: float, min_snr: float | None,
+    ) -> None:  # fmt: skip
+        super().__init__()
+        task = self.tasks[0]
+        channels, found = self.reads * model.channels, int(model.unet.config.in_channels)  # type: ignore
+        if found != channels:
+            raise ConfigError(
+                f"decoders.{task.decoder}: its unet reads {found} channels, {task.name} has {channels}; "
+                "set in_channels, or take a pipeline made for it"
+            )
+        if size % model.multiple:
+            raise ConfigError(f"decoders.{task.decoder}.size: {_off(size, model.multiple)}")
+        queries = task.tokens[0].queries
+        self.model = model
+        self.mapper = LinkMapper(
+            queries=queries, link_width=link_width, outputs=outputs, width=model.width, layers=mapper_layers,
+            heads=mapper_heads,
+        )  # fmt: skip
+        # What stands in for the link of a phrase that was left out; nothing to learn where none is.
+        self.null = nn.Parameter(torch.randn(queries, link_width) * 0.02, requires_grad=drop > 0)
+        self.size, self.drop, self.min_snr = size, drop, min_snr
+
+    @classmethod
+    def from_config(cls, config: DiffusionConfig, link_width: int) -> DiffusionDecoder:
+        if config.pretrained is not None:
+            model = LatentDiffusion.load(config.pretrained)
+        else:
+            model = LatentDiffusion.build(config.network or {})
+        kept = {name: getattr(config, name) for name in type(config).model_fields}
+        kept = {name: value for name, value in kept.items() if name not in ("network", "pretrained")}
+        return cls(model, link_width=link_width, **kept)
+
+    def described(self, values: Mapping[str, Any]) -> dict[str, Any]:
+        kept = {name: value for name, value in values.items() if name != "pretrained"}
+        return {**kept, "network": self.model.network}
+
+    @property
+    def pixels(self) -> Mapping[str, PixelSpec]:
+        # What is drawn is no picture of the sample's, and what is changed is read in the shape it is drawn in.
+        return {}
+
+    def loss(self, links: SuperLinks, ctx: Context) -> dict[str, Tensor]:
+        total = torch.zeros((), device=links.states.device)
+        if not len(links):
+            return {"noise": total}
+        states_LQD = links.states.reshape(len(links), self.mapper.queries, -1)
+        keep_L = torch.ones(len(links), dtype=torch.bool)
+        if self.training and self.drop:
+            keep_L = torch.rand(len(links)) >= self.drop
+        states_LQD = torch.where(keep_L.to(states_LQD.device)[:, None, None], states_LQD, self.null.to(states_LQD))
+        states_LOC = self.mapper(states_LQD)
+        by_size: dict[tuple[int, int], list[int]] = defaultdict(list)
+        for i, meta in enumerate(links.meta):
+            by_size[self._size(self._target(meta, ctx).size, None)].append(i)
+        for size, rows in by_size.items():
+            wanted = self._stack([self._target(links.meta[i], ctx) for i in rows], size)
+            source = self._source([links.meta[i] for i in rows], ctx, size)
+            if source is not None and self.training and self.drop:
+                # InstructPix2Pix: the picture is left out as often as the words, and both in some.
+                seen = torch.rand(len(rows)) >= self.drop
+                source = source * seen.to(source)[:, None, None, None]
+            latents = self.model.encode(wanted, sample=self.training)
+            total = total + self.model.loss(latents, states_LOC[rows], source, min_snr=self.min_snr).sum()
+        return {"noise": total}
+
+    def counts(self, links: SuperLinks, ctx: Context) -> dict[str, float]:
+        return {"noise": float(len(links))}
+
+    @torch.no_grad()
+    def predict(self, links: SuperLinks, ctx: Context, options: Any) -> list[Images]:
+        if not len(links):
+            return []
+        states_LOC = self.mapper(links.states.reshape(len(links), self.mapper.queries, -1))
+        null_OC = self.mapper(self.null[None])[0]
+        # Seeds count within a sample, so that a picture does not hang on what else is in the batch.
+        places = _places(links.meta, options.count)
+        jobs: dict[tuple[int, int], list[tuple[int, int]]] = defaultdict(list)
+        for i, meta in enumerate(links.meta):
+            pictures = ctx.batch.samples[meta.sample].pictures
+            own = pictures[meta.media[0]].size if self.reads > 1 else (self.size, self.size)
+            jobs[self._size(own, options.size)] += [(i, places[i] + k) for k in range(options.count)]
+        made: dict[tuple[int, int], Picture] = {}
+        parts = [
+            (size, rows[start : start + self.together])
+            for size, rows in jobs.items() for start in range(0, len(rows), self.together)
+        ]  # fmt: skip
+        for part, (size, rows) in enumerate(parts):
+            metas = [links.meta[i] for i, _ in rows]
+            pixels = self._drawn(states_LOC[[i for i, _ in rows]], null_OC, metas, [place for _, place in rows], size,
+                                 ctx, options, (part, len(parts)))  # fmt: skip
+            for (i, place), picture in zip(rows, pixels, strict=True):
+                made[i, place] = Picture(pixels=picture, name=links.meta[i].phrase)
+        return [self._result(meta, i, places[i], made, ctx, options) for i, meta in enumerate(links.meta)]
+
+    def idle(self) -> Tensor:
+        device = self.null.device
+        side = self.model.multiple // self.model.factor
+        states = self.mapper(torch.zeros_like(self.null)[None] + self.null)
+        nothing = torch.zeros(1, self.reads * self.model.channels, side, side, device=device)
+        return self.model.unet(nothing, torch.zeros(1, device=device), encoder_hidden_states=states).sample.sum()
+
+    def _drawn(
+        self, states_BOC: Tensor, null_OC: Tensor, metas: Sequence[LinkMeta], places: Sequence[int],
+        size: tuple[int, int], ctx: Context, options: Any, part: tuple[int, int],
+    ) -> np.ndarray:  # fmt: skip
+        """(B, H, W, 3) uint8."""
+        shape = (self.model.channels, size[1] // self.model.factor, size[0] // self.model.factor)
+        # On the CPU: a seed means the same picture on every device.
+        seeds = [torch.Generator().manual_seed(options.seed + place) for place in places]
+        noise = torch.stack([torch.randn(shape, generator=seed) for seed in seeds]).to(states_BOC)
+
+        def stepped(done: int, steps: int) -> None:
+            if options.progress is not None and options.progress(part[0] * steps + done, part[1] * steps) is False:
+                raise Cancelled(f"cancelled after step {part[0] * steps + done}")
+
+        pixels = self.model.draw(
+            states_BOC, null_OC.expand_as(states_BOC), noise, sampler=options.sampler, steps=options.steps,
+            guidance=options.guidance, source_BLhw=self._source(metas, ctx, size),
+            source_guidance=getattr(options, "source_guidance", 1.0), progress=stepped,
+        )  # fmt: skip
+        return (pixels * 255).round().to(torch.uint8).permute(0, 2, 3, 1).cpu().numpy()
+
+    def _result(
+        self, meta: LinkMeta, link: int, place: int, made: Mapping[tuple[int, int], Picture], ctx: Context, options: Any
+    ) -> Images:
+        sample = ctx.batch.samples[meta.sample]
+        pictures = tuple(made[link, place + k] for k in range(options.count))
+        source = sample.pictures[meta.media[0]].name if self.reads > 1 else None
+        recipes = tuple(
+            Recipe(
+                task=meta.task, phrase=meta.phrase, prompt=sample.turns[meta.turn].question, decoder=self.name,
+                options=options.model_dump(mode="json"), place=place + k, size=picture.size, model=ctx.model,
+                source=source, turn=meta.turn,
+            )
+            for k, picture in enumerate(pictures)
+        )  # fmt: skip
+        return Images(pictures=pictures, recipes=recipes)
+
+    def _size(self, size: tuple[int, int], asked: tuple[int, int] | None) -> tuple[int, int]:
+        """(width, height) that is drawn: as asked, or the shape of ``size`` with the longer side it was trained on.
+
+        Raises:
+            ConfigError: what was asked is no multiple of the network's.
+        """
+        multiple = self.model.multiple
+        if asked is not None:
+            for side in asked:
+                if side % multiple:
+                    raise ConfigError(f"options.{self.name}.size: {_off(side, multiple)}")
+            return asked
+        scale = self.size / max(size)
+        width, height = (max(multiple, round(side * scale / multiple) * multiple) for side in size)
+        return width, height
+
+    def _stack(self, pictures: Sequence[Picture], size: tuple[int, int]) -> Tensor:
+        """(B, 3, H, W) in [-1, 1]."""
+        smaller = [size[0] < picture.size[0] for picture in pictures]
+        small = np.stack([
+            cv2.resize(picture.pixels, size, interpolation=cv2.INTER_AREA if less else cv2.INTER_CUBIC)
+            for picture, less in zip(pictures, smaller, strict=True)
+        ])  # fmt: skip
+        return torch.from_numpy(small).to(self.null.device).permute(0, 3, 1, 2).float() / 127.5 - 1
+
+    def _source(self, metas: Sequence[LinkMeta], ctx: Context, size: tuple[int, int]) -> Tensor | None:
+        """Latents of the pictures to be changed; None where there are none to read."""
+        if self.reads == 1:
+            return None
+        pictures = [ctx.batch.samples[meta.sample].pictures[meta.media[0]] for meta in metas]
+        return self.model.encode(self._stack(pictures, size), scaled=False)
+
+    def _target(self, meta: LinkMeta, ctx: Context) -> Picture:
+        target = ctx.batch.samples[meta.sample].turns[meta.turn].target
+        assert isinstance(target, PictureTarget), f"{meta.task} is learned from pictures"
+        return target.pictures[meta.group]
+
+
+@register_decoder("generation")
+class GenerationDecoder(DiffusionDecoder):
+    """Draws what a phrase says."""
+
+    tasks: tuple[Task, ...] = (GENERATION,)
+    Options = GenerationOptions
+    reads = 1
+
+
+@register_decoder("editing")
+class EditingDecoder(DiffusionDecoder):
+    """Changes a picture as a phrase says: the UNet reads the picture's latents beside the noise (Brooks et al. 2023,
+    "InstructPix2Pix")."""
+
+    tasks: tuple[Task, ...] = (EDITING,)
+    Options = EditingOptions
+    reads = 2
+
+
+def _places(metas: Sequence[LinkMeta], count: int) -> list[int]:
+    """Of each link the place of its first picture among those of its sample, in reading order."""
+    seen: dict[int, int] = defaultdict(int)
+    places = [0] * len(metas)
+    for i in sorted(range(len(metas)), key=lambda i: (metas[i].sample, metas[i].turn, metas[i].group)):
+        places[i] = seen[metas[i].sample]
+        seen[metas[i].sample] += count
+    return places
+
+
+def _off(side: int, multiple: int) -> str:
+    below = max(multiple, side // multiple * multiple)
+    return f"{side} is not a multiple of {multiple}; use {below} or {below + multiple * (side > below)}"

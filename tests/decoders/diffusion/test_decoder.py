@@ -1,0 +1,275 @@
+"""Pictures out, under the whole model: links steer them, seeds fix them, files remember how they were made."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from visionllm import Sample, VisionLLM
+from visionllm.core.errors import Cancelled, CheckpointError, ConfigError, PictureError, PromptError
+from visionllm.core.images import Images, Recipe
+from visionllm.core.sample import Picture, PictureTarget, Turn
+from visionllm.engine import ModelConfig, build_model
+
+Make = Callable[..., Any]
+FAST = {"generation": {"steps": 2}, "editing": {"steps": 2}}
+
+
+@pytest.fixture(scope="module")
+def settings(tiny_settings: Make, tiny_diffusion: Make) -> dict[str, Any]:
+    keys = tiny_settings()
+    common = {"size": 16, "outputs": 5, "mapper_heads": 4}
+    keys["decoders"] |= {
+        # Clipped: an untrained UNet goes far beyond what a picture can show, and there roundings count.
+        "generation": {"network": tiny_diffusion(vae=False, clip_sample=True), **common},
+        "editing": {"network": tiny_diffusion(2), **common},
+    }
+    return keys
+
+
+@pytest.fixture(scope="module")
+def drawer(settings: dict[str, Any]) -> VisionLLM:
+    torch.manual_seed(0)
+    model = build_model(ModelConfig(**settings))
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(torch.randn_like(parameter) * 0.1)
+    return model.eval()
+
+
+def pixels_of(images: Images) -> list[np.ndarray]:
+    return [picture.pixels for picture in images]
+
+
+def same(one: Images, other: Images) -> bool:
+    return all(np.array_equal(a, b) for a, b in zip(pixels_of(one), pixels_of(other), strict=True))
+
+
+def test_a_seed_is_a_picture(drawer: VisionLLM) -> None:
+    first = drawer.generate(None, ["a red car"], options=FAST).images
+    assert [picture.size for picture in first] == [(16, 16)]
+    assert same(first, drawer.generate(None, ["a red car"], options=FAST).images)
+    other = drawer.generate(None, ["a red car"], options={"generation": {"steps": 2, "seed": 1}}).images
+    assert not same(first, other)
+    words = drawer.generate(None, ["a blue bus"], options=FAST).images
+    assert not same(first, words)
+    several = drawer.generate(None, ["a red car"], options={"generation": {"steps": 2, "count": 3}}).images
+    assert [recipe.seed for recipe in several.recipes] == [0, 1, 2]
+    # Pictures of a batch are those drawn alone, to a rounding of 8 bits.
+    for one, alone in zip(pixels_of(several), [*pixels_of(first), *pixels_of(other)], strict=False):
+        assert int(np.abs(one.astype(int) - alone).max()) <= 1
+    wide = drawer.generate(None, ["a"], options={"generation": {"steps": 2, "size": (24, 8)}}).images
+    assert wide.pictures[0].size == (24, 8)
+
+
+def test_the_second_phrase_takes_the_next_seed(drawer: VisionLLM) -> None:
+    both = drawer.generate(None, ["a red car", "a red car"], options=FAST).images
+    assert [recipe.seed for recipe in both.recipes] == [0, 1]
+    assert not np.array_equal(*pixels_of(both))
+
+
+def test_an_edit_has_the_shape_of_its_source(drawer: VisionLLM, picture: Make) -> None:
+    source = picture(80, 40)
+    answer = drawer.edit(source.pixels, ["make it blue"], options=FAST)
+    assert answer.images.pictures[0].size == (16, 8)
+    recipe = answer.images.recipes[0]
+    assert (recipe.task, recipe.phrase, recipe.decoder) == ("editing", "make it blue", "editing")
+    other = drawer.edit(picture(80, 40, seed=3).pixels, ["make it blue"], options=FAST)
+    assert not same(answer.images, other.images)  # the source is read
+    assert answer.draw().size == (80 + 8 + 16, 40)
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"steps": 0}, r"options\.generation: steps: .*greater than 0"),
+        ({"guidance": -1}, r"guidance: .*greater than or equal to 0"),
+        ({"size": (18, 15)}, r"size: 15 is not a multiple of 2; use 14 or 16"),
+        ({"sampler": "plms"}, r"sampler: .*ddim"),
+        ({"seed": -1}, "seed"),
+        ({"source_guidance": 1}, "source_guidance: unknown key"),
+    ],
+)
+def test_wrong_options_are_one_line(drawer: VisionLLM, options: dict[str, Any], words: str) -> None:
+    with pytest.raises(ConfigError, match=words) as caught:
+        drawer.generate(None, ["a"], options={"generation": options})
+    assert "\n" not in str(caught.value)
+
+
+def test_an_edit_needs_a_picture(drawer: VisionLLM) -> None:
+    with pytest.raises(PromptError, match="at least one"):
+        drawer.edit(None, ["make it blue"])
+    with pytest.raises(PromptError, match="phrases"):
+        drawer.generate(None, [])
+
+
+def test_progress_and_cancelling(drawer: VisionLLM) -> None:
+    seen: list[tuple[int, int]] = []
+    options = {"generation": {"steps": 3, "count": 20, "progress": lambda done, all_: seen.append((done, all_))}}
+    drawer.generate(None, ["a"], options=options)
+    assert seen == [(i, 6) for i in range(1, 7)]  # 16 and 4 pictures
+    with pytest.raises(Cancelled, match="step 1"):
+        drawer.generate(None, ["a"], options={"generation": {"progress": lambda done, all_: False}})
+
+
+def test_a_file_remembers_how_it_was_made(drawer: VisionLLM, tmp_path: Path, picture: Make) -> None:
+    options = {"generation": {"steps": 2, "count": 2, "seed": 7}}
+    made = drawer.generate(None, ["a red car", "a bus"], options=options).images
+    made[3].save(tmp_path / "bus.png")
+    recipe = Recipe.read(tmp_path / "bus.png")
+    assert (recipe.phrase, recipe.seed, recipe.place, recipe.model) == ("a bus", 10, 3, drawer.fingerprint)
+    again = drawer.replay(tmp_path / "bus.png")
+    assert int(np.abs(pixels_of(again)[0].astype(int) - made.pictures[3].pixels).max()) <= 1
+    with Image.open(tmp_path / "bus.png") as image:
+        assert np.array_equal(np.asarray(image), made.pictures[3].pixels)
+    source = picture(80, 40).pixels
+    edit = drawer.edit(source, ["make it blue"], options=FAST).images
+    assert same(edit, drawer.replay(edit.recipes[0], source))
+    with pytest.raises(CheckpointError, match="made by weights"):
+        drawer.replay(recipe.model_copy(update={"model": "0123"}))
+    with pytest.raises(PromptError, match="conversation"):
+        drawer.replay(recipe.model_copy(update={"turn": 1}))
+    Image.new("RGB", (4, 4)).save(tmp_path / "plain.png")
+    (tmp_path / "text.png").write_text("no picture")
+    for name, words in (("plain", "no recipe"), ("text", "not a picture"), ("missing", "not a picture")):
+        with pytest.raises(PictureError, match=words):
+            Recipe.read(tmp_path / f"{name}.png")
+
+
+def test_one_reply_may_find_draw_and_edit(drawer: VisionLLM, picture: Make) -> None:
+    """Every part typed, in reading order, from one pass."""
+    source = picture(80, 60)
+    turns = (
+        Turn(task="detection", phrases=("car",), question="find the car, then draw a red bus and make it night"),
+        Turn(task="generation", phrases=("a red bus",), question="", joined=True),
+        Turn(task="editing", phrases=("make it night",), question="", joined=True),
+    )
+    sample = Sample(pictures=(source,), turns=turns)
+    batch = drawer.processor.encode([sample])
+    with torch.no_grad():
+        found = drawer._decode(drawer.links(batch), batch, FAST)[0]
+    assert [link.meta.task for link in found] == ["detection", "generation", "editing"]
+    assert [picture.size for link in found[1:] for picture in link.result] == [(16, 16), (16, 12)]
+
+
+def test_saved_from_a_published_pipeline_it_needs_no_second_file(
+    settings: dict[str, Any], tiny_diffusion: Make, tmp_path: Path
+) -> None:
+    import diffusers
+
+    keys = tiny_diffusion()
+    torch.manual_seed(3)
+    diffusers.UNet2DConditionModel(**keys["unet"]).save_pretrained(tmp_path / "sd" / "unet")
+    diffusers.AutoencoderKL(**keys["vae"]).save_pretrained(tmp_path / "sd" / "vae")
+    diffusers.DDIMScheduler(beta_schedule="scaled_linear").save_pretrained(tmp_path / "sd" / "scheduler")
+    (tmp_path / "sd" / "model_index.json").write_text(json.dumps({"_class_name": "StableDiffusionPipeline"}))
+    own = {"pretrained": str(tmp_path / "sd"), "size": 16, "outputs": 5, "mapper_heads": 4}
+    torch.manual_seed(0)
+    model = build_model(ModelConfig(**settings | {"decoders": {**settings["decoders"], "generation": own}})).eval()
+    made = model.generate(None, ["a"], options=FAST).images
+    model.save_pretrained(tmp_path / "saved")
+    for path in sorted((tmp_path / "sd").rglob("*.*")):
+        path.unlink()
+    again = VisionLLM.from_pretrained(tmp_path / "saved")
+    assert again.fingerprint == model.fingerprint
+    assert same(made, again.generate(None, ["a"], options=FAST).images)
+    broken = {**settings["decoders"], "editing": {"network": keys, "size": 16, "mapper_heads": 4}}
+    config = ModelConfig(**settings | {"decoders": broken})
+    with pytest.raises(ConfigError, match=r"decoders\.editing: its unet reads 4 channels, editing has 8"):
+        build_model(config)
+
+
+def test_what_else_is_loaded_changes_no_word_and_no_box(tiny_diffusion: Make, root: Path) -> None:
+    street = root / "examples" / "street.jpg"
+    plain = VisionLLM.from_pretrained()
+    config = {"network": tiny_diffusion(vae=False), "size": 16, "outputs": 5, "mapper_heads": 4}
+    torch.manual_seed(0)
+    with_more = VisionLLM.from_pretrained(
+        decoders={"generation": config}, fresh=["decoders.generation", "link_queries.tables.[GEN]"]
+    )
+    for prompt in ("detect all cars", "how many trees are there?"):
+        one, other = plain(street, prompt), with_more(street, prompt)
+        assert one.text == other.text
+        np.testing.assert_array_equal(one.detections.boxes_xyxy, other.detections.boxes_xyxy)
+        np.testing.assert_array_equal(one.detections.scores, other.detections.scores)
+    assert with_more.generate(None, ["a red car"]).images.pictures[0].size == (16, 16)
+
+
+def sample_of(phrase: str, colour: tuple[int, int, int]) -> Sample:
+    pixels = np.full((16, 16, 3), colour, np.uint8)
+    pixels[4:12, 4:12] = 255 - np.array(colour, np.uint8)
+    turn = Turn(task="generation", phrases=(phrase,), target=PictureTarget(pictures=(Picture(pixels=pixels),)))
+    return Sample(turns=(turn,))
+
+
+def test_losses_reach_the_language_model_and_its_link_queries(drawer: VisionLLM) -> None:
+    drawer.zero_grad()
+    drawer.train()
+    losses = drawer(drawer.processor.encode([sample_of("a red square", (220, 30, 30))]))
+    losses.sums["generation/noise"].backward()
+    table = dict(drawer.named_parameters())
+    for name in ("link_queries.tables.[GEN]", "mllm.net.model.language_model.layers.0.mlp.up_proj.weight",
+                 "decoders.generation.mapper.wanted"):  # fmt: skip
+        assert float(table[name].grad.abs().sum()) > 0, name
+    drawer.zero_grad()
+    drawer.eval()
+
+
+def test_phrases_left_out_teach_the_null_link(drawer: VisionLLM) -> None:
+    decoder = drawer.decoders["generation"]
+    batch = drawer.processor.encode([sample_of(f"square {i}", (9 * i, 30, 30)) for i in range(8)])
+    losses = []
+    for drop in (0.0, 0.999):
+        decoder.drop = drop
+        drawer.zero_grad()
+        drawer.train()
+        torch.manual_seed(1)
+        drawer(batch).sums["generation/noise"].backward()
+        losses.append(
+            (
+                decoder.null.grad is not None and float(decoder.null.grad.abs().sum()) > 0,
+                float(dict(drawer.named_parameters())["link_queries.tables.[GEN]"].grad.abs().sum()) > 0,
+            )
+        )
+    decoder.drop = 0.1
+    drawer.zero_grad()
+    drawer.eval()
+    assert losses == [(False, True), (True, False)]
+
+
+@pytest.mark.slow
+def test_two_pictures_are_learned_by_their_words(settings: dict[str, Any]) -> None:
+    """Through the links: the same noise becomes the one or the other, as the phrase says."""
+    torch.manual_seed(0)
+    keys = settings["decoders"]
+    generation = {**keys["generation"], "drop": 0.1}
+    generation["network"] = {
+        **generation["network"],
+        "scheduler": {"prediction_type": "v_prediction", "clip_sample": True},
+    }
+    model = build_model(ModelConfig(**settings | {"decoders": {"objects": keys["objects"], "generation": generation}}))
+    colours = {"a red square": (220, 30, 30), "a blue ring": (20, 40, 230)}
+    samples = [sample_of(phrase, colour) for phrase, colour in colours.items()]
+    batch = model.processor.encode(samples * 3)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
+    model.train()
+    for _ in range(240):
+        loss = model(batch).sums["generation/noise"]
+        optimizer.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+    model.eval()
+    for phrase in colours:
+        options = {"generation": {"steps": 20, "guidance": 1.5}}
+        made = model.generate(None, [phrase], options=options).images.pictures[0].pixels.astype(float)
+        far = {other: float(np.abs(made - target.turns[0].target.pictures[0].pixels).mean())
+               for other, target in zip(colours, samples, strict=True)}  # fmt: skip
+        assert far[phrase] < 40 < min(value for other, value in far.items() if other != phrase), (phrase, far)

@@ -1,0 +1,77 @@
+"""PSNR and SSIM by hand, and of pictures that were made."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+
+from visionllm.core.answer import Answer, LinkResult
+from visionllm.core.images import Images, Recipe
+from visionllm.core.sample import Picture, PictureTarget, Turn
+from visionllm.core.superlink import LinkMeta
+from visionllm.metrics import METRICS
+from visionllm.metrics.images import psnr, ssim
+
+
+def flat(value: int, size: tuple[int, int] = (16, 12)) -> np.ndarray:
+    return np.full((size[1], size[0], 3), value, np.uint8)
+
+
+def test_psnr_by_hand() -> None:
+    assert psnr(flat(10), flat(15)) == pytest.approx(20 * math.log10(255 / 5))
+    half = flat(10)
+    half[:6] = 15
+    assert psnr(half, flat(10)) == pytest.approx(20 * math.log10(255 / 5) + 10 * math.log10(2))
+    assert psnr(flat(3), flat(3)) == math.inf
+
+
+def test_ssim_by_hand() -> None:
+    noise = np.random.default_rng(0).integers(0, 256, (20, 30, 3)).astype(np.uint8)
+    assert ssim(noise, noise) == pytest.approx(1)
+    # Nothing varies: only the means count.
+    c1 = (0.01 * 255) ** 2
+    assert ssim(flat(100), flat(50)) == pytest.approx((2 * 100 * 50 + c1) / (100**2 + 50**2 + c1))
+    # The mirror image of noise around its mean: every window agrees in its mean at best and in nothing else.
+    assert ssim(noise, 255 - noise) < 0
+
+
+def test_ssim_against_scikit_image() -> None:
+    metrics = pytest.importorskip("skimage.metrics")
+    rng = np.random.default_rng(0)
+    one = rng.integers(0, 256, (40, 50, 3)).astype(np.uint8)
+    other = np.clip(one + rng.normal(0, 30, one.shape), 0, 255).astype(np.uint8)
+    theirs = metrics.structural_similarity(
+        one, other, channel_axis=2, gaussian_weights=True, sigma=1.5, use_sample_covariance=False, data_range=255
+    )
+    assert ssim(one, other) == pytest.approx(theirs, abs=1e-6)
+    assert psnr(one, other) == pytest.approx(metrics.peak_signal_noise_ratio(one, other))
+
+
+def made(phrase: str, pixels: np.ndarray) -> LinkResult:
+    size = (pixels.shape[1], pixels.shape[0])
+    recipe = Recipe(
+        task="generation", phrase=phrase, prompt=None, decoder="generation", options={}, place=0, size=size, model=None
+    )
+    meta = LinkMeta(sample=0, turn=0, task="generation", token="[GEN]", phrase=phrase)
+    result = Images(pictures=(Picture(pixels=pixels),), recipes=(recipe,))
+    return LinkResult(meta=meta, decoder="generation", result=result)
+
+
+def test_made_pictures_against_wanted_ones() -> None:
+    metric = METRICS["images"]([])
+    wanted = (Picture(pixels=flat(10)), Picture(pixels=flat(20)), Picture(pixels=flat(30)))
+    turn = Turn(task="generation", phrases=("a", "b", "c"), target=PictureTarget(pictures=wanted))
+    # One off by five, one equal but twice as large, one not made.
+    links = (made("a", flat(15)), made("b", flat(20, (32, 24))))
+    metric.add(turn, Answer(text="", links=links), key=0)
+    report = metric.compute()
+    assert report["made"] == pytest.approx(2 / 3)
+    assert report["phrases"] == 3
+    assert report["PSNR"] == pytest.approx((20 * math.log10(255 / 5) + 60) / 2)
+    assert 0.9 < report["SSIM"] < 1
+    empty = METRICS["images"]([])
+    empty.add(turn, Answer(text=""), key=0)
+    assert empty.compute()["made"] == 0
+    assert empty.compute()["PSNR"] is None

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import cv2
 import numpy as np
 
 from visionllm.core.errors import AnnotationError
-from visionllm.core.sample import PictureTarget, Record, Sample, Turn
-from visionllm.datasets.asking import Asker, register_asker
+from visionllm.core.sample import Picture, PictureTarget, Record, Sample, Turn
+from visionllm.datasets.asking import ASKERS, Asker, register_asker
 from visionllm.datasets.formats.reader import Wording
+
+MOST_OFF = 3  # small pixels
 
 
 @register_asker("generation")
@@ -26,6 +29,49 @@ class GenerationAsker(Asker):
     ) -> tuple[Sample, ...]:
         """The first caption."""
         return (_sample(record, _phrase(_captions(record)[0])),)
+
+
+class SharpeningAsker(Asker):
+    """A picture made smaller, and the picture. In training the small one is a little off, as the same thing taken with
+    two lenses is: what is learned from must be aligned first. In an evaluation they lie on each other.
+
+    Args:
+        scale: how many times as large the picture is.
+    """
+
+    task = "super_resolution"
+
+    def __init__(self, scale: int) -> None:
+        self.scale = scale
+
+    def draw(self, record: Record, wording: Wording, rng: np.random.Generator, *partners: Record) -> Sample:
+        """Off by up to ``MOST_OFF`` small pixels in each direction."""
+        return self._sample(record, rng.uniform(-MOST_OFF, MOST_OFF, 2))
+
+    def every(
+        self, record: Record, wording: Wording, *partners: Record, chunk: int | None = None
+    ) -> tuple[Sample, ...]:
+        """One question a picture."""
+        return (self._sample(record, np.zeros(2)),)
+
+    def _sample(self, record: Record, off_xy: np.ndarray) -> Sample:
+        # What a shift brings in at an edge is cut off: nobody took it.
+        edge = (MOST_OFF + 1) * self.scale
+        whole = record.picture
+        width, height = ((side - 2 * edge) // self.scale for side in whole.size)
+        if min(width, height) < 1:
+            raise AnnotationError(f"{record.source}: {whole.size[0]} x {whole.size[1]} is too small to be made smaller")
+        matrix = np.array([[1, 0, off_xy[0] * self.scale], [0, 1, off_xy[1] * self.scale]], np.float64)
+        shifted = cv2.warpAffine(whole.pixels, matrix, whole.size, flags=cv2.INTER_CUBIC, borderMode=cv2.BORDER_REFLECT)
+        inner = (slice(edge, edge + height * self.scale), slice(edge, edge + width * self.scale))
+        small = cv2.resize(shifted[inner], (width, height), interpolation=cv2.INTER_AREA)
+        sharp = Picture(pixels=np.ascontiguousarray(whole.pixels[inner]), name=whole.name)
+        turn = Turn(task=self.task, phrases=("picture",), target=PictureTarget(pictures=(sharp,)))
+        return Sample(pictures=(Picture(pixels=small, name=whole.name),), turns=(turn,), source=record.source)
+
+
+ASKERS.add("super_resolution", SharpeningAsker(2))
+ASKERS.add("super_resolution_x4", SharpeningAsker(4))
 
 
 def _captions(record: Record) -> tuple[str, ...]:

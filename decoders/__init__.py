@@ -3,7 +3,9 @@
 from visionllm.decoders.base import DECODERS, Context, Decoder, register_decoder
 from visionllm.decoders.diffusion.decoder import EditingDecoder, GenerationDecoder
 from visionllm.decoders.objects.decoder import ObjectsDecoder
+from visionllm.decoders.restoration.decoder import RestorationDecoder
 
 __all__ = [
-    "DECODERS", "Context", "Decoder", "EditingDecoder", "GenerationDecoder", "ObjectsDecoder", "register_decoder",
+    "DECODERS", "Context", "Decoder", "EditingDecoder", "GenerationDecoder", "ObjectsDecoder", "RestorationDecoder",
+    "register_decoder",
 ]  # fmt: skip

@@ -183,7 +183,8 @@ class Answering(nn.Module):
         if recipe.turn:
             raise PromptError("the picture was made in a conversation; ask the same again")
         if recipe.prompt is None:
-            again = {**recipe.options, "seed": recipe.seed, "count": 1}
+            alone = {"seed": recipe.seed, "count": 1}
+            again = {name: alone.get(name, value) for name, value in recipe.options.items()}
             answer = self.known(recipe.task, pictures, [recipe.phrase], options={recipe.decoder: again})
             return answer.results[recipe.task][0]
         answer = self.ask(pictures, recipe.prompt, options={recipe.decoder: recipe.options})

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from visionllm.core.config import Config
 from visionllm.core.errors import Cancelled, ConfigError
-from visionllm.core.images import Images, Recipe
+from visionllm.core.images import Images, Recipe, places_of
 from visionllm.core.pixels import PixelSpec
 from visionllm.core.sample import Picture, PictureTarget
 from visionllm.core.superlink import LinkMeta, SuperLinks
@@ -166,7 +166,7 @@ class DiffusionDecoder(Decoder):
         states_LOC = self.mapper(links.states.reshape(len(links), self.mapper.queries, -1))
         null_OC = self.mapper(self.null[None])[0]
         # Seeds count within a sample, so that a picture does not hang on what else is in the batch.
-        places = _places(links.meta, options.count)
+        places = places_of(links.meta, options.count)
         jobs: dict[tuple[int, int], list[tuple[int, int]]] = defaultdict(list)
         for i, meta in enumerate(links.meta):
             pictures = ctx.batch.samples[meta.sample].pictures
@@ -284,16 +284,6 @@ class EditingDecoder(DiffusionDecoder):
     tasks: tuple[Task, ...] = (EDITING,)
     Options = EditingOptions
     reads = 2
-
-
-def _places(metas: Sequence[LinkMeta], count: int) -> list[int]:
-    """Of each link the place of its first picture among those of its sample, in reading order."""
-    seen: dict[int, int] = defaultdict(int)
-    places = [0] * len(metas)
-    for i in sorted(range(len(metas)), key=lambda i: (metas[i].sample, metas[i].turn, metas[i].group)):
-        places[i] = seen[metas[i].sample]
-        seen[metas[i].sample] += count
-    return places
 
 
 def _off(side: int, multiple: int) -> str:

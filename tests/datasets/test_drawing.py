@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import cv2
 import numpy as np
 import pytest
 
-from visionllm.core.errors import AnnotationError
-from visionllm.core.sample import PictureTarget, Record, Source
+from visionllm.core.errors import AnnotationError, ShapeError
+from visionllm.core.geometry import Geometry
+from visionllm.core.sample import Picture, PictureTarget, Record, Source
 from visionllm.datasets.asking import ASKERS
 from visionllm.datasets.catalog import open_dataset
-from visionllm.datasets.drawing import _phrase
+from visionllm.datasets.drawing import MOST_OFF, _phrase
 from visionllm.datasets.plan import item_rng
 
 
@@ -38,6 +40,41 @@ def test_a_scene_is_asked_for_by_its_caption() -> None:
 )
 def test_captions_stand_within_a_question(caption: str, phrase: str) -> None:
     assert _phrase(caption) == phrase
+
+
+@pytest.mark.parametrize(("task", "scale"), [("super_resolution", 2), ("super_resolution_x4", 4)])
+def test_a_small_picture_and_a_sharp_one(task: str, scale: int) -> None:
+    """In an evaluation they lie on each other; in training the small one is off by a known amount at most."""
+    dataset = open_dataset("scenes", "train", task=task)
+    (known,) = dataset.ask_all(5)
+    offs = []
+    for position in range(8):
+        sample = known if position == 0 else dataset.ask_about(dataset.read(5), item_rng(1, position))
+        (small,), (sharp,) = sample.pictures, sample.turns[0].target.pictures
+        assert sharp.size == (small.size[0] * scale, small.size[1] * scale)
+        assert sample.turns[0].task == "super_resolution"
+        reference = cv2.resize(sharp.pixels, small.size, interpolation=cv2.INTER_AREA).astype(np.float32)
+        (x, y), _ = cv2.phaseCorrelate(reference.mean(2), small.pixels.astype(np.float32).mean(2))
+        offs.append((x, y))
+    np.testing.assert_allclose(offs[0], 0, atol=0.05)
+    others = np.array(offs[1:])
+    assert np.abs(others).max() < MOST_OFF + 0.5
+    assert np.abs(others).max() > 1
+
+
+def test_a_larger_target_moves_with_its_picture() -> None:
+    """A crop, a flip and a resize of the small picture, and the same of one with twice its pixels."""
+    rng = np.random.default_rng(0)
+    sharp = cv2.GaussianBlur(rng.integers(0, 256, (96, 128, 3)).astype(np.uint8), (0, 0), 4)
+    small = cv2.resize(sharp, (64, 48), interpolation=cv2.INTER_AREA)
+    geometry = Geometry.crop((64, 48), (8, 4, 56, 40)).then(Geometry.hflip((48, 36)))
+    geometry = geometry.then(Geometry.resize((48, 36), (60, 45)))
+    (made,) = PictureTarget(pictures=(Picture(pixels=sharp),)).transform(geometry).pictures
+    assert made.size == (120, 90)
+    back = cv2.resize(made.pixels, (60, 45), interpolation=cv2.INTER_AREA).astype(float)
+    assert np.abs(back - geometry.picture(small)).mean() < 1.5
+    with pytest.raises(ShapeError, match="no multiple"):
+        PictureTarget(pictures=(Picture(pixels=sharp[:95]),)).transform(geometry)
 
 
 def test_a_picture_without_captions_is_named() -> None:

@@ -41,6 +41,7 @@ WIDTH = 32
 OWN = [
     "objects", "objects of grounding-dino", "objects with heads of their own", "objects with masks",
     "objects with poses", "objects with all", "generation", "generation of pixels", "editing",
+    "restoration",
 ]  # fmt: skip
 NAMES = ("nose", "left paw", "tail")
 
@@ -71,6 +72,9 @@ def case(request: pytest.FixtureRequest, tiny_network: Make, tiny_diffusion: Mak
     if request.param not in OWN:
         return request.param, sys.modules[DECODERS[request.param].__module__].contract_case()
     name, _, kind = request.param.partition(" ")
+    if name == "restoration":
+        config = {"width": 8, "blocks": 2, "packing": 2, "condition": 4}
+        return name, Case(config=config, sample=partial(drawn, "super_resolution", boxed, times=2), options={})
     if name != "objects":
         # Nothing is left out: a phrase that is has nothing to learn.
         config = {"network": tiny_diffusion(2 if name == "editing" else 1, vae=not kind), "size": 16, "outputs": 5,
@@ -107,11 +111,12 @@ def case(request: pytest.FixtureRequest, tiny_network: Make, tiny_diffusion: Mak
 
 def drawn(
     task: str, boxed: Make, phrases: tuple[str, ...], size: tuple[int, int] = (80, 60), seed: int = 0,
-    empty: bool = False,
+    empty: bool = False, times: int = 1,
 ) -> Sample:  # fmt: skip
-    """A sample asked for pictures: its own with every colour shifted, by another amount for each phrase."""
+    """A sample asked for pictures: its own with every colour shifted, by another amount for each phrase, and so many
+    times as large."""
     sample = boxed(phrases=phrases, boxes=(), size=size, seed=seed)
-    pixels = sample.pictures[0].pixels
+    pixels = sample.pictures[0].pixels.repeat(times, 0).repeat(times, 1)
     made = tuple(
         Picture(pixels=np.zeros_like(pixels) if empty else pixels + np.uint8(16 * i % 256)) for i in range(len(phrases))
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from base64 import b64encode
+from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from html import escape
@@ -18,6 +19,7 @@ from visionllm.core.answer import RESULT_TYPES, save_as
 from visionllm.core.config import Config, validate
 from visionllm.core.errors import PictureError, ShapeError
 from visionllm.core.sample import Picture
+from visionllm.core.superlink import LinkMeta
 
 KEY = "visionllm"  # of the text in a PNG file that holds the recipe
 _GAP, _PAPER = 8, (255, 255, 255)
@@ -77,6 +79,16 @@ class Recipe(Config):
         return validate(cls, values, source=f"{path}: recipe")
 
 
+def places_of(links: Sequence[LinkMeta], count: int = 1) -> list[int]:
+    """Of each link the place of its first picture among those of its sample, in reading order; ``count`` a link."""
+    seen: dict[int, int] = defaultdict(int)
+    places = [0] * len(links)
+    for i in sorted(range(len(links)), key=lambda i: (links[i].sample, links[i].turn, links[i].group)):
+        places[i] = seen[links[i].sample]
+        seen[links[i].sample] += count
+    return places
+
+
 @RESULT_TYPES.register("images")
 @dataclass(kw_only=True, slots=True, frozen=True, eq=False, repr=False)
 class Images:
@@ -126,9 +138,10 @@ class Images:
         return Images(pictures=tuple(self.pictures[i] for i in rows), recipes=tuple(self.recipes[i] for i in rows))
 
     def statements(self) -> list[str]:
-        """One line a picture: ``a red car: 64 x 64 pixels, seed 0``."""
+        """One line a picture: ``a red car: 64 x 64 pixels, seed 0``; a seed where chance had a part in it."""
         return [
-            f"{recipe.phrase}: {recipe.size[0]} x {recipe.size[1]} pixels, seed {recipe.seed}"
+            f"{recipe.phrase}: {recipe.size[0]} x {recipe.size[1]} pixels"
+            + (f", seed {recipe.seed}" if "seed" in recipe.options else "")
             for recipe in self.recipes
         ]
 

@@ -112,16 +112,27 @@ class BoxTarget:
 
 @dataclass(kw_only=True, slots=True, frozen=True, eq=False)
 class PictureTarget:
-    """The pictures that the phrases of one turn are to become, one each. One made out of the sample's own picture lies
-    in its pixels and moves with it."""
+    """The pictures that the phrases of one turn are to become, one each. One made out of the sample's own picture moves
+    with it, and may have so many times as many pixels."""
 
     pictures: tuple[Picture, ...]
 
     def transform(self, geometry: Any) -> PictureTarget:
-        """The same geometry for each."""
-        return PictureTarget(
-            pictures=tuple(replace(picture, pixels=geometry.picture(picture.pixels)) for picture in self.pictures)
-        )
+        """The same geometry for each, in its own pixels."""
+
+        def moved(picture: Picture) -> np.ndarray:
+            own, (width, height) = picture.size, geometry.input_size
+            if own == (width, height):
+                return np.asarray(geometry.picture(picture.pixels))
+            times = own[0] / width
+            if own != (round(times * width), round(times * height)):
+                raise ShapeError(f"a target of {own} is no multiple of its picture of {(width, height)}")
+            out = geometry.output_size
+            larger = type(geometry).resize(own, geometry.input_size).then(geometry)
+            larger = larger.then(type(geometry).resize(out, (round(times * out[0]), round(times * out[1]))))
+            return np.asarray(larger.picture(picture.pixels))
+
+        return PictureTarget(pictures=tuple(replace(picture, pixels=moved(picture)) for picture in self.pictures))
 
 
 @dataclass(kw_only=True, slots=True, frozen=True, eq=False)

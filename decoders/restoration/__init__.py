@@ -1,0 +1,1 @@
+"""Pictures made sharper: aligned super-resolution under super links."""

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, Literal
 
 import cv2
@@ -26,6 +27,7 @@ from visionllm.decoders.base import Context, Decoder, register_decoder
 from visionllm.decoders.diffusion.latent import LatentDiffusion
 from visionllm.decoders.diffusion.mapper import LinkMapper
 from visionllm.decoders.diffusion.tasks import EDITING, GENERATION
+from visionllm.decoders.diffusion.teacher import TextTeacher
 
 
 class DiffusionConfig(Config):
@@ -39,6 +41,12 @@ class DiffusionConfig(Config):
     mapper_heads: PositiveInt = 8
     drop: float = Field(0.1, ge=0, lt=1, description="share of the phrases that are left out in training, for guidance")
     min_snr: PositiveFloat | None = Field(None, description="bound of the signal-to-noise weights; None weighs alike")
+    lora: PositiveInt | None = Field(
+        None, description="rank of adapters on the UNet's attention; all else of it stands"
+    )
+    align: str | None = Field(
+        None, description="pipeline whose text encoder the mapped links learn to be like; used in training alone"
+    )
 
     @model_validator(mode="after")
     def _one_origin(self) -> DiffusionConfig:
@@ -91,10 +99,16 @@ class DiffusionDecoder(Decoder):
 
     def __init__(
         self, model: LatentDiffusion, *, link_width: int, size: int, outputs: int, mapper_layers: int,
-        mapper_heads: int, drop: float, min_snr: float | None,
+        mapper_heads: int, drop: float, min_snr: float | None, lora: int | None = None, align: str | None = None,
     ) -> None:  # fmt: skip
         super().__init__()
         task = self.tasks[0]
+        if align is not None:
+            self.tasks = (replace(task, loss_weights={**task.loss_weights, "align": 1.0}),)
+        # In a list: what is learned from is no part of the model, and is not saved with it.
+        self._teachers = [] if align is None else [TextTeacher(align, outputs, model.width)]
+        if lora is not None:
+            model.adapt(lora)
         channels, found = self.reads * model.channels, int(model.unet.config.in_channels)  # type: ignore
         if found != channels:
             raise ConfigError(
@@ -124,7 +138,7 @@ class DiffusionDecoder(Decoder):
         return cls(model, link_width=link_width, **kept)
 
     def described(self, values: Mapping[str, Any]) -> dict[str, Any]:
-        kept = {name: value for name, value in values.items() if name != "pretrained"}
+        kept = {name: value for name, value in values.items() if name not in ("pretrained", "align")}
         return {**kept, "network": self.model.network}
 
     @property
@@ -135,7 +149,7 @@ class DiffusionDecoder(Decoder):
     def loss(self, links: SuperLinks, ctx: Context) -> dict[str, Tensor]:
         total = torch.zeros((), device=links.states.device)
         if not len(links):
-            return {"noise": total}
+            return dict.fromkeys(self.tasks[0].loss_weights, total)
         states_LQD = links.states.reshape(len(links), self.mapper.queries, -1)
         keep_L = torch.ones(len(links), dtype=torch.bool)
         if self.training and self.drop:
@@ -154,10 +168,15 @@ class DiffusionDecoder(Decoder):
                 source = source * seen.to(source)[:, None, None, None]
             latents = self.model.encode(wanted, sample=self.training)
             total = total + self.model.loss(latents, states_LOC[rows], source, min_snr=self.min_snr).sum()
-        return {"noise": total}
+        losses = {"noise": total}
+        for teacher in self._teachers:
+            wanted_LOC = teacher([meta.phrase for meta in links.meta]).to(states_LOC)
+            apart_L = (states_LOC - wanted_LOC).square().flatten(1).mean(1)
+            losses["align"] = (apart_L * keep_L.to(apart_L)).sum()  # what was left out is to be like nothing
+        return losses
 
     def counts(self, links: SuperLinks, ctx: Context) -> dict[str, float]:
-        return {"noise": float(len(links))}
+        return dict.fromkeys(self.tasks[0].loss_weights, float(len(links)))
 
     @torch.no_grad()
     def predict(self, links: SuperLinks, ctx: Context, options: Any) -> list[Images]:

@@ -87,6 +87,15 @@ class LatentDiffusion(nn.Module):
             raise ConfigError(f"pretrained: {name}: cannot be loaded ({str(error).splitlines()[0]})") from None
         return cls(unet, vae, schedule)
 
+    def adapt(self, rank: int) -> None:
+        """Adapters on the queries, keys, values and outputs of the UNet's attention (Hu et al. 2022, "LoRA"), which
+        change nothing at first; all else of the UNet stands still."""
+        from peft import LoraConfig
+
+        config = LoraConfig(r=rank, lora_alpha=rank, target_modules=["to_q", "to_k", "to_v", "to_out.0"])
+        self.unet.requires_grad_(False)
+        self.unet.add_adapter(config)  # type: ignore[operator]
+
     @property
     def network(self) -> dict[str, Any]:
         """The keys that build it anew."""

@@ -273,3 +273,82 @@ def test_two_pictures_are_learned_by_their_words(settings: dict[str, Any]) -> No
         far = {other: float(np.abs(made - target.turns[0].target.pictures[0].pixels).mean())
                for other, target in zip(colours, samples, strict=True)}  # fmt: skip
         assert far[phrase] < 40 < min(value for other, value in far.items() if other != phrase), (phrase, far)
+
+
+def test_adapters_change_nothing_at_first_and_learn_alone(settings: dict[str, Any], tmp_path: Path) -> None:
+    keys = settings["decoders"]
+    models = []
+    for more in ({}, {"lora": 2}):
+        torch.manual_seed(0)
+        decoders = {"generation": {**keys["generation"], "drop": 0.0, **more}}
+        models.append(build_model(ModelConfig(**settings | {"decoders": decoders})).eval())
+    plain, adapted = models
+    state = {name: value for name, value in adapted.state_dict().items() if "lora" not in name}
+    assert len(adapted.state_dict()) > len(state) == len(plain.state_dict())
+    own = {name.replace(".base_layer", ""): value for name, value in state.items()}
+    assert all(torch.equal(value, own[name]) for name, value in plain.state_dict().items() if ".unet." in name)
+    # Zero outputs: with the same links and mapper they draw the same.
+    adapted.load_state_dict({name: plain.state_dict()[name.replace(".base_layer", "")] for name in state}, strict=False)
+    made = adapted.generate(None, ["a"], options={"generation": {"steps": 2}}).images
+    assert same(made, plain.generate(None, ["a"], options={"generation": {"steps": 2}}).images)
+    adapted.train()
+    adapted(adapted.processor.encode([sample_of("a", (220, 30, 30))])).sums["generation/noise"].backward()
+    learned = {name for name, p in adapted.named_parameters() if p.grad is not None and ".unet." in name}
+    assert learned
+    assert all("lora_" in name for name in learned)
+    adapted.eval().save_pretrained(tmp_path / "adapted")
+    assert same(made, VisionLLM.from_pretrained(tmp_path / "adapted").generate(
+        None, ["a"], options={"generation": {"steps": 2}}).images)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def text_encoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Tokenizer and text encoder in a pipeline's layout: five states of width 16."""
+    from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
+
+    folder = tmp_path_factory.mktemp("text")
+    letters = [*"abcdefghijklmnopqrstuvwxyz", *(f"{letter}</w>" for letter in "abcdefghijklmnopqrstuvwxyz")]
+    words = {word: i for i, word in enumerate([*letters, "<|startoftext|>", "<|endoftext|>"])}
+    (folder / "vocab.json").write_text(json.dumps(words))
+    (folder / "merges.txt").write_text("#version: 0.2\n")
+    tokenizer = CLIPTokenizer(str(folder / "vocab.json"), str(folder / "merges.txt"), model_max_length=5)
+    tokenizer.save_pretrained(folder / "tokenizer")
+    torch.manual_seed(0)
+    config = CLIPTextConfig(vocab_size=len(words), hidden_size=16, intermediate_size=16, num_hidden_layers=1,
+                            num_attention_heads=2, max_position_embeddings=5, projection_dim=16,
+                            bos_token_id=52, eos_token_id=53)  # fmt: skip
+    CLIPTextModel(config).save_pretrained(folder / "text_encoder")
+    return folder
+
+
+def test_links_learn_to_say_what_a_text_encoder_says(
+    settings: dict[str, Any], text_encoder: Path, tmp_path: Path
+) -> None:
+    keys = settings["decoders"]["generation"]
+    torch.manual_seed(0)
+    own = {"generation": {**keys, "drop": 0.0, "align": str(text_encoder)}}
+    model = build_model(ModelConfig(**settings | {"decoders": own}))
+    batch = model.processor.encode([sample_of("a bus", (9, 30, 30)), sample_of("red", (90, 30, 30))])
+    assert model.loss_weights()["generation/align"] == 1.0
+    assert model.counts(batch)["generation/align"] == 2.0
+    optimizer = torch.optim.Adam(model.parameters(), lr=3e-3)
+    lost = []
+    model.train()
+    for _ in range(60):
+        loss = model(batch).sums["generation/align"]
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        lost.append(float(loss.detach()))
+    assert lost[-1] < 0.1 * lost[0], (lost[0], lost[-1])
+    # The teacher stays behind.
+    model.eval().save_pretrained(tmp_path / "model")
+    assert "align" not in json.loads((tmp_path / "model" / "config.json").read_text())["decoders"]["generation"]
+    assert VisionLLM.from_pretrained(tmp_path / "model").fingerprint == model.fingerprint
+    for wrong, words in (
+        ({"outputs": 6}, "gives 5 states of width 16"),
+        ({"align": str(tmp_path)}, "cannot be loaded"),
+    ):
+        config = ModelConfig(**settings | {"decoders": {"generation": {**own["generation"], **wrong}}})
+        with pytest.raises(ConfigError, match=words):
+            build_model(config)

@@ -64,7 +64,7 @@ class GenerationOptions(Config):
         sampler: ddim, dpm (DPM-Solver++) or euler.
         seed: of the first picture; each after it takes the next number.
         count: pictures a phrase.
-        size: (width, height) in pixels; None for the size it was trained on.
+        size: (width, height) in pixels; None for a square as large as it was built for.
         progress: called with (steps done, steps) after each step; returning False cancels the call.
     """
 
@@ -82,7 +82,7 @@ class EditingOptions(GenerationOptions):
 
     Args:
         source_guidance: how strongly the picture steers (InstructPix2Pix); below 1 is without guidance.
-        size: None for the shape of the source, at the size it was trained on.
+        size: None for the shape of the source, as large as it was built for.
     """
 
     source_guidance: float = Field(1.5, ge=0)

@@ -39,6 +39,11 @@ class LatentDiffusion(nn.Module):
         super().__init__()
         from diffusers import DDPMScheduler
 
+        more = unet.config.addition_embed_type  # type: ignore[union-attr]
+        if more is not None:
+            raise ConfigError(
+                f"unet: addition_embed_type {more!r} is not supported; take a UNet that reads states alone"
+            )
         self.unet = unet
         self.vae = None if vae is None else vae.requires_grad_(False)
         # Keys that a given schedule leaves out mean diffusers' own defaults, as they do in its pipelines.

@@ -184,6 +184,17 @@ def test_a_wrong_network_is_one_line(tiny_diffusion: Make, tmp_path: Path) -> No
         ({"unet": 3}, "network.unet: expected keys and values"),
         ({"unet": {**keys["unet"], "no_such": 1}}, "network.unet: .*no_such"),
         ({**keys, "scheduler": {"prediction_type": "sample"}}, "prediction_type: 'sample'"),
+        (
+            {
+                "unet": {
+                    **keys["unet"],
+                    "addition_embed_type": "text_time",
+                    "addition_time_embed_dim": 8,
+                    "projection_class_embeddings_input_dim": 64,
+                }
+            },
+            "addition_embed_type 'text_time'",
+        ),
     ):
         with pytest.raises(ConfigError, match=words) as caught:
             LatentDiffusion.build(wrong)

@@ -1,4 +1,4 @@
-"""One picture of 64 pixels in 20 steps: our sampling loop against diffusers' own pipeline, at equal weights, states, noise.
+"""One picture of 64 pixels in 20 steps: our loop and diffusers' pipeline, at equal weights, states and noise.
 
 python tools/bench/pictures.py [PIPELINE]    (a folder in Stable Diffusion's layout; without one, random weights)
 """

@@ -6,7 +6,7 @@ import cv2
 import numpy as np
 
 from visionllm.core.errors import AnnotationError
-from visionllm.core.sample import Picture, PictureTarget, Record, Sample, Turn
+from visionllm.core.sample import Edit, Picture, PictureTarget, Record, Sample, Turn
 from visionllm.datasets.asking import ASKERS, Asker, register_asker
 from visionllm.datasets.formats.reader import Wording
 
@@ -29,6 +29,24 @@ class GenerationAsker(Asker):
     ) -> tuple[Sample, ...]:
         """The first caption."""
         return (_sample(record, _phrase(_captions(record)[0])),)
+
+
+@register_asker("editing")
+class EditingAsker(Asker):
+    """A picture, a change in words, and the picture so changed."""
+
+    task = "editing"
+    needs = frozenset({"edits"})
+
+    def draw(self, record: Record, wording: Wording, rng: np.random.Generator, *partners: Record) -> Sample:
+        """Any of the changes."""
+        return _edited(record, _edits(record)[int(rng.integers(len(record.edits)))])
+
+    def every(
+        self, record: Record, wording: Wording, *partners: Record, chunk: int | None = None
+    ) -> tuple[Sample, ...]:
+        """Every change, each by itself."""
+        return tuple(_edited(record, edit) for edit in _edits(record))
 
 
 class SharpeningAsker(Asker):
@@ -78,6 +96,19 @@ def _captions(record: Record) -> tuple[str, ...]:
     if not record.captions:
         raise AnnotationError(f"{record.source}: no caption; remove it")
     return record.captions
+
+
+def _edits(record: Record) -> tuple[Edit, ...]:
+    if not record.edits:
+        raise AnnotationError(f"{record.source}: no edit; remove it")
+    return record.edits
+
+
+def _edited(record: Record, edit: Edit) -> Sample:
+    target = PictureTarget(pictures=(edit.after,), changed=(edit.changed,))
+    # What is named must not be cut off, nor "the rightmost tree" another.
+    turn = Turn(task="editing", phrases=(edit.text,), target=target, whole=True)
+    return Sample(pictures=(edit.before,), turns=(turn,), source=record.source)
 
 
 def _phrase(caption: str) -> str:

@@ -19,7 +19,7 @@ from visionllm.core.config import Config
 from visionllm.core.geometry import Geometry
 from visionllm.core.masks import Mask
 from visionllm.core.poses import Pose
-from visionllm.core.sample import Picture, Record, Sample
+from visionllm.core.sample import Edit, Picture, Record, Sample
 
 _SIDES = re.compile(r"\b(left|right|leftmost|rightmost|lefthand|righthand|clockwise|west|east)\b", re.IGNORECASE)
 
@@ -55,12 +55,15 @@ class Augment(Config):
         return value
 
     def __call__(self, sample: Sample, rng: np.random.Generator) -> Sample:
-        """The changed sample; samples of no or several pictures keep their geometry."""
+        """The changed sample; samples of no or several pictures keep their geometry, those that become other pictures
+        their light."""
         if len(sample.pictures) == 1:
             whole = any(turn.whole for turn in sample.turns)
             size = sample.pictures[0].size
             geometry = self.draw_geometry(size, rng, flip=not speaks_of_sides(sample), crop=not whole)
             sample = transformed(sample, geometry)
+        if any(getattr(turn.target, "pixelwise", False) for turn in sample.turns):
+            return sample
         pictures = [replace(picture, pixels=self.relight(picture.pixels, rng)) for picture in sample.pictures]
         return replace(sample, pictures=tuple(pictures))
 
@@ -146,8 +149,14 @@ def shrunk(record: Record, longest: int) -> Record:
         boxes_xyxy=geometry.boxes_exact(record.boxes_xyxy).reshape(-1, 4),
         masks=None if record.masks is None else move_all(record.masks, geometry),
         poses=None if record.poses is None else move_all(record.poses, geometry),
+        edits=tuple(_shrunk_edit(edit, geometry) for edit in record.edits),
         extra={},
     )
+
+
+def _shrunk_edit(edit: Edit, geometry: Geometry) -> Edit:
+    before, after = (replace(picture, pixels=geometry.picture(picture.pixels)) for picture in (edit.before, edit.after))
+    return edit._replace(before=before, after=after, changed=edit.changed.moved(geometry))
 
 
 def mosaic(records: list[Record], rng: np.random.Generator) -> Record:
@@ -189,6 +198,7 @@ def mosaic(records: list[Record], rng: np.random.Generator) -> Record:
         captions=(),
         grounded=(),
         questions=(),
+        edits=(),
         extra={},
     )
 

@@ -13,7 +13,7 @@ from visionllm.core.arrays import object_array
 from visionllm.core.config import Config
 from visionllm.core.masks import Mask
 from visionllm.core.poses import Pose
-from visionllm.core.sample import Picture, Question, Record, Source
+from visionllm.core.sample import Edit, Picture, Question, Record, Source
 from visionllm.core.skeletons import load_skeleton
 from visionllm.datasets.formats.reader import Place, Wording, register_format
 
@@ -107,6 +107,7 @@ class ScenesReader:
             captions=(scene.caption(),) if "captions" in needs else (),
             grounded=(tuple(scene.grounded_caption()),) if "grounded" in needs else (),
             questions=self._questions(scene.questions()) if "questions" in needs else (),
+            edits=self._edits(seed) if "edits" in needs else (),
             extra={"scene": scene},
         )
 
@@ -114,6 +115,18 @@ class ScenesReader:
         """Those of the kinds asked."""
         return (tuple(one for one in known if one.kind in self._kinds)
                 or tuple(one for one in known if one.kind in USUAL))  # fmt: skip
+
+    def _edits(self, seed: int) -> tuple[Edit, ...]:
+        from visionllm.datasets.scenes import draw_edits
+
+        return tuple(
+            Edit(
+                text=change.text, before=Picture(pixels=change.before, name=f"scene {seed}"),
+                after=Picture(pixels=change.after, name=f"scene {seed}, {change.text}"),
+                changed=Mask.of(change.region),
+            )
+            for change in draw_edits(seed, size=self._size, world=self._world)
+        )  # fmt: skip
 
     def _pose(self, keypoints: np.ndarray | None) -> Pose | None:
         """A person's; None of things without keypoints."""

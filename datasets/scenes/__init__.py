@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 from .catalogue import CATEGORIES, SPECIAL, STUFF, WORLDS, Category
+from .edits import SceneEdit, draw_edits
 from .scene import Scene, SceneObject, draw_scene
 
-__all__ = ["CATEGORIES", "SPECIAL", "STUFF", "WORLDS", "Category", "Scene", "SceneObject", "draw_scene"]
+__all__ = [
+    "CATEGORIES", "SPECIAL", "STUFF", "WORLDS", "Category", "Scene", "SceneEdit", "SceneObject", "draw_edits",
+    "draw_scene",
+]  # fmt: skip

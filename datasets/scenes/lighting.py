@@ -18,6 +18,8 @@ _MOODS: tuple[tuple[tuple[float, float, float], float, float], ...] = (
     ((0.72, 0.74, 0.84), 1.0, 1.6),
 )
 
+DAY, NIGHT = 0, 3  # of the moods
+
 
 def cast_shadows(image: np.ndarray, shadows: list[np.ndarray], rng: random.Random) -> None:
     """Darken the ground under things, softly."""
@@ -39,9 +41,11 @@ def cast_shadows(image: np.ndarray, shadows: list[np.ndarray], rng: random.Rando
     cv2.multiply(dimmed, cv2.cvtColor(mask, cv2.COLOR_GRAY2RGB), dst=dimmed, scale=1.0 / 255.0)
 
 
-def develop(image: np.ndarray, rng: random.Random) -> np.ndarray:
-    """Mood, a gradient of light, blur, grain, compression; returns a new picture."""
-    gains, gamma, _ = rng.choices(_MOODS, [mood[2] for mood in _MOODS])[0]
+def develop(image: np.ndarray, rng: random.Random, mood: int | None = None) -> np.ndarray:
+    """Mood, a gradient of light, blur, grain, compression; returns a new picture. ``mood`` is ``DAY``, ``NIGHT``, or
+    what chance says."""
+    drawn = rng.choices(_MOODS, [one[2] for one in _MOODS])[0]
+    gains, gamma, _ = drawn if mood is None else _MOODS[mood]
     gain = rng.uniform(0.85, 1.1)
     lift = rng.uniform(-6.0, 10.0)
     ramp = np.linspace(0.0, 1.0, 256)[:, None] ** gamma

@@ -87,6 +87,12 @@ class Scene:
 
 def draw_scene(seed: int, *, size: tuple[int, int] = (320, 240), world: str | None = None) -> Scene:
     """Draw the picture of a seed; a pure function of its arguments. size is (width, height)."""
+    chosen, stage, marks = staged(seed, size=size, world=world)
+    return render(seed, chosen, stage, marks)
+
+
+def staged(seed: int, *, size: tuple[int, int], world: str | None = None) -> tuple[str, Stage, _Marks]:
+    """The world of a seed, its stage, and what is to be drawn of it."""
     width, height = size
     assert min(size) >= 64, f"size must be at least 64 x 64, got {size}"
     known = (*WORLDS, *SPECIAL)
@@ -99,7 +105,7 @@ def draw_scene(seed: int, *, size: tuple[int, int] = (320, 240), world: str | No
         _BUILD[world or chosen](stage)
         marks = _keep(stage)
         if len(marks.full) >= 2:
-            return _render(seed, world or chosen, stage, marks)
+            return world or chosen, stage, marks
         attempt += 1
 
 
@@ -211,7 +217,13 @@ def _measure(mask: np.ndarray, window: tuple[slice, slice]) -> tuple[int, Box]:
     return count, (float(x), float(y), float(x + width), float(y + height))
 
 
-def _render(seed: int, world: str, stage: Stage, marks: _Marks) -> Scene:
+def marks_of(stage: Stage, things: list[Thing]) -> _Marks:
+    """What is to be drawn where the things are others than ``staged`` chose."""
+    return _Marks(stage, things, {})
+
+
+def render(seed: int, world: str, stage: Stage, marks: _Marks, mood: int | None = None) -> Scene:
+    """Paint it. What chance decides is drawn from the stage; ``mood`` is a time of day in its place."""
     assert stage.paint_backdrop is not None
     things, drop = marks.things, stage.paint_backdrop()
     image, stuff = drop.image, drop.stuff
@@ -226,7 +238,12 @@ def _render(seed: int, world: str, stage: Stage, marks: _Marks) -> Scene:
     labelled = [thing for thing in things if thing.category]
     objects = tuple(_describe(marks, thing, number, len(labelled)) for number, thing in enumerate(labelled))
     return Scene(
-        seed=seed, world=world, image=develop(image, stage.rng), objects=objects, id_map=marks.id_map, stuff_map=stuff
+        seed=seed,
+        world=world,
+        image=develop(image, stage.rng, mood),
+        objects=objects,
+        id_map=marks.id_map,
+        stuff_map=stuff,
     )
 
 

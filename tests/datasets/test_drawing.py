@@ -13,6 +13,7 @@ from visionllm.datasets.asking import ASKERS
 from visionllm.datasets.catalog import open_dataset
 from visionllm.datasets.drawing import MOST_OFF, _phrase
 from visionllm.datasets.plan import item_rng
+from visionllm.datasets.transforms import Augment, shrunk
 
 
 def test_a_scene_is_asked_for_by_its_caption() -> None:
@@ -77,12 +78,49 @@ def test_a_larger_target_moves_with_its_picture() -> None:
         PictureTarget(pictures=(Picture(pixels=sharp[:95]),)).transform(geometry)
 
 
+def test_a_scene_and_a_change_of_it() -> None:
+    dataset = open_dataset("scenes", "train", task="editing")
+    every = dataset.ask_all(2)
+    assert len({sample.turns[0].phrases for sample in every}) == len(every) > 3
+    for sample in (*every, dataset.ask_about(dataset.read(2), item_rng(0, 0))):
+        (turn,), (before,) = sample.turns, sample.pictures
+        (after,), (changed,) = turn.target.pictures, turn.target.changed
+        assert turn.whole
+        assert not np.array_equal(before.pixels, after.pixels)
+        still = ~changed.dense()
+        assert np.abs(before.pixels.astype(int) - after.pixels)[still].max(initial=0) < 6
+
+
+def test_both_sides_of_a_change_are_augmented_alike() -> None:
+    """A flip and a resize, and no light: what differs is still what the mask says."""
+    dataset = open_dataset("scenes", "train", task="editing")
+    augment = Augment(sizes=((160, 120),), light=1.0, blur=1.0, noise=1.0)
+    for position in range(8):
+        sample = augment(dataset.ask_about(dataset.read(position), item_rng(0, position)), item_rng(1, position))
+        (before,), target = sample.pictures, sample.turns[0].target
+        assert before.size == target.pictures[0].size == (160, 120)
+        still = ~target.changed[0].dense()
+        apart = np.abs(before.pixels.astype(int) - target.pictures[0].pixels)
+        assert apart[still].max(initial=0) < 24  # a pixel on the edge of the mask holds some of either
+        assert apart[still].mean() < 1 if still.any() else True
+        assert apart.max() > 24
+
+
+def test_a_shrunk_record_keeps_its_edits() -> None:
+    record = open_dataset("scenes", "train", task="editing").read(0)
+    small = shrunk(record, 160)
+    assert [edit.text for edit in small.edits] == [edit.text for edit in record.edits]
+    assert {edit.before.size for edit in small.edits} == {edit.changed.size for edit in small.edits} == {(160, 120)}
+
+
 def test_a_picture_without_captions_is_named() -> None:
     record = Record(
         picture=open_dataset("scenes", "train").read(0).picture, names=(), boxes_xyxy=np.zeros((0, 4), np.float32),
         labels=np.zeros(0, np.int64), crowd=np.zeros(0, bool), source=Source(dataset="d", index=7),
     )  # fmt: skip
-    asker = ASKERS["generation"]
-    for ask in (lambda: asker.draw(record, None, item_rng(0, 0)), lambda: asker.every(record, None)):
-        with pytest.raises(AnnotationError, match=r"d\[7\].*no caption"):
-            ask()
+    for task, words in (("generation", "no caption"), ("editing", "no edit")):
+        asker = ASKERS[task]
+        with pytest.raises(AnnotationError, match=rf"d\[7\].*{words}"):
+            asker.draw(record, None, item_rng(0, 0))
+        with pytest.raises(AnnotationError, match=rf"d\[7\].*{words}"):
+            asker.every(record, None)

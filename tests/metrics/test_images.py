@@ -9,6 +9,7 @@ import pytest
 
 from visionllm.core.answer import Answer, LinkResult
 from visionllm.core.images import Images, Recipe
+from visionllm.core.masks import Mask
 from visionllm.core.sample import Picture, PictureTarget, Turn
 from visionllm.core.superlink import LinkMeta
 from visionllm.metrics import METRICS
@@ -75,3 +76,20 @@ def test_made_pictures_against_wanted_ones() -> None:
     empty.add(turn, Answer(text=""), key=0)
     assert empty.compute()["made"] == 0
     assert empty.compute()["PSNR"] is None
+
+
+def test_the_background_of_an_edit_counts_by_itself() -> None:
+    """The change is wrong, all else is off by five; of a change of everything there is no background."""
+    changed = np.zeros((12, 16), bool)
+    changed[:6] = True
+    found = flat(10)
+    found[:6] = 200
+    wanted = Picture(pixels=flat(15))
+    for mask, expected in ((changed, 20 * math.log10(255 / 5)), (np.ones((12, 16), bool), None)):
+        metric = METRICS["images"]([])
+        target = PictureTarget(pictures=(wanted,), changed=(Mask.of(mask),))
+        metric.add(Turn(task="generation", phrases=("a",), target=target),
+                   Answer(text="", links=(made("a", found),)), key=0)  # fmt: skip
+        report = metric.compute()
+        assert report["background_PSNR"] == (None if expected is None else pytest.approx(expected))
+        assert report["PSNR"] < 10

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, NamedTuple, Protocol
+from typing import Any, ClassVar, NamedTuple, Protocol
 
 import numpy as np
 
@@ -113,9 +113,22 @@ class BoxTarget:
 @dataclass(kw_only=True, slots=True, frozen=True, eq=False)
 class PictureTarget:
     """The pictures that the phrases of one turn are to become, one each. One made out of the sample's own picture moves
-    with it, and may have so many times as many pixels."""
+    with it, and may have so many times as many pixels.
+
+    Args:
+        pictures: one a phrase.
+        changed: of each the ``Mask`` of what differs from the sample's own picture; empty where nobody knows.
+    """
 
     pictures: tuple[Picture, ...]
+    changed: tuple[Any, ...] = ()
+
+    # Light that changed on one side alone would be learned as part of the change.
+    pixelwise: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        if self.changed and len(self.changed) != len(self.pictures):
+            raise ShapeError(f"{len(self.pictures)} pictures with {len(self.changed)} masks of what changed")
 
     def transform(self, geometry: Any) -> PictureTarget:
         """The same geometry for each, in its own pixels."""
@@ -132,7 +145,10 @@ class PictureTarget:
             larger = larger.then(type(geometry).resize(out, (round(times * out[0]), round(times * out[1]))))
             return np.asarray(larger.picture(picture.pixels))
 
-        return PictureTarget(pictures=tuple(replace(picture, pixels=moved(picture)) for picture in self.pictures))
+        return PictureTarget(
+            pictures=tuple(replace(picture, pixels=moved(picture)) for picture in self.pictures),
+            changed=tuple(mask.moved(geometry) for mask in self.changed),
+        )
 
 
 @dataclass(kw_only=True, slots=True, frozen=True, eq=False)
@@ -166,6 +182,21 @@ class Question(NamedTuple):
     other: tuple[str, ...] = ()
     kind: str = ""
     single: bool = False
+
+
+class Edit(NamedTuple):
+    """A change of a picture.
+
+    Args:
+        text: the change in words ("remove the red car").
+        before, after: the picture without and with it.
+        changed: ``Mask`` of what differs.
+    """
+
+    text: str
+    before: Picture
+    after: Picture
+    changed: Any
 
 
 @dataclass(kw_only=True, slots=True, frozen=True, eq=False)
@@ -300,6 +331,7 @@ class Record:
         captions: sentences about the whole picture.
         grounded: the same, each as pieces of text with the indices of the things they mean.
         questions: about the whole picture.
+        edits: changes of it, or of a picture like it.
         extra: further annotations of the format by name.
     """
 
@@ -316,4 +348,5 @@ class Record:
     captions: tuple[str, ...] = ()
     grounded: tuple[tuple[tuple[str, tuple[int, ...]], ...], ...] = ()
     questions: tuple[Question, ...] = ()
+    edits: tuple[Edit, ...] = ()
     extra: dict[str, Any] = field(default_factory=dict)

@@ -46,28 +46,36 @@ def ssim(one_HW3: np.ndarray, other_HW3: np.ndarray) -> float:
 
 @METRICS.register("images")
 class ImageMetric:
-    """Pictures against those they should have become, at the size of these."""
+    """Pictures against those they should have become, at the size of these; of an edit the background by itself, which
+    should have stayed as it was."""
 
     def __init__(self, categories: Sequence[str] = (), *, threshold: float | None = None) -> None:
         self._asked = 0
-        self._values: dict[str, dict[Hashable, list[float]]] = {name: defaultdict(list) for name in ("PSNR", "SSIM")}
+        self._values: dict[str, dict[Hashable, list[float]]] = {
+            name: defaultdict(list) for name in ("PSNR", "SSIM", "background_PSNR")
+        }
 
     def add(self, turn: Turn, answer: Answer, *, key: Any) -> None:
         made = answer.results.get(turn.task) if turn.task else None
         self._asked += len(turn.phrases)
-        for phrase, truth in zip(turn.phrases, turn.target.pictures, strict=True):
+        changed = turn.target.changed or [None] * len(turn.phrases)
+        for phrase, truth, mask in zip(turn.phrases, turn.target.pictures, changed, strict=True):
             found = None if made is None else next(iter(made.of(phrase)), None)
             if found is None:
                 continue
             pixels = _sized(found, truth.size)
             # Equal to the last bit is as good as it gets in 8 bits; a mean of infinities says nothing.
             self._values["PSNR"][key].append(min(psnr(pixels, truth.pixels), 60.0))
+            if mask is not None and 0 < mask.area < truth.size[0] * truth.size[1]:
+                still = ~mask.dense()
+                score = psnr(pixels[still][None], truth.pixels[still][None])
+                self._values["background_PSNR"][key].append(min(score, 60.0))
             if min(truth.size) >= _WINDOW:
                 self._values["SSIM"][key].append(ssim(pixels, truth.pixels))
 
     def compute(self) -> dict[str, Any]:
-        """Mean ``PSNR`` (dB, at most 60) and ``SSIM`` of the pictures that were made, their 95 % intervals, ``made``
-        (share of the phrases that became a picture), number of ``phrases``."""
+        """Mean ``PSNR`` (dB, at most 60), ``SSIM`` and ``background_PSNR`` of the pictures that were made, their 95 %
+        intervals, ``made`` (share of the phrases that became a picture), number of ``phrases``."""
         report: dict[str, Any] = {}
         for name, by_key in self._values.items():
             values = [value for own in by_key.values() for value in own]

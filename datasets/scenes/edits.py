@@ -1,0 +1,175 @@
+"""Pairs of pictures before and after one change, told in words: the same scene drawn twice."""
+
+from __future__ import annotations
+
+import colorsys
+import copy
+import random
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import cv2
+import numpy as np
+
+from .canvas import SHIFT, Sprite
+from .lighting import DAY, NIGHT
+from .palette import COLOURS, RGB
+from .scene import Scene, marks_of, render, staged
+from .stage import Stage, Thing
+
+KINDS = ("remove", "add", "recolour", "move", "night", "day")
+_GRAYS = ("black", "white", "gray")
+# A hue as near as this to that of a thing's colour is a shade of it, in turns.
+_NEAR = 0.06
+# How far things move, of the width; how much of a thing may be hidden that is spoken of.
+_FAR = (0.15, 0.35)
+_SEEN = 0.6
+# Channels that differ by less are the same to anybody; pixels around what changed that may change with it.
+_SAME, _AROUND = 6, 5
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SceneEdit:
+    """One change.
+
+    Args:
+        kind: one of ``KINDS``.
+        text: the change in words, such as ``remove the red car``.
+        before, after: (H, W, 3) uint8.
+        region: (H, W) bool, where the two differ, and a little around it.
+    """
+
+    kind: str
+    text: str
+    before: np.ndarray = field(repr=False)
+    after: np.ndarray = field(repr=False)
+    region: np.ndarray = field(repr=False)
+
+
+def draw_edits(seed: int, *, size: tuple[int, int] = (320, 240), world: str | None = None) -> tuple[SceneEdit, ...]:
+    """One change of every kind that the scene of a seed allows; a pure function of its arguments."""
+    chosen, stage, marks = staged(seed, size=size, world=world)
+    assert stage.paint_backdrop is not None
+    # Painted once: it has chances of its own, which go on.
+    backdrop = stage.paint_backdrop()
+    image, stuff = backdrop.image.copy(), backdrop.stuff.copy()
+    state, rng = stage.rng.getstate(), random.Random(f"edit/{seed}")
+
+    def drawn(things: list[Thing], mood: int | None = None) -> Scene:
+        # The same chances again: nothing but the change differs.
+        stage.rng.setstate(state)
+        backdrop.image, backdrop.stuff = image.copy(), stuff.copy()
+        stage.paint_backdrop = lambda: backdrop
+        return render(seed, chosen, stage, marks_of(stage, things), mood)
+
+    things = marks.things
+    plain = drawn(things)
+    labelled = [thing for thing in things if thing.category]
+    carried = {id(thing.carrier) for thing in things if thing.carrier}
+    single = {
+        members[0]: text for text, members in sorted(plain.referring(10**6), key=lambda one: -len(one[0]))
+        if len(members) == 1
+    }  # fmt: skip
+    # What is spoken of stands by itself, can be told from all others, and is mostly to be seen.
+    free = [
+        number for number, thing in enumerate(labelled)
+        if number in single and thing.carrier is None and id(thing) not in carried
+        and plain.objects[number].visible >= _SEEN
+    ]  # fmt: skip
+    rng.shuffle(free)
+    edits: list[SceneEdit] = []
+
+    def told(kind: str, text: str, before: Scene, after: Scene) -> None:
+        region = _region(before.image, after.image)
+        if region.any():
+            edits.append(SceneEdit(kind=kind, text=text, before=before.image, after=after.image, region=region))
+
+    if free:
+        number = free[0]
+        without = drawn([thing for thing in things if thing is not labelled[number]])
+        told("remove", f"remove {single[number]}", plain, without)
+        category, colour = labelled[number].category, plain.objects[number].attributes.get("colour")
+        named = f"{colour} {category}" if colour and category not in ("person", "orange") else category
+        told("add", f"add {'an' if named[0] in 'aeiou' else 'a'} {named}", without, plain)
+    for number in free:
+        old = plain.objects[number].attributes.get("colour")
+        if old is None or old in _GRAYS or labelled[number].category in ("person", "orange"):
+            continue
+        new = rng.choice([name for name in COLOURS if name not in (old, *_GRAYS)])
+        painted = _changed(labelled[number], lambda sprite, old=old, new=new: _recoloured(sprite, old, new))
+        told("recolour", f"make {single[number]} {new}", plain, drawn(_with(things, labelled[number], painted)))
+        break
+    for number in free:
+        shift = _room(labelled[number], stage, rng)
+        if shift is None:
+            continue
+        there = _changed(labelled[number], lambda sprite, shift=shift: _shifted(sprite, shift))
+        gone = drawn(_with(things, labelled[number], there))
+        if gone.objects[number].visible < _SEEN:  # behind something else
+            continue
+        told("move", f"move {single[number]} to the {'right' if shift > 0 else 'left'}", plain, gone)
+        break
+    day, night = drawn(things, DAY), drawn(things, NIGHT)
+    told("night", rng.choice(("make it night", "turn day into night")), day, night)
+    told("day", rng.choice(("make it day", "turn night into day")), night, day)
+    return tuple(edits)
+
+
+def _with(things: list[Thing], old: Thing, new: Thing) -> list[Thing]:
+    return [new if thing is old else thing for thing in things]
+
+
+def _changed(thing: Thing, change: Callable[[Sprite], Sprite]) -> Thing:
+    other = copy.copy(thing)
+    other.sprite, other._extent = change(thing.sprite), None
+    return other
+
+
+def _recoloured(sprite: Sprite, old: str, new: str) -> Sprite:
+    """Its shades of one named colour become the same shades of another."""
+    main, wanted = _hsv(COLOURS[old]), _hsv(COLOURS[new])
+
+    def other(colour: RGB) -> RGB:
+        hue, saturation, value = _hsv(colour)
+        apart = abs(hue - main[0])
+        if min(apart, 1 - apart) > _NEAR or saturation < 0.15:
+            return colour
+        strong = min(1.0, wanted[1] * saturation / main[1])
+        bright = min(1.0, wanted[2] * value / main[2])
+        r, g, b = colorsys.hsv_to_rgb(wanted[0], strong, bright)
+        return int(r * 255), int(g * 255), int(b * 255)
+
+    made = copy.copy(sprite)
+    made._strokes = [(polygons, other(colour), thickness) for polygons, colour, thickness in sprite._developed()]
+    made.attributes = {**sprite.attributes, "colour": new}
+    return made
+
+
+def _shifted(sprite: Sprite, pixels: int) -> Sprite:
+    """All of it, its shadow too, to the right."""
+    made, step = copy.copy(sprite), np.array([pixels << SHIFT, 0])
+    made._strokes = [
+        ([(points + step).astype(points.dtype) for points in polygons], colour, thickness)
+        for polygons, colour, thickness in sprite._developed()
+    ]
+    made.shadows = [(shape + step).astype(shape.dtype) for shape in sprite.shadows]
+    if sprite.keypoints is not None:
+        made.keypoints = sprite.keypoints + np.array([pixels, 0, 0], sprite.keypoints.dtype)
+    return made
+
+
+def _room(thing: Thing, stage: Stage, rng: random.Random) -> int | None:
+    """Pixels by which a thing can move and stay whole; None where there is no room."""
+    left, _, right, _ = thing.extent()
+    far = rng.uniform(*_FAR) * stage.width
+    ways = [shift for shift in (-far, far) if left + shift >= 0 and right + shift <= stage.width]
+    return round(rng.choice(ways)) if ways else None
+
+
+def _region(before: np.ndarray, after: np.ndarray) -> np.ndarray:
+    differs = (cv2.absdiff(before, after) >= _SAME).any(-1).astype(np.uint8)
+    return cv2.dilate(differs, np.ones((2 * _AROUND + 1,) * 2, np.uint8)).astype(bool)
+
+
+def _hsv(colour: RGB) -> tuple[float, float, float]:
+    return colorsys.rgb_to_hsv(*(channel / 255 for channel in colour))

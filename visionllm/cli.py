@@ -55,8 +55,8 @@ def ask(
         if target is not None:
             target.parent.mkdir(parents=True, exist_ok=True)
             # A picture that was made is its own drawing, and carries its recipe.
-            made = answer.images if not answer.pictures else ()
-            (made if len(made) == 1 else answer).save(target)
+            alone = not answer.pictures and len(answer.images) == 1
+            (answer.images if alone else answer).save(target)
             typer.echo(f"drawn: {target}", err=json_out)
 
 

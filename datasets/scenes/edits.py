@@ -5,7 +5,6 @@ from __future__ import annotations
 import colorsys
 import copy
 import random
-from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import cv2
@@ -96,14 +95,14 @@ def draw_edits(seed: int, *, size: tuple[int, int] = (320, 240), world: str | No
         if old is None or old in _GRAYS or labelled[number].category in ("person", "orange"):
             continue
         new = rng.choice([name for name in COLOURS if name not in (old, *_GRAYS)])
-        painted = _changed(labelled[number], lambda sprite, old=old, new=new: _recoloured(sprite, old, new))
+        painted = _as(labelled[number], _recoloured(labelled[number].sprite, old, new))
         told("recolour", f"make {single[number]} {new}", plain, drawn(_with(things, labelled[number], painted)))
         break
     for number in free:
         shift = _room(labelled[number], stage, rng)
         if shift is None:
             continue
-        there = _changed(labelled[number], lambda sprite, shift=shift: _shifted(sprite, shift))
+        there = _as(labelled[number], _shifted(labelled[number].sprite, shift))
         gone = drawn(_with(things, labelled[number], there))
         if gone.objects[number].visible < _SEEN:  # behind something else
             continue
@@ -119,9 +118,10 @@ def _with(things: list[Thing], old: Thing, new: Thing) -> list[Thing]:
     return [new if thing is old else thing for thing in things]
 
 
-def _changed(thing: Thing, change: Callable[[Sprite], Sprite]) -> Thing:
+def _as(thing: Thing, sprite: Sprite) -> Thing:
+    """The thing with another sprite."""
     other = copy.copy(thing)
-    other.sprite, other._extent = change(thing.sprite), None
+    other.sprite, other._extent = sprite, None
     return other
 
 

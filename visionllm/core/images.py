@@ -161,7 +161,8 @@ class Images:
             PictureError: there is none to draw.
         """
         given = Image.fromarray(picture.pixels) if isinstance(picture, Picture) else picture
-        row = [given] * (given is not None) + [Image.fromarray(one.pixels) for one in self.pictures]
+        row = [] if given is None else [given]
+        row += [Image.fromarray(one.pixels) for one in self.pictures]
         if not row:
             raise PictureError("no picture was made")
         if len(row) == 1:

@@ -16,6 +16,7 @@ from visionllm import Sample, VisionLLM
 from visionllm.core.errors import Cancelled, CheckpointError, ConfigError, PictureError, PromptError
 from visionllm.core.images import Images, Recipe
 from visionllm.core.sample import Picture, PictureTarget, Turn
+from visionllm.decoders import Context
 from visionllm.engine import ModelConfig, build_model
 
 Make = Callable[..., Any]
@@ -81,8 +82,14 @@ def test_an_edit_has_the_shape_of_its_source(drawer: VisionLLM, picture: Make) -
     assert answer.images.pictures[0].size == (16, 8)
     recipe = answer.images.recipes[0]
     assert (recipe.task, recipe.phrase, recipe.decoder) == ("editing", "make it blue", "editing")
-    other = drawer.edit(picture(80, 40, seed=3).pixels, ["make it blue"], options=FAST)
-    assert not same(answer.images, other.images)  # the source is read
+    # The source is read by the decoder itself, beside what its link says of it.
+    decoder, turn = drawer.decoders["editing"], Turn(task="editing", phrases=("make it blue",))
+    one, other = (drawer.processor.encode([Sample(pictures=(picture(80, 40, seed=seed),), turns=(turn,))])
+                  for seed in (0, 3))  # fmt: skip
+    with torch.no_grad():
+        links = drawer.links(one)
+        made = [decoder.predict(links, Context(batch=batch), decoder.Options(steps=2))[0] for batch in (one, other)]
+    assert not same(*made)
     assert answer.draw().size == (80 + 8 + 16, 40)
 
 

@@ -73,6 +73,20 @@ def test_nothing_of_the_truth_enters_an_answer(sharpener: VisionLLM, picture: Ma
     assert np.array_equal(*made)
 
 
+def test_in_use_a_picture_is_aligned_with_itself(sharpener: VisionLLM, picture: Make) -> None:
+    small = picture(20, 16)
+    decoder = sharpener.decoders["restoration"]
+    turn = Turn(task="super_resolution", phrases=("picture",))
+    batch = sharpener.processor.encode([Sample(pictures=(small,), turns=(turn,))])
+    links = sharpener.links(batch)
+    with torch.no_grad():
+        (result,) = decoder.predict(links, Context(batch=batch), decoder.Options())
+        pixels = torch.from_numpy(small.pixels).permute(2, 0, 1)[None].float() / 255
+        made = decoder.network(pixels, pixels, decoder.words(links.states.reshape(1, 4, -1))).sharp
+    expected = (made.clamp(0, 1) * 255).round()[0].permute(1, 2, 0).numpy()
+    np.testing.assert_array_equal(result.pictures[0].pixels, expected)
+
+
 def test_a_pair_of_the_wrong_size_is_named(sharpener: VisionLLM, picture: Make) -> None:
     sample = replace(sample_of(picture(20, 16).pixels, picture(60, 48).pixels))
     batch = sharpener.processor.encode([sample])

@@ -196,7 +196,7 @@ def test_draw_and_save(tmp_path: Path) -> None:
     assert Image.open(tmp_path / "out.png").size == (80, 60)
     street().save(tmp_path / "out.json")
     assert json.loads((tmp_path / "out.json").read_text())["text"] == street().text
-    with pytest.raises(PictureError, match="speaks of 0"):
+    with pytest.raises(PictureError, match="no picture to draw on"):
         Answer(text="no picture").save(tmp_path / "none.png")
 
 

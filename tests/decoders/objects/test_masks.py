@@ -123,7 +123,7 @@ def test_masks_are_learned(make_model: Make, boxed: Make, cells: int | None) -> 
     weights = model.loss_weights()
     torch.manual_seed(0)
     batch = model.processor.encode([sample])
-    for _ in range(90):
+    for _ in range(140):
         losses, counts = model(batch), model.counts(batch)
         total = sum(weights[n] * v / max(1.0, counts[n]) for n, v in losses.sums.items() if "/" in n)
         optimizer.zero_grad()

@@ -247,4 +247,7 @@ def _public(config: Mapping[str, Any]) -> dict[str, Any]:
 def _scheduler_config(name: str) -> dict[str, Any]:
     from diffusers import DDPMScheduler
 
-    return dict(DDPMScheduler.load_config(name, subfolder="scheduler"))
+    keys = dict(DDPMScheduler.load_config(name, subfolder="scheduler"))
+    # What diffusers' own pipeline mends in folders of its first editions.
+    mended = {"steps_offset": 1, "clip_sample": False}
+    return keys | {name: value for name, value in mended.items() if name in keys}

@@ -69,7 +69,9 @@ def made(folder: str) -> str:
         block_out_channels=(32, 64), down_block_types=("DownEncoderBlock2D",) * 2,
         up_block_types=("UpDecoderBlock2D",) * 2, norm_num_groups=16, latent_channels=4,
     ).save_pretrained(f"{folder}/vae")  # fmt: skip
-    DDIMScheduler(beta_schedule="scaled_linear").save_pretrained(f"{folder}/scheduler")
+    DDIMScheduler(beta_schedule="scaled_linear", clip_sample=False, steps_offset=1).save_pretrained(
+        f"{folder}/scheduler"
+    )
     with open(f"{folder}/model_index.json", "w", encoding="utf-8") as file:
         file.write("{}")
     return folder

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -100,6 +101,26 @@ def test_the_same_edit_as_the_pipeline(published: Make, scales: tuple[float, flo
         states, null, noise, sampler="euler", steps=5, guidance=scales[0], source_guidance=scales[1],
         source_BLhw=ours.encode(source * 2 - 1, scaled=False),
     )  # fmt: skip
+    np.testing.assert_allclose(drawn.permute(0, 2, 3, 1).numpy(), wanted, atol=1e-4)
+
+
+def test_an_old_folder_is_read_as_the_pipeline_reads_it(published: Make, tmp_path: Path) -> None:
+    """Its first editions clip and start their steps at zero; diffusers mends that, and so do we."""
+    import diffusers
+
+    folder, pipeline = published(1)
+    old = type(pipeline)(
+        **{name: part for name, part in pipeline.components.items() if name != "scheduler"},
+        scheduler=diffusers.DDIMScheduler(beta_schedule="scaled_linear"), requires_safety_checker=False,
+    )  # fmt: skip
+    old.set_progress_bar_config(disable=True)
+    shutil.copytree(folder, tmp_path / "old")
+    diffusers.DDIMScheduler(beta_schedule="scaled_linear").save_pretrained(tmp_path / "old" / "scheduler")
+    ours = LatentDiffusion.load(str(tmp_path / "old")).eval()
+    states, noise = states_of(pipeline, 0), torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(5))
+    wanted = old(prompt_embeds=states, guidance_scale=1.0, num_inference_steps=4, height=16, width=16,
+                 latents=noise.clone(), output_type="np").images  # fmt: skip
+    drawn = ours.draw(states, states, noise, sampler="ddim", steps=4, guidance=1.0)
     np.testing.assert_allclose(drawn.permute(0, 2, 3, 1).numpy(), wanted, atol=1e-4)
 
 

@@ -68,7 +68,7 @@ class Recipe(Config):
         try:
             with Image.open(path) as image:
                 text = getattr(image, "text", {}).get(KEY)
-        except (OSError, SyntaxError, ValueError):
+        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
             raise PictureError(f"{path}: not a picture that can be read") from None
         if text is None:
             raise PictureError(f"{path}: carries no recipe; only PNG files saved from a result do")

@@ -22,13 +22,13 @@ class GenerationAsker(Asker):
 
     def draw(self, record: Record, wording: Wording, rng: np.random.Generator, *partners: Record) -> Sample:
         """Any of the captions."""
-        return _sample(record, _phrase(_captions(record)[int(rng.integers(len(record.captions)))]))
+        return _sample(record, int(rng.integers(len(_captions(record)))))
 
     def every(
         self, record: Record, wording: Wording, *partners: Record, chunk: int | None = None
     ) -> tuple[Sample, ...]:
         """The first caption."""
-        return (_sample(record, _phrase(_captions(record)[0])),)
+        return (_sample(record, 0),)
 
 
 @register_asker("editing")
@@ -105,7 +105,7 @@ def _edits(record: Record) -> tuple[Edit, ...]:
 
 
 def _edited(record: Record, edit: Edit) -> Sample:
-    target = PictureTarget(pictures=(edit.after,), changed=(edit.changed,))
+    target = PictureTarget(pictures=(edit.after,), changed=(edit.changed,), shows=(edit.shows,))
     # What is named must not be cut off, nor "the rightmost tree" another.
     turn = Turn(task="editing", phrases=(edit.text,), target=target, whole=True)
     return Sample(pictures=(edit.before,), turns=(turn,), source=record.source)
@@ -118,6 +118,7 @@ def _phrase(caption: str) -> str:
     return words[:1].lower() + words[1:] if words[1:2].islower() or words[1:2] == " " else words
 
 
-def _sample(record: Record, phrase: str) -> Sample:
-    turn = Turn(task="generation", phrases=(phrase,), target=PictureTarget(pictures=(record.picture,)))
+def _sample(record: Record, number: int) -> Sample:
+    target = PictureTarget(pictures=(record.picture,), shows=record.shows[number : number + 1])
+    turn = Turn(task="generation", phrases=(_phrase(_captions(record)[number]),), target=target)
     return Sample(turns=(turn,), source=record.source)

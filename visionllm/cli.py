@@ -36,6 +36,9 @@ def ask(
     region: Annotated[
         list[str] | None, typer.Option(help="What a <region> of the prompt means: x,y or x1,y1,x2,y2 in pixels.")
     ] = None,
+    option: Annotated[
+        list[str] | None, typer.Option(help="DECODER.KEY=VALUE, such as generation.seed=3 or objects.threshold=0.3.")
+    ] = None,
     device: Device = "cpu",
 ) -> None:
     """Ask a prompt about pictures, or without one: the reply, a table of what was found, and a drawing."""
@@ -44,7 +47,12 @@ def ask(
     regions = [_region(text) for text in region or []]
     vision = VisionLLM.from_pretrained(model, device=device)
     images = images or []
-    answers = vision.ask_many([(image, prompt, regions) for image in images] or [(None, prompt, regions)])
+    options = _options(option or [])
+    for name, decoder in vision.decoders.items():
+        if "progress" in type(decoder).Options.model_fields:
+            options.setdefault(name, {}).setdefault("progress", _steps)
+    asked = [(image, prompt, regions) for image in images] or [(None, prompt, regions)]
+    answers = vision.ask_many(asked, options=options)
     if json_out:
         values = [answer.to_dict() for answer in answers]
         typer.echo(json.dumps(values[0] if len(values) == 1 else values, indent=2))
@@ -89,6 +97,9 @@ def eval(
     limit: Annotated[int | None, typer.Option(help="First so many samples.")] = None,
     chunk: Annotated[int | None, typer.Option(help="Phrases in one question; all by default.")] = None,
     among: Annotated[int | None, typer.Option(help="Fill every question up to so many with invented names.")] = None,
+    judge: Annotated[
+        list[str] | None, typer.Option(help="METRIC=MODEL: a further metric and what it asks, such as shows=embedded.")
+    ] = None,
     batch_size: Annotated[int, typer.Option(help="Questions at a time.")] = 8,
     data_root: Root = None,
     device: Device = "cpu",
@@ -99,7 +110,7 @@ def eval(
     vision = VisionLLM.from_pretrained(model, device=device)
     report = evaluate(
         vision, dataset, split, data_root=data_root, task=task, known=known, limit=limit, chunk=chunk, among=among,
-        batch_size=batch_size, progress=_progress,
+        judges=_judges(judge or []), batch_size=batch_size, progress=_progress,
     )  # fmt: skip
     text = json.dumps(report, indent=2)
     typer.echo(text)
@@ -182,6 +193,38 @@ def _region(text: str) -> Point | Box:
     raise VisionLLMError(f"--region {text}: expected a point as x,y or a box as x1,y1,x2,y2, such as 40,60")
 
 
+def _options(texts: list[str]) -> dict[str, dict[str, Any]]:
+    """Decoder -> key -> value; a value is JSON, or else a word.
+
+    Raises:
+        VisionLLMError: it is not DECODER.KEY=VALUE.
+    """
+    found: dict[str, dict[str, Any]] = {}
+    for text in texts:
+        path, equals, value = text.partition("=")
+        decoder, _, key = path.partition(".")
+        if not (decoder and key and equals):
+            raise VisionLLMError(f"--option {text}: expected DECODER.KEY=VALUE, such as generation.seed=3")
+        own = found.setdefault(decoder, {})
+        try:
+            own[key] = json.loads(value)
+        except ValueError:
+            own[key] = value
+    return found
+
+
+def _judges(texts: list[str]) -> dict[str, str]:
+    """Metric -> what it asks.
+
+    Raises:
+        VisionLLMError: it is not METRIC=MODEL.
+    """
+    for text in texts:
+        if not all(text.partition("=")[::2]):
+            raise VisionLLMError(f"--judge {text}: expected METRIC=MODEL, such as shows=embedded")
+    return {metric: model for metric, _, model in (text.partition("=") for text in texts)}
+
+
 def _target(out: Path | None, images: list[Path], number: int) -> Path | None:
     """Where the drawing goes: the path itself, or a file in the folder; pictures of one name are told apart."""
     if out is None or len(images) <= 1:
@@ -193,6 +236,10 @@ def _target(out: Path | None, images: list[Path], number: int) -> Path | None:
 
 def _named_progress(name: str, done: int, total: int) -> None:
     _progress(done, total, f"{name}: ")
+
+
+def _steps(done: int, total: int) -> None:
+    _progress(done, total, "drawing: ")
 
 
 def _progress(done: int, total: int, name: str = "") -> None:

@@ -44,6 +44,8 @@ class Setting:
             the boxes of the data set's own names are scored. None adds nothing.
         task: what is asked, where it is not the card's task.
         canonical: ask in the canonical wording instead of drawn ones.
+        judges: further metrics of what was made, each with what it asks: ``{"shows": "embedded", "frechet":
+            "facebook/dinov2-small"}``; a checkpoint of this project, or a network of transformers by name.
         options: per-call options of the decoders, such as ``{"objects": {"longest": 448}}``.
     """
 
@@ -55,6 +57,7 @@ class Setting:
     among: int | None = None
     task: str | None = None
     canonical: bool = False
+    judges: Mapping[str, str] = field(default_factory=dict)
     options: dict[str, Any] = field(default_factory=dict)
 
 
@@ -96,6 +99,7 @@ def evaluate(
     # The operating point a user meets is reported beside the usual ones.
     threshold = None if task is None else cast(Decoder, model.decoders[task.decoder]).operating_point(task.name)
     metric = None if name is None else METRICS[name](data.names, threshold=threshold)
+    judged = {name: METRICS[name](data.names, judge=_judge(name, value)) for name, value in how.judges.items()}
     routing = RoutingCounter()
     started, done, asked, pictures = time.perf_counter(), 0, 0, 0
     for samples in _batches(data, total, how):
@@ -106,9 +110,10 @@ def evaluate(
             if not how.known and (turn.task is None or turn.reply is None):
                 routing.add(_routes(question), answer.trace.routed)
             scored = bool(sample.pictures) or (task is not None and not task.pictures)
-            if metric is not None and scored and (turn.target is not None or turn.reply is not None):
+            if (metric is not None or judged) and scored and (turn.target is not None or turn.reply is not None):
                 for part, own, key in _by_picture(sample, turn, answer):
-                    metric.add(part, own, key=key)
+                    for one in filter(None, (metric, *judged.values())):
+                        one.add(part, own, key=key)
                 pictures += 1
         asked += len(samples)
         done = samples[-1].source.index + 1
@@ -126,7 +131,27 @@ def evaluate(
         report["routing"] = routing.compute()
     if name is not None and metric is not None and pictures:
         report[name] = metric.compute()
+    report |= {name: one.compute() for name, one in judged.items()}
     return report
+
+
+def _judge(metric: str, value: str) -> Any:
+    """What a metric asks: itself a network by name, or a detector of ours.
+
+    Raises:
+        ConfigError: there is no such metric, or it asks nobody.
+    """
+    kind = getattr(METRICS[metric], "judged_by", None)
+    if kind is None:
+        known = ", ".join(name for name in METRICS if hasattr(METRICS[name], "judged_by"))
+        raise ConfigError(f"judges: {metric} asks nobody; one of {known} does")
+    if kind != "detector":
+        return value
+    other = VisionLLM.from_pretrained(None if value == "embedded" else value)
+    task = next((task.name for task in other.tasks if task.result == "masks"), None)
+    if task is None:
+        raise ConfigError(f"judges.{metric}: {value} finds no masks")
+    return lambda picture, names: other.known(task, [picture], names).results[task]
 
 
 def _by_picture(sample: Sample, turn: Turn, answer: Answer) -> Iterator[tuple[Turn, Answer, Any]]:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from functools import partial
 
 import torch
-from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat
+from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 from torch import Tensor, nn
 
 from visionllm.core.config import Config
@@ -24,6 +25,11 @@ class OptimConfig(Config):
     lr_scale: dict[str, NonNegativeFloat] = Field(
         default_factory=dict, description="prefix of parameter names -> factor; 0 freezes; the longest prefix counts"
     )
+    from_row: dict[str, PositiveInt] = Field(
+        default_factory=dict,
+        description="name of a table -> first row that learns; those before it stand still, as tokens learned before "
+        "others join them do",
+    )
     ema: float = Field(default=0.0, ge=0, lt=1, description="decay of the running average of weights; 0 turns it off")
 
 
@@ -37,6 +43,10 @@ def make_optimizer(model: nn.Module, config: OptimConfig) -> torch.optim.AdamW:
     for prefix in config.lr_scale:
         if not any(name.startswith(prefix) for name in named):
             raise ConfigError(f"optim.lr_scale.{prefix}: no parameter starts so; try {', '.join(_heads(named))}")
+    for name, row in config.from_row.items():
+        if name not in named or row >= len(named[name]):
+            what = f"it has {len(named[name])} rows" if name in named else "no parameter has this name"
+            raise ConfigError(f"optim.from_row.{name}: {what}; give a whole name, and a row it has")
     groups: dict[tuple[float, float], list[Tensor]] = {}
     for name, parameter in named.items():
         matching = [prefix for prefix in config.lr_scale if name.startswith(prefix)]
@@ -44,8 +54,10 @@ def make_optimizer(model: nn.Module, config: OptimConfig) -> torch.optim.AdamW:
         if factor == 0:
             parameter.requires_grad_(False)
         if parameter.requires_grad:
-            # Norms, biases and single numbers are not decayed.
-            decay = config.weight_decay if parameter.ndim > 1 else 0.0
+            # Norms, biases and single numbers are not decayed, nor are rows that stand still.
+            decay = config.weight_decay if parameter.ndim > 1 and name not in config.from_row else 0.0
+            if name in config.from_row:
+                parameter.register_hook(partial(_below, config.from_row[name]))
             groups.setdefault((factor, decay), []).append(parameter)
     return torch.optim.AdamW(
         [{"params": groups[key], "factor": key[0], "weight_decay": key[1]} for key in sorted(groups)],
@@ -84,6 +96,11 @@ class Average:
     def load(self, state: Mapping[str, Tensor]) -> None:
         for name, value in state.items():
             self.state[name].copy_(value)
+
+
+def _below(row: int, gradient: Tensor) -> Tensor:
+    """The gradient without that of the rows before one."""
+    return torch.cat([torch.zeros_like(gradient[:row]), gradient[row:]])
 
 
 def _heads(names: Iterable[str]) -> list[str]:

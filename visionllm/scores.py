@@ -29,6 +29,7 @@ class Run(Config):
     limit: PositiveInt | None = None
     chunk: PositiveInt | None = None
     among: PositiveInt | None = None
+    judges: dict[str, str] = Field(default_factory=dict)
 
 
 class Row(Config):

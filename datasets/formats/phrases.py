@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import unicodedata
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
@@ -44,6 +45,10 @@ _RELATIONS = (
 _EXTREMES = (
     "leftmost", "rightmost", "largest", "smallest", "biggest", "nearest", "farthest", "tallest", "first", "second",
     "third", "last", "topmost", "lowest", "middle", "other",
+)  # fmt: skip
+_PLACES = (
+    " on grass", " on a road", " on a table", " on grass", " on a road", " on a table", " in the rain", " at night",
+    " in a room", " by the sea", " on a hill", " in the sky", " under a tree", " in winter",
 )  # fmt: skip
 _TASKS = 1  # stream of random numbers that draws the tasks
 
@@ -136,6 +141,9 @@ class PhrasesReader:
         one that is told a single phrase."""
         if task.told:
             return Turn(task=task.name, phrases=phrases[:1])
+        if not task.pictures:
+            # What is to be drawn is told in one go, and holds "and" as lists do.
+            return Turn(task=task.name, phrases=(caption(rng, phrases),))
         if task.parts_token is None:
             if self._split.expressions and rng.random() < self._split.expressions:
                 phrases = self._expressions(rng)
@@ -273,6 +281,19 @@ def expression(rng: np.random.Generator) -> str:
     if kind < 0.9:
         return f"{_pick(rng, _EXTREMES)} {thing} {_pick(rng, _RELATIONS)} the {_thing(rng)}"
     return thing
+
+
+def caption(rng: np.random.Generator, names: Sequence[str]) -> str:
+    """One or two of the names as what a picture shows, drawn from ``rng``: "a pale toga left of a lynx on a table"."""
+
+    def told(name: str) -> str:
+        words = f"{_adjective(rng)} {name}" if rng.random() < 0.5 else name
+        return ("an " if words[0] in "aeiou" else "a ") + words
+
+    words = told(names[0])
+    if len(names) > 1 and rng.random() < 0.6:
+        words += f" {'and' if rng.random() < 0.3 else _pick(rng, _RELATIONS)} {told(names[1])}"
+    return words + (_pick(rng, _PLACES) if rng.random() < 0.45 else "")
 
 
 def _thing(rng: np.random.Generator) -> str:

@@ -6,6 +6,7 @@ import hashlib
 from collections.abc import Sequence
 from typing import Any, ClassVar, Literal
 
+import cv2
 import numpy as np
 from pydantic import Field, PositiveInt
 
@@ -31,8 +32,13 @@ class ScenesSplit(Config):
     length: PositiveInt
     seed: int = Field(ge=0)
     size: tuple[PositiveInt, PositiveInt] = Field((320, 240), description="width and height in pixels")
-    world: Literal["street", "table", "field", "crowd"] | None = Field(
-        None, description="one world instead of street, table and field in turn; crowd holds many people"
+    world: Literal["street", "table", "field", "crowd", "sketch"] | None = Field(
+        None,
+        description="one world instead of street, table and field in turn; crowd holds many people, sketch one or two "
+        "large things",
+    )
+    detail: tuple[PositiveInt, PositiveInt] | None = Field(
+        None, description="width and height the pictures are shrunk to and enlarged again from; None leaves them sharp"
     )
     questions: tuple[Kind, ...] = Field(
         USUAL, description="kinds of question that are asked; of a scene that allows none of them, the usual ones"
@@ -49,12 +55,13 @@ class ScenesReader:
     def __init__(
         self, *, dataset: str, length: int, seed: int, size: tuple[int, int], world: str | None = None,
         questions: tuple[str, ...] = USUAL, needs: frozenset[str] = frozenset(),
+        detail: tuple[int, int] | None = None,
     ) -> None:  # fmt: skip
         # Imported here: data sets of files need nothing that draws.
         from visionllm.datasets.scenes import CATEGORIES, STUFF, draw_scene
 
         self.dataset, self._length, self._seed, self._size, self._needs = dataset, length, seed, size, needs
-        self._draw, self._world, self._kinds = draw_scene, world, questions
+        self._draw, self._world, self._kinds, self._detail = draw_scene, world, questions, detail
         things = tuple(category.name for category in CATEGORIES)
         # Stuff has no number: its plural is itself.
         self._stuff = STUFF[1:] if "stuff" in needs else ()
@@ -68,7 +75,7 @@ class ScenesReader:
     @classmethod
     def open(cls, split: Any, place: Place) -> ScenesReader:
         return cls(dataset=place.dataset, length=split.length, seed=split.seed, size=split.size, world=split.world,
-                   questions=split.questions, needs=place.needs)  # fmt: skip
+                   questions=split.questions, needs=place.needs, detail=split.detail)  # fmt: skip
 
     def __len__(self) -> int:
         return self._length
@@ -94,7 +101,7 @@ class ScenesReader:
                 poses.append(None)
                 attributes.append(())
         return Record(
-            picture=Picture(pixels=scene.image, name=f"scene {seed}"),
+            picture=Picture(pixels=self._coarse(scene.image), name=f"scene {seed}"),
             names=self.names,
             boxes_xyxy=np.array(boxes, np.float32).reshape(-1, 4),
             labels=np.array(labels, np.int64),
@@ -104,12 +111,19 @@ class ScenesReader:
             poses=object_array(poses) if "poses" in needs else None,
             attributes=tuple(attributes),
             expressions=tuple(scene.referring(MOST_EXPRESSIONS)) if "expressions" in needs else (),
-            captions=(scene.caption(),) if "captions" in needs else (),
+            captions=tuple(text for text, _ in scene.captions()) if "captions" in needs else (),
+            shows=tuple(shows for _, shows in scene.captions()) if "captions" in needs else (),
             grounded=(tuple(scene.grounded_caption()),) if "grounded" in needs else (),
             questions=self._questions(scene.questions()) if "questions" in needs else (),
             edits=self._edits(seed) if "edits" in needs else (),
             extra={"scene": scene},
         )
+
+    def _coarse(self, pixels: np.ndarray) -> np.ndarray:
+        if self._detail is None:
+            return pixels
+        small = cv2.resize(pixels, self._detail, interpolation=cv2.INTER_AREA)
+        return cv2.resize(small, self._size, interpolation=cv2.INTER_CUBIC)
 
     def _questions(self, known: Sequence[Question]) -> tuple[Question, ...]:
         """Those of the kinds asked."""
@@ -123,7 +137,7 @@ class ScenesReader:
             Edit(
                 text=change.text, before=Picture(pixels=change.before, name=f"scene {seed}"),
                 after=Picture(pixels=change.after, name=f"scene {seed}, {change.text}"),
-                changed=Mask.of(change.region),
+                changed=Mask.of(change.region), shows=change.shows,
             )
             for change in draw_edits(seed, size=self._size, world=self._world)
         )  # fmt: skip
@@ -144,6 +158,7 @@ class ScenesReader:
             for thing in self._draw(self._seed, size=self._size, world=self._world).objects
         ]
         words = f"scenes {self._length} {self._seed} {self._size} {self.names} {first}"
+        words += f" {self._detail}" if self._detail else ""
         words += f" {self._kinds}" if self._kinds != USUAL else ""
         return hashlib.sha256(words.encode()).hexdigest()
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 WORLDS = ("street", "table", "field")
 # Drawn where asked for by name only.
-SPECIAL = ("crowd",)
+SPECIAL = ("crowd", "sketch")
 STUFF = (
     "nothing", "sky", "road", "pavement", "grass", "building", "wall", "table", "vegetation", "pole", "fence", "hill",
 )  # fmt: skip

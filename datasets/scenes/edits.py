@@ -10,19 +10,24 @@ from dataclasses import dataclass, field
 import cv2
 import numpy as np
 
+from visionllm.core.sample import Shows
+
 from .canvas import SHIFT, Sprite
+from .language import article, colour_of
 from .lighting import DAY, NIGHT
 from .palette import COLOURS, RGB
 from .scene import Scene, marks_of, render, staged
 from .stage import Stage, Thing
 
-KINDS = ("remove", "add", "recolour", "move", "night", "day")
+KINDS = ("remove", "add", "replace", "recolour", "move", "night", "day")
 _GRAYS = ("black", "white", "gray")
 # A hue as near as this to that of a thing's colour is a shade of it, in turns.
 _NEAR = 0.06
 # How far things move, of the width; how much of a thing may be hidden that is spoken of.
 _FAR = (0.15, 0.35)
 _SEEN = 0.6
+# Part of a thing that a new colour must change.
+_PAINTED = 0.35
 # Channels that differ by less are the same to anybody; pixels around what changed that may change with it.
 _SAME, _AROUND = 6, 5
 
@@ -36,6 +41,7 @@ class SceneEdit:
         text: the change in words, such as ``remove the red car``.
         before, after: (H, W, 3) uint8.
         region: (H, W) bool, where the two differ, and a little around it.
+        shows: what is so in the picture after.
     """
 
     kind: str
@@ -43,10 +49,12 @@ class SceneEdit:
     before: np.ndarray = field(repr=False)
     after: np.ndarray = field(repr=False)
     region: np.ndarray = field(repr=False)
+    shows: Shows
 
 
 def draw_edits(seed: int, *, size: tuple[int, int] = (320, 240), world: str | None = None) -> tuple[SceneEdit, ...]:
-    """One change of every kind that the scene of a seed allows; a pure function of its arguments."""
+    """One change of every kind that the scene of a seed allows; a pure function of its arguments. Things are replaced
+    where the world has others for their place."""
     chosen, stage, marks = staged(seed, size=size, world=world)
     assert stage.paint_backdrop is not None
     # Painted once: it has chances of its own, which go on.
@@ -78,25 +86,43 @@ def draw_edits(seed: int, *, size: tuple[int, int] = (320, 240), world: str | No
     rng.shuffle(free)
     edits: list[SceneEdit] = []
 
-    def told(kind: str, text: str, before: Scene, after: Scene) -> None:
+    def told(kind: str, text: str, before: Scene, after: Scene, number: int | None, shows: Shows) -> None:
         region = _region(before.image, after.image)
+        # Of one among several of its kind nobody can tell by names whether it was the one.
+        if number is not None and sum(one.category == labelled[number].category for one in labelled) > 1:
+            shows = Shows()
         if region.any():
-            edits.append(SceneEdit(kind=kind, text=text, before=before.image, after=after.image, region=region))
+            edits.append(
+                SceneEdit(kind=kind, text=text, before=before.image, after=after.image, region=region, shows=shows)
+            )
 
     if free:
         number = free[0]
         without = drawn([thing for thing in things if thing is not labelled[number]])
-        told("remove", f"remove {single[number]}", plain, without)
-        category, colour = labelled[number].category, plain.objects[number].attributes.get("colour")
-        named = f"{colour} {category}" if colour and category not in ("person", "orange") else category
-        told("add", f"add {'an' if named[0] in 'aeiou' else 'a'} {named}", without, plain)
+        category = labelled[number].category
+        told("remove", f"remove {single[number]}", plain, without, number, Shows(absent=(category,)))
+        colour = colour_of(plain.objects[number])
+        told("add", f"add {article(f'{colour} {category}' if colour else category)}", without, plain, number,
+             Shows(things=((category, colour),)))  # fmt: skip
+        if stage.instead is not None:
+            other = stage.instead(labelled[number], rng)
+            there = drawn(_with(things, labelled[number], other))
+            colour = colour_of(there.objects[number])
+            named = article(f"{colour} {other.category}" if colour else other.category)
+            told("replace", f"replace {single[number]} with {named}", plain, there, number,
+                 Shows(things=((other.category, colour),), absent=(category,)))  # fmt: skip
     for number in free:
-        old = plain.objects[number].attributes.get("colour")
-        if old is None or old in _GRAYS or labelled[number].category in ("person", "orange"):
+        old, category = colour_of(plain.objects[number]), labelled[number].category
+        if old is None or old in _GRAYS:
             continue
         new = rng.choice([name for name in COLOURS if name not in (old, *_GRAYS)])
         painted = _as(labelled[number], _recoloured(labelled[number].sprite, old, new))
-        told("recolour", f"make {single[number]} {new}", plain, drawn(_with(things, labelled[number], painted)))
+        after = drawn(_with(things, labelled[number], painted))
+        mask = plain.mask(number)
+        if (cv2.absdiff(plain.image, after.image)[mask] >= _SAME).any(-1).mean() < _PAINTED:
+            continue  # what it is called by is not what most of it is
+        told("recolour", f"make {single[number]} {new}", plain, after, number,
+             Shows(things=((category, new),)))  # fmt: skip
         break
     for number in free:
         shift = _room(labelled[number], stage, rng)
@@ -106,11 +132,13 @@ def draw_edits(seed: int, *, size: tuple[int, int] = (320, 240), world: str | No
         gone = drawn(_with(things, labelled[number], there))
         if gone.objects[number].visible < _SEEN:  # behind something else
             continue
-        told("move", f"move {single[number]} to the {'right' if shift > 0 else 'left'}", plain, gone)
+        way = "right" if shift > 0 else "left"
+        told("move", f"move {single[number]} to the {way}", plain, gone, number,
+             Shows(things=((labelled[number].category, None),), moved=((0, way),)))  # fmt: skip
         break
     day, night = drawn(things, DAY), drawn(things, NIGHT)
-    told("night", rng.choice(("make it night", "turn day into night")), day, night)
-    told("day", rng.choice(("make it day", "turn night into day")), night, day)
+    told("night", rng.choice(("make it night", "turn day into night")), day, night, None, Shows(light=True))
+    told("day", rng.choice(("make it day", "turn night into day")), night, day, None, Shows(light=True))
     return tuple(edits)
 
 

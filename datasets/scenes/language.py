@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import random
 from collections import defaultdict
-from itertools import pairwise
+from itertools import pairwise, permutations
 from typing import TYPE_CHECKING
 
-from visionllm.core.sample import Question
+from visionllm.core.sample import Question, Shows
 
 from .catalogue import BY_NAME, CATEGORIES
 
@@ -26,8 +26,10 @@ _KINDS = {"vehicle": "vehicles", "animal": "animals"}
 _OPENINGS = {
     "street": ("A street with ", "A city street with ", "This street shows "),
     "table": ("A table with ", "On a table there are ", "A tabletop with "),
+    "sketch": ("A picture of ",),
     "field": ("A meadow with ", "A green field with ", "In a meadow there are "),
 }
+_GROUNDS = {"grass": "on grass", "road": "on a road", "table": "on a table"}
 _OPPOSITE = {"left of": "right of", "right of": "left of", "above": "below", "below": "above"}
 # Kinds of question about things of which there is one each.
 _SINGLE = ("colour", "side", "relation", "direction")
@@ -93,6 +95,32 @@ class Language:
 
     def caption(self) -> str:
         return "".join(text for text, _ in self.grounded_caption())
+
+    def captions(self) -> tuple[tuple[str, Shows], ...]:
+        """Of a sketch short ones with more and with less in them; of any other scene its caption, which tells of too
+        much to ask for it."""
+        if self._scene.world != "sketch":
+            return ((self.caption(), Shows()),)
+        count = len(self._objects)
+        told = [r for r in self.relations() if r[1] in _OPPOSITE]
+        orders = list(permutations(range(count)))
+        out: list[tuple[str, Shows]] = []
+        for where in (f" {_GROUNDS[self._scene.ground]}", ""):
+            for plain in (False, True):
+                for order in orders:
+                    things = [self._objects[i] for i in order]
+                    names = [article(thing.category) if plain else self._group(thing.category, [i])
+                             for i, thing in zip(order, things, strict=True)]  # fmt: skip
+                    seen = tuple((thing.category, None if plain else colour_of(thing)) for thing in things)
+                    between = [relation for relation in told if relation[::2] == order]
+                    for relation in [*between, None]:
+                        words = f" {relation[1]} " if relation else " and "
+                        relations = ((0, relation[1], 1),) if relation else ()
+                        out.append((words.join(names) + where, Shows(things=seen, relations=relations)))
+        found: dict[str, Shows] = {}
+        for text, shows in out:
+            found.setdefault(text, shows)
+        return tuple(found.items())
 
     def grounded_caption(self) -> list[Expression]:
         rng = self._rng("caption")

@@ -9,10 +9,10 @@ from functools import cached_property
 import cv2
 import numpy as np
 
-from visionllm.core.sample import Question
+from visionllm.core.sample import Question, Shows
 
 from . import field as meadow
-from . import street, table
+from . import sketch, street, table
 from .canvas import paint, stamp
 from .catalogue import SPECIAL, STUFF, WORLDS
 from .lighting import cast_shadows, develop
@@ -23,7 +23,8 @@ MIN_SIDE = 7.0  # pixels, at a width of 320 and below; grows with the picture
 MIN_VISIBLE = 0.25
 MIN_INSIDE = 0.45  # share of the drawn extent that must lie inside the picture
 MOST = 14
-_BUILD = {"street": street.build, "table": table.build, "field": meadow.build, "crowd": meadow.crowd}
+_BUILD = {"street": street.build, "table": table.build, "field": meadow.build, "crowd": meadow.crowd,
+          "sketch": sketch.build}  # fmt: skip
 
 Box = tuple[float, float, float, float]
 
@@ -56,6 +57,7 @@ class Scene:
     objects: tuple[SceneObject, ...]
     id_map: np.ndarray = field(repr=False)
     stuff_map: np.ndarray = field(repr=False)
+    ground: str = ""
 
     def mask(self, index: int) -> np.ndarray:
         """(H, W) bool: the visible pixels of an object."""
@@ -74,6 +76,10 @@ class Scene:
 
     def caption(self) -> str:
         return self._language.caption()
+
+    def captions(self) -> tuple[tuple[str, Shows], ...]:
+        """What may be said of the whole picture, the fullest first, and what a picture of it must show."""
+        return self._language.captions()
 
     def grounded_caption(self) -> list[tuple[str, tuple[int, ...]]]:
         return self._language.grounded_caption()
@@ -104,7 +110,7 @@ def staged(seed: int, *, size: tuple[int, int], world: str | None = None) -> tup
         stage = Stage(width=width, height=height, rng=rng)
         _BUILD[world or chosen](stage)
         marks = _keep(stage)
-        if len(marks.full) >= 2:
+        if len(marks.full) >= (2 if not stage.calm else len(stage.things)):
             return world or chosen, stage, marks
         attempt += 1
 
@@ -240,7 +246,8 @@ def render(seed: int, world: str, stage: Stage, marks: _Marks, mood: int | None 
     return Scene(
         seed=seed,
         world=world,
-        image=develop(image, stage.rng, mood),
+        image=develop(image, stage.rng, mood, calm=stage.calm),
+        ground=stage.ground,
         objects=objects,
         id_map=marks.id_map,
         stuff_map=stuff,

@@ -98,6 +98,9 @@ class Stage:
     fog: RGB = (200, 205, 210)
     shadows: list[np.ndarray] = field(default_factory=list)  # of things outside the picture
     taken: list[Footprint] = field(default_factory=list)
+    calm: bool = False  # no chance in light and camera
+    instead: Callable[[Thing, random.Random], Thing] | None = None  # another thing in the place of one
+    ground: str = ""  # what all of it stands on, where a caption tells it
 
     def free(self, x: float, z: float, half_x: float, half_z: float, gap: float = 0.3) -> bool:
         """Whether a rectangle on the ground touches none that was taken; takes it then."""

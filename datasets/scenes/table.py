@@ -16,7 +16,7 @@ from .stage import Backdrop, Stage, Thing
 Draw = Callable[[Sprite, random.Random], None]
 
 
-def _ball(sprite: Sprite, rng: random.Random) -> None:
+def toy_ball(sprite: Sprite, rng: random.Random) -> None:
     """A toy ball, drawn by outdoors in metres of a smaller size."""
     sprite.view.scale *= rng.uniform(1.4, 1.9)
     outdoors.ball(sprite, rng)
@@ -30,7 +30,7 @@ WARE: dict[str, tuple[Draw, float, float, bool]] = {
     "book": (tableware.book, 1.2, 1.6, True), "laptop": (tableware.laptop, 1.7, 1.5, True),
     "phone": (tableware.phone, 0.7, 1.2, True), "clock": (tableware.clock, 0.6, 2.2, False),
     "apple": (tableware.apple, 0.4, 1.4, False), "orange": (tableware.orange, 0.4, 1.3, False),
-    "banana": (tableware.banana, 0.7, 1.3, False), "ball": (_ball, 0.5, 1.0, False),
+    "banana": (tableware.banana, 0.7, 1.3, False), "ball": (toy_ball, 0.5, 1.0, False),
     "fork": (tableware.fork, 0.8, 1.1, True), "knife": (tableware.knife, 0.8, 1.1, True),
     "spoon": (tableware.spoon, 0.8, 1.1, True), "scissors": (tableware.scissors, 0.9, 1.0, True),
 }  # fmt: skip

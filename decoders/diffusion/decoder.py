@@ -6,7 +6,7 @@ L = links, Q = queries of a link, D = width of the language model, B = pictures,
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Literal
 
@@ -39,6 +39,9 @@ class DiffusionConfig(Config):
     outputs: PositiveInt = Field(77, description="states the UNet attends to")
     mapper_layers: PositiveInt = Field(2, description="layers between links and these states")
     mapper_heads: PositiveInt = 8
+    learn: Literal["drawing", "autoencoder"] = Field(
+        "drawing", description="what a training is for: the UNet under the links, or, before it, the latents themselves"
+    )
     drop: float = Field(0.1, ge=0, lt=1, description="share of the phrases that are left out in training, for guidance")
     min_snr: PositiveFloat | None = Field(None, description="bound of the signal-to-noise weights; None weighs alike")
     lora: PositiveInt | None = Field(
@@ -100,11 +103,16 @@ class DiffusionDecoder(Decoder):
     def __init__(
         self, model: LatentDiffusion, *, link_width: int, size: int, outputs: int, mapper_layers: int,
         mapper_heads: int, drop: float, min_snr: float | None, lora: int | None = None, align: str | None = None,
+        learn: str = "drawing",
     ) -> None:  # fmt: skip
         super().__init__()
         task = self.tasks[0]
         if align is not None:
             self.tasks = (replace(task, loss_weights={**task.loss_weights, "align": 1.0}),)
+        self.latents_first = learn == "autoencoder"
+        if self.latents_first:
+            self.tasks = (replace(task, loss_weights={"reconstruction": 1.0}),)
+            model.learn_autoencoder()
         # In a list: what is learned from is no part of the model, and is not saved with it.
         self._teachers = [] if align is None else [TextTeacher(align, outputs, model.width)]
         if lora is not None:
@@ -138,7 +146,7 @@ class DiffusionDecoder(Decoder):
         return cls(model, link_width=link_width, **kept)
 
     def described(self, values: Mapping[str, Any]) -> dict[str, Any]:
-        kept = {name: value for name, value in values.items() if name not in ("pretrained", "align")}
+        kept = {name: value for name, value in values.items() if name not in ("pretrained", "align", "learn")}
         return {**kept, "network": self.model.network}
 
     @property
@@ -150,17 +158,15 @@ class DiffusionDecoder(Decoder):
         total = torch.zeros((), device=links.states.device)
         if not len(links):
             return dict.fromkeys(self.tasks[0].loss_weights, total)
+        if self.latents_first:
+            return {"reconstruction": self._reconstructed(links, ctx)}
         states_LQD = links.states.reshape(len(links), self.mapper.queries, -1)
         keep_L = torch.ones(len(links), dtype=torch.bool)
         if self.training and self.drop:
             keep_L = torch.rand(len(links)) >= self.drop
         states_LQD = torch.where(keep_L.to(states_LQD.device)[:, None, None], states_LQD, self.null.to(states_LQD))
         states_LOC = self.mapper(states_LQD)
-        by_size: dict[tuple[int, int], list[int]] = defaultdict(list)
-        for i, meta in enumerate(links.meta):
-            by_size[self._size(self._target(meta, ctx).size, None)].append(i)
-        for size, rows in by_size.items():
-            wanted = self._stack([self._target(links.meta[i], ctx) for i in rows], size)
+        for rows, size, wanted in self._wanted(links, ctx):
             source = self._source([links.meta[i] for i in rows], ctx, size)
             if source is not None and self.training and self.drop:
                 # InstructPix2Pix: the picture is left out as often as the words, and both in some.
@@ -174,6 +180,21 @@ class DiffusionDecoder(Decoder):
             apart_L = (states_LOC - wanted_LOC).square().flatten(1).mean(1)
             losses["align"] = (apart_L * keep_L.to(apart_L)).sum()  # what was left out is to be like nothing
         return losses
+
+    def _wanted(self, links: SuperLinks, ctx: Context) -> Iterator[tuple[list[int], tuple[int, int], Tensor]]:
+        """Links whose pictures have one size, that size, and the pictures (B, 3, H, W) in [-1, 1]."""
+        by_size: dict[tuple[int, int], list[int]] = defaultdict(list)
+        for i, meta in enumerate(links.meta):
+            by_size[self._size(self._target(meta, ctx).size, None)].append(i)
+        for size, rows in by_size.items():
+            yield rows, size, self._stack([self._target(links.meta[i], ctx) for i in rows], size)
+
+    def _reconstructed(self, links: SuperLinks, ctx: Context) -> Tensor:
+        # What the links say has no part in it.
+        total = links.states.sum() * 0
+        for _, _, wanted in self._wanted(links, ctx):
+            total = total + self.model.reconstruction(wanted).sum()
+        return total
 
     def counts(self, links: SuperLinks, ctx: Context) -> dict[str, float]:
         return dict.fromkeys(self.tasks[0].loss_weights, float(len(links)))

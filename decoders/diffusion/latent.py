@@ -19,6 +19,8 @@ from visionllm.core.errors import ConfigError
 
 # Sampler -> scheduler of diffusers: Song et al. 2021 (DDIM), Lu et al. 2022 (DPM-Solver++), Karras et al. 2022 (Euler).
 SAMPLERS = {"ddim": "DDIMScheduler", "dpm": "DPMSolverMultistepScheduler", "euler": "EulerDiscreteScheduler"}
+# Weight of the divergence of a latent, against the mean difference of pixels.
+_DIVERGENCE = 1e-3
 # Stable Diffusion's: what a schedule is where nothing is said.
 SCHEDULE = {
     "num_train_timesteps": 1000, "beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.012,
@@ -48,6 +50,7 @@ class LatentDiffusion(nn.Module):
         self.vae = None if vae is None else vae.requires_grad_(False)
         # Keys that a given schedule leaves out mean diffusers' own defaults, as they do in its pipelines.
         self.schedule = _public(schedule) or dict(SCHEDULE)
+        self._spread: float | None = None  # of the latents, where they are being learned
         self._train_schedule = DDPMScheduler.from_config(self.schedule)
         kind = self._train_schedule.config.prediction_type
         if kind not in ("epsilon", "v_prediction"):
@@ -101,10 +104,23 @@ class LatentDiffusion(nn.Module):
         self.unet.requires_grad_(False)
         self.unet.add_adapter(config)  # type: ignore[operator]
 
+    def learn_autoencoder(self) -> None:
+        """The autoencoder learns, and the UNet stands still: what it will draw is not yet there.
+
+        Raises:
+            ConfigError: there is none.
+        """
+        if self.vae is None:
+            raise ConfigError("learn: this network has no vae; leave learn out, or give network.vae")
+        self.vae.requires_grad_(True)
+        self.unet.requires_grad_(False)
+
     @property
     def network(self) -> dict[str, Any]:
         """The keys that build it anew."""
         vae = None if self.vae is None else _public(self.vae.config)  # type: ignore[arg-type]
+        if vae is not None and self._spread is not None:
+            vae["scaling_factor"] = round(1 / self._spread, 4)
         return {"unet": _public(self.unet.config), "vae": vae, "scheduler": dict(self.schedule)}  # type: ignore[arg-type]
 
     @property
@@ -140,6 +156,20 @@ class LatentDiffusion(nn.Module):
         posterior = self.vae.encode(pixels_B3HW).latent_dist  # type: ignore[operator]
         latents = posterior.sample() if sample else posterior.mode()
         return latents * self.vae.config.scaling_factor if scaled else latents  # type: ignore[union-attr, operator]
+
+    def reconstruction(self, pixels_B3HW: Tensor) -> Tensor:
+        """(B,) how far the autoencoder's pictures are from these: mean absolute difference of pixels and of their
+        differences to the right and downwards, and a little of the divergence from unit normal latents (Rombach et al.
+        2022, "High-resolution image synthesis with latent diffusion models", without its critic)."""
+        assert self.vae is not None
+        posterior = self.vae.encode(pixels_B3HW).latent_dist  # type: ignore[operator]
+        latents = posterior.sample()
+        self._spread = float(latents.detach().float().std())
+        lost_B3HW = self.vae.decode(latents).sample.float() - pixels_B3HW.float()  # type: ignore[operator]
+        apart_B = lost_B3HW.abs().flatten(1).mean(1)
+        for along in (-1, -2):
+            apart_B = apart_B + lost_B3HW.diff(dim=along).abs().flatten(1).mean(1)
+        return apart_B + _DIVERGENCE * posterior.kl().float() / latents[0].numel()
 
     @torch.no_grad()
     def decode(self, latents_BLhw: Tensor) -> Tensor:

@@ -208,7 +208,7 @@ def test_regions_are_points_and_boxes(saved: Path, photo: Path, run: Run, monkey
     from visionllm import Box, Point, VisionLLM
 
     seen: list[Any] = []
-    monkeypatch.setattr(VisionLLM, "ask_many", lambda _, requests: seen.extend(requests) or [])
+    monkeypatch.setattr(VisionLLM, "ask_many", lambda _, requests, **options: seen.extend(requests) or [])
     regions = ["--region", "40,30.5", "--region", "5,5,40,30"]
     assert run("ask", "segment <region>, <region>", photo, "--model", saved, *regions)[0] == 0
     point, box = seen[0][2]
@@ -219,6 +219,36 @@ def test_regions_are_points_and_boxes(saved: Path, photo: Path, run: Run, monkey
 @pytest.mark.parametrize("region", ["5", "1,2,3", "left", "1,2,3,4,5", ""])
 def test_a_bad_region(region: str, saved: Path, photo: Path, run: Run) -> None:
     told(*run("ask", "segment <region>", photo, "--model", saved, "--region", region), f"--region {region}", "such as")
+
+
+@pytest.mark.parametrize(
+    ("option", "words"),
+    [
+        ("threshold=1", ["--option threshold=1", "DECODER.KEY=VALUE"]),
+        ("objects.threshold", ["--option objects.threshold", "such as"]),
+        ("objects.treshold=0.1", ["treshold"]),
+        ("objects.threshold=high", ["threshold"]),
+        ("painter.seed=1", ["painter"]),
+    ],
+)
+def test_a_bad_option(option: str, words: list[str], saved: Path, photo: Path, run: Run) -> None:
+    told(*run("ask", "detect cars", photo, "--model", saved, "--option", option), *words)
+
+
+def test_an_option_reaches_its_decoder(saved: Path, photo: Path, run: Run, speaking: Make) -> None:
+    found = []
+    for threshold in (0.0, 1.0):
+        speaking(("car",))
+        option = f"objects.threshold={threshold}"
+        status, printed, _ = run("ask", "detect cars", photo, "--model", saved, "--json", "--option", option)
+        assert status == 0
+        found.append(printed.count("box"))
+    assert found[0] > found[1], found
+
+
+@pytest.mark.parametrize("judge", ["shows", "shows=", "=embedded"])
+def test_a_bad_judge(judge: str, saved: Path, run: Run) -> None:
+    told(*run("eval", "--dataset", "scenes", "--model", saved, "--judge", judge), f"--judge {judge}", "METRIC=MODEL")
 
 
 def test_a_prompt_without_a_picture(saved: Path, tmp_path: Path, run: Run) -> None:

@@ -80,3 +80,21 @@ def test_average_follows_and_forgets_its_start() -> None:
         net.head.bias.fill_(9.0)
     early.update(net, 0)
     assert bool((early.state["head.bias"] - 5 > 3).all()), "the first steps must count for more than 1 - decay"
+
+
+def test_rows_before_the_first_stand_still() -> None:
+    torch.manual_seed(0)
+    table = nn.Module()
+    table.words = nn.Embedding(6, 3)
+    table.other = nn.Linear(3, 2)
+    before = table.words.weight.detach().clone()
+    optimizer = make_optimizer(table, OptimConfig(lr=0.1, weight_decay=0.5, from_row={"words.weight": 4}))
+    for _ in range(3):
+        table.other(table.words.weight).square().sum().backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    assert torch.equal(table.words.weight[:4], before[:4])
+    assert (table.words.weight[4:] != before[4:]).all()
+    for name, row in (("words", 2), ("words.weight", 6)):
+        with pytest.raises(ConfigError, match=f"optim.from_row.{name}"):
+            make_optimizer(table, OptimConfig(from_row={name: row}))

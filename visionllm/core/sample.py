@@ -110,6 +110,24 @@ class BoxTarget:
                          poses=poses)  # fmt: skip
 
 
+class Shows(NamedTuple):
+    """What a picture must show to be what its words say.
+
+    Args:
+        things: category and colour of each; None where no colour is told.
+        relations: (thing, how it lies to the other, other), indices of ``things``: ``(0, "left of", 1)``.
+        absent: categories of which nothing may be left.
+        moved: (thing, ``"left"`` or ``"right"``): where a thing went, against the picture that was changed.
+        light: it is the light of the whole picture that changed.
+    """
+
+    things: tuple[tuple[str, str | None], ...] = ()
+    relations: tuple[tuple[int, str, int], ...] = ()
+    absent: tuple[str, ...] = ()
+    moved: tuple[tuple[int, str], ...] = ()
+    light: bool = False
+
+
 @dataclass(kw_only=True, slots=True, frozen=True, eq=False)
 class PictureTarget:
     """The pictures that the phrases of one turn are to become, one each. One made out of the sample's own picture moves
@@ -118,10 +136,12 @@ class PictureTarget:
     Args:
         pictures: one a phrase.
         changed: of each the ``Mask`` of what differs from the sample's own picture; empty where nobody knows.
+        shows: of each what has to be in it; empty where nobody knows.
     """
 
     pictures: tuple[Picture, ...]
     changed: tuple[Any, ...] = ()
+    shows: tuple[Shows, ...] = ()
 
     # Light that changed on one side alone would be learned as part of the change.
     pixelwise: ClassVar[bool] = True
@@ -129,6 +149,8 @@ class PictureTarget:
     def __post_init__(self) -> None:
         if self.changed and len(self.changed) != len(self.pictures):
             raise ShapeError(f"{len(self.pictures)} pictures with {len(self.changed)} masks of what changed")
+        if self.shows and len(self.shows) != len(self.pictures):
+            raise ShapeError(f"{len(self.pictures)} pictures with {len(self.shows)} lists of what they show")
 
     def transform(self, geometry: Any) -> PictureTarget:
         """The same geometry for each, in its own pixels."""
@@ -147,8 +169,8 @@ class PictureTarget:
 
         return PictureTarget(
             pictures=tuple(replace(picture, pixels=moved(picture)) for picture in self.pictures),
-            changed=tuple(mask.moved(geometry) for mask in self.changed),
-        )
+            changed=tuple(mask.moved(geometry) for mask in self.changed), shows=self.shows,
+        )  # fmt: skip
 
 
 @dataclass(kw_only=True, slots=True, frozen=True, eq=False)
@@ -191,12 +213,14 @@ class Edit(NamedTuple):
         text: the change in words ("remove the red car").
         before, after: the picture without and with it.
         changed: ``Mask`` of what differs.
+        shows: what the picture with it must show, and no longer show.
     """
 
     text: str
     before: Picture
     after: Picture
     changed: Any
+    shows: Shows = Shows()
 
 
 @dataclass(kw_only=True, slots=True, frozen=True, eq=False)
@@ -329,6 +353,7 @@ class Record:
             has none.
         expressions: words for some of the objects ("the red van"), and the indices of these.
         captions: sentences about the whole picture.
+        shows: of each of these what a picture of it must show; empty where nobody knows.
         grounded: the same, each as pieces of text with the indices of the things they mean.
         questions: about the whole picture.
         edits: changes of it, or of a picture like it.
@@ -346,6 +371,7 @@ class Record:
     attributes: tuple[tuple[str, ...], ...] = ()
     expressions: tuple[tuple[str, tuple[int, ...]], ...] = ()
     captions: tuple[str, ...] = ()
+    shows: tuple[Shows, ...] = ()
     grounded: tuple[tuple[tuple[str, tuple[int, ...]], ...], ...] = ()
     questions: tuple[Question, ...] = ()
     edits: tuple[Edit, ...] = ()

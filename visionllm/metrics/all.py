@@ -1,5 +1,18 @@
 """Registers every metric of ours."""
 
-from visionllm.metrics import captions, grounded, grounding, images, interactive, pose, segmentation, words
+from visionllm.metrics import (
+    captions,
+    features,
+    grounded,
+    grounding,
+    images,
+    interactive,
+    pose,
+    segmentation,
+    shows,
+    words,
+)
 
-__all__ = ["captions", "grounded", "grounding", "images", "interactive", "pose", "segmentation", "words"]
+__all__ = [
+    "captions", "features", "grounded", "grounding", "images", "interactive", "pose", "segmentation", "shows", "words",
+]  # fmt: skip

@@ -237,3 +237,14 @@ def test_glued_names_hold_words_of_questions_and_none_is_one() -> None:
     assert 100 < sum(name.startswith(long) for name in names) < 300
     twice = sum(any(part + part in name for part in ("ga", "ig", "bb")) for name in names)
     assert twice > 50
+
+
+def test_what_is_to_be_drawn_is_one_phrase() -> None:
+    """With "and" in it, as lists have; two things at most, and words for a place."""
+    data = open_dataset("phrases", "drawn")
+    told = [turn.phrases for i in range(200) for turn in data.read(i).turns if turn.task == "generation"]
+    assert len(told) > 100
+    assert all(len(phrases) == 1 and phrases[0].startswith(("a ", "an ")) for phrases in told)
+    assert any(" and a" in phrase for (phrase,) in told) and any(phrase.endswith(" on grass") for (phrase,) in told)
+    again = [turn.phrases for i in range(200) for turn in data.read(i).turns if turn.task == "generation"]
+    assert told == again

@@ -282,6 +282,41 @@ def test_two_pictures_are_learned_by_their_words(settings: dict[str, Any]) -> No
         assert far[phrase] < 40 < min(value for other, value in far.items() if other != phrase), (phrase, far)
 
 
+def test_the_autoencoder_learns_by_itself(settings: dict[str, Any], tiny_diffusion: Make, tmp_path: Path) -> None:
+    """Nothing else does; the latents' spread is kept with it, so that what is drawn later has unit variance."""
+    torch.manual_seed(0)
+    own = {"network": tiny_diffusion(), "size": 16, "outputs": 5, "mapper_heads": 4}
+    config = ModelConfig(**settings | {"decoders": {"generation": {**own, "learn": "autoencoder"}}})
+    model = build_model(config).train()
+    assert set(model.loss_weights()) >= {"generation/reconstruction"}
+    assert "generation/noise" not in model.loss_weights()
+    batch = model.processor.encode([sample_of("a", (220, 30, 30)), sample_of("b", (30, 90, 200))])
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
+    lost = []
+    for _ in range(60):
+        loss = model(batch).sums["generation/reconstruction"]
+        optimizer.zero_grad()
+        loss.backward()
+        learned = {name for name, p in model.named_parameters() if p.grad is not None and p.grad.any()}
+        assert all(name.startswith("decoders.generation.model.vae.") for name in learned), learned
+        assert any("encoder" in name for name in learned) and any("decoder." in name for name in learned)
+        optimizer.step()
+        lost.append(float(loss.detach()))
+    assert lost[-1] < 0.4 * lost[0], (lost[0], lost[-1])
+    model.eval().save_pretrained(tmp_path)
+    again = VisionLLM.from_pretrained(tmp_path)
+    decoder = again.decoders["generation"]
+    assert not decoder.latents_first and "learn" not in again.config.decoders["generation"]
+    assert {"noise"} == set(decoder.tasks[0].loss_weights)
+    assert not any(parameter.requires_grad for parameter in decoder.model.vae.parameters())
+    pixels = decoder._stack([one.turns[0].target.pictures[0] for one in batch.samples], (16, 16))
+    # Measured while they still moved.
+    assert float(decoder.model.encode(pixels).std()) == pytest.approx(1, abs=0.35)
+    bare = {**own, "network": tiny_diffusion(vae=False), "learn": "autoencoder"}
+    with pytest.raises(ConfigError, match="learn: this network has no vae"):
+        build_model(ModelConfig(**settings | {"decoders": {"generation": bare}}))
+
+
 def test_adapters_change_nothing_at_first_and_learn_alone(settings: dict[str, Any], tmp_path: Path) -> None:
     keys = settings["decoders"]
     models = []

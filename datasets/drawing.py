@@ -50,8 +50,9 @@ class EditingAsker(Asker):
 
 
 class SharpeningAsker(Asker):
-    """A picture made smaller, and the picture. In training the small one is a little off, as the same thing taken with
-    two lenses is: what is learned from must be aligned first. In an evaluation they lie on each other.
+    """A picture made smaller, and the picture; or two of one view, where a data set has them. In training the small one
+    is a little off, as the same thing taken with two lenses is: what is learned from must be aligned first. In an
+    evaluation they lie on each other.
 
     Args:
         scale: how many times as large the picture is.
@@ -73,6 +74,14 @@ class SharpeningAsker(Asker):
         return (self._sample(record, np.zeros(2)),)
 
     def _sample(self, record: Record, off_xy: np.ndarray) -> Sample:
+        if record.smaller is not None:
+            width, height = record.smaller.size
+            if record.picture.size != (width * self.scale, height * self.scale):
+                raise AnnotationError(
+                    f"{record.source}: {record.picture.size[0]} x {record.picture.size[1]} is not {self.scale} times "
+                    f"{width} x {height}; ask for the task of the split's scale"
+                )
+            return self._paired(record.smaller, record.picture, record)
         # What a shift brings in at an edge is cut off: nobody took it.
         edge = (MOST_OFF + 1) * self.scale
         whole = record.picture
@@ -84,8 +93,11 @@ class SharpeningAsker(Asker):
         inner = (slice(edge, edge + height * self.scale), slice(edge, edge + width * self.scale))
         small = cv2.resize(shifted[inner], (width, height), interpolation=cv2.INTER_AREA)
         sharp = Picture(pixels=np.ascontiguousarray(whole.pixels[inner]), name=whole.name)
+        return self._paired(Picture(pixels=small, name=whole.name), sharp, record)
+
+    def _paired(self, small: Picture, sharp: Picture, record: Record) -> Sample:
         turn = Turn(task=self.task, phrases=("picture",), target=PictureTarget(pictures=(sharp,)))
-        return Sample(pictures=(Picture(pixels=small, name=whole.name),), turns=(turn,), source=record.source)
+        return Sample(pictures=(small,), turns=(turn,), source=record.source)
 
 
 ASKERS.add("super_resolution", SharpeningAsker(2))

@@ -6,6 +6,7 @@ from visionllm.datasets.formats.phrases import PhrasesReader
 from visionllm.datasets.formats.reader import FORMATS, Place, Reader, Wording, register_format
 from visionllm.datasets.formats.scenes import ScenesReader
 from visionllm.datasets.formats.voc import VocReader
+from visionllm.datasets.formats.zoom import ZoomReader
 
 __all__ = [
     "FORMATS",
@@ -17,5 +18,6 @@ __all__ = [
     "ScenesReader",
     "VocReader",
     "Wording",
+    "ZoomReader",
     "register_format",
 ]

@@ -12,7 +12,7 @@ SUPER_RESOLUTION = register_task(
         result="images",
         verb="upscale",
         templates="super_resolution.yaml",
-        metric="images",
+        metric="sharpness",
         loss_weights={"sharp": 1.0, "aligned": 1.0},
     )
 )

@@ -100,7 +100,8 @@ def test_clip_score_is_the_model_s_own(clip: Path, dino: Path) -> None:
             told = model(**processor(text=[phrase], images=picture.pixels, return_tensors="pt", padding=True))
             wanted = float(told.logits_per_image / model.logit_scale.exp())
         found = answered("clip_score", clip, [picture], [picture], phrase)
-        assert found["score"] == pytest.approx(max(100 * wanted, 0), abs=1e-3) and found["pictures"] == 1
+        assert found["score"] == pytest.approx(max(100 * wanted, 0), abs=1e-3)
+        assert found["pictures"] == 1
     with pytest.raises(ConfigError, match="has no features of words"):
         answered("clip_score", dino, [picture], [picture])
 

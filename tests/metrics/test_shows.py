@@ -111,11 +111,16 @@ def test_a_plain_colour_is_itself_in_sun_and_shade(name: str) -> None:
 def test_tyres_and_windows_do_not_count() -> None:
     car = np.concatenate([np.tile(BASIC["blue"], (40, 1)), np.tile(BASIC["black"], (34, 1)),
                           np.tile(BASIC["gray"], (26, 1))]).astype(np.uint8)  # fmt: skip
-    assert has_colour(car, "blue") and not has_colour(car, "red") and not has_colour(car, "gray")
+    assert has_colour(car, "blue")
+    assert not has_colour(car, "red")
+    assert not has_colour(car, "gray")
     assert not has_colour(np.zeros((0, 3), np.uint8), "black")
 
 
 def test_lies() -> None:
     left, right = np.array([0, 0, 10, 10]), np.array([20, 5, 30, 15])
-    assert lies(left, "left of", right) and lies(right, "right of", left) and lies(left, "above", right)
-    assert not lies(left, "right of", right) and not lies(left, "below", right)
+    assert lies(left, "left of", right)
+    assert lies(right, "right of", left)
+    assert lies(left, "above", right)
+    assert not lies(left, "right of", right)
+    assert not lies(left, "below", right)

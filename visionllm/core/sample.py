@@ -357,6 +357,7 @@ class Record:
         grounded: the same, each as pieces of text with the indices of the things they mean.
         questions: about the whole picture.
         edits: changes of it, or of a picture like it.
+        smaller: the same view in fewer pixels, through another lens; the two do not lie on each other.
         extra: further annotations of the format by name.
     """
 
@@ -375,4 +376,5 @@ class Record:
     grounded: tuple[tuple[tuple[str, tuple[int, ...]], ...], ...] = ()
     questions: tuple[Question, ...] = ()
     edits: tuple[Edit, ...] = ()
+    smaller: Picture | None = None
     extra: dict[str, Any] = field(default_factory=dict)

@@ -9,10 +9,21 @@ from visionllm.metrics import (
     interactive,
     pose,
     segmentation,
+    sharpness,
     shows,
     words,
 )
 
 __all__ = [
-    "captions", "features", "grounded", "grounding", "images", "interactive", "pose", "segmentation", "shows", "words",
-]  # fmt: skip
+    "captions",
+    "features",
+    "grounded",
+    "grounding",
+    "images",
+    "interactive",
+    "pose",
+    "segmentation",
+    "sharpness",
+    "shows",
+    "words",
+]

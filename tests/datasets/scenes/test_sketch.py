@@ -22,7 +22,8 @@ def sketches() -> list:
 def test_a_sketch_is_a_pure_function_of_its_seed(sketches: list) -> None:
     for scene in sketches[:8]:
         again = draw_scene(scene.seed, size=SIZE, world="sketch")
-        assert np.array_equal(scene.image, again.image) and scene.captions() == again.captions()
+        assert np.array_equal(scene.image, again.image)
+        assert scene.captions() == again.captions()
     assert not np.array_equal(sketches[0].image, sketches[1].image)
 
 
@@ -32,7 +33,8 @@ def test_one_or_two_things_mostly_to_be_seen(sketches: list) -> None:
     for scene in sketches:
         for thing in scene.objects:
             x0, y0, x1, y1 = thing.box_xyxy
-            assert thing.visible > 0.5 and max(x1 - x0, y1 - y0) >= 0.12 * SIZE[0], (scene.seed, thing)
+            assert thing.visible > 0.5, (scene.seed, thing)
+            assert max(x1 - x0, y1 - y0) >= 0.12 * SIZE[0], (scene.seed, thing)
         assert scene.ground in ("grass", "road", "table")
 
 
@@ -47,7 +49,8 @@ def test_captions_say_what_is_so(sketches: list) -> None:
         assert len(texts) == len(set(texts))
         for text, shows in scene.captions():
             for name, colour in shows.things:
-                assert name in text and (colour is None or f"{colour} {name}" in text)
+                assert name in text
+                assert colour is None or f"{colour} {name}" in text
                 assert colour in (None, colour_of(kinds[name]))
             for i, relation, j in shows.relations:
                 first, second = shows.things[i][0], shows.things[j][0]
@@ -77,9 +80,11 @@ def test_every_kind_of_edit_and_what_it_must_show() -> None:
             told = [name for name, _ in edit.shows.things]
             assert all(name in edit.text for name in told)
             if edit.kind == "remove":
-                assert not told and set(edit.shows.absent) < names | {""} or len(names) == 1
+                assert not told
+                assert set(edit.shows.absent) <= names
             elif edit.kind == "replace":
-                assert edit.shows.absent[0] in names and told[0] not in names
+                assert edit.shows.absent[0] in names
+                assert told[0] not in names
             elif edit.kind == "move":
                 ((_, way),) = edit.shows.moved
                 assert edit.text.endswith(way)
@@ -94,7 +99,8 @@ def test_the_reader_tells_what_a_caption_asks_for() -> None:
     data = open_dataset("scenes", "sketches_val", task="generation")
     (sample,) = data.ask_all(0)
     (turn,) = sample.turns
-    assert not sample.pictures and turn.target.shows[0].things
+    assert not sample.pictures
+    assert turn.target.shows[0].things
     assert all(name in turn.phrases[0] for name, _ in turn.target.shows[0].things)
     edits = open_dataset("scenes", "sketches_val", task="editing").ask_all(0)
     assert any(one.turns[0].target.shows[0].absent for one in edits)

@@ -47,20 +47,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 @pytest.fixture(scope="session")
 def tiny_network() -> Callable[..., dict[str, Any]]:
     """Keys of the smallest (MM) Grounding DINO, some of them replaced."""
+    from visionllm.testing.small import tiny_network
 
-    def make(kind: str = "mm-grounding-dino", **changes: Any) -> dict[str, Any]:
-        return {
-            "model_type": kind, "d_model": 32, "encoder_layers": 1, "decoder_layers": 2, "encoder_ffn_dim": 32,
-            "decoder_ffn_dim": 32, "encoder_attention_heads": 2, "decoder_attention_heads": 2, "encoder_n_points": 2,
-            "decoder_n_points": 2, "num_queries": 20, "num_feature_levels": 3, "dropout": 0.0, "fusion_droppath": 0.0,
-            "backbone_config": {
-                "model_type": "resnet", "embedding_size": 8, "hidden_sizes": [8, 8, 16, 16], "depths": [1, 1, 1, 1],
-                "layer_type": "basic", "out_features": ["stage2", "stage3", "stage4"],
-            },
-            **changes,
-        }  # fmt: skip
-
-    return make
+    return tiny_network
 
 
 @pytest.fixture(scope="session")
@@ -86,28 +75,11 @@ def tiny_diffusion() -> Callable[..., dict[str, Any]]:
 
 
 @pytest.fixture(scope="session")
-def tiny_settings(root: Path, tiny_network: Callable[..., dict[str, Any]]) -> Callable[..., dict[str, Any]]:
+def tiny_settings() -> Callable[..., dict[str, Any]]:
     """The model section of a training config at test size: 0.2 M parameters, tiles of 64 pixels, four tokens a tile."""
+    from visionllm.testing.small import tiny_settings
 
-    def make(
-        kind: str = "mm-grounding-dino", context: int = 1024, regions: dict[str, Any] | None = None, **objects: Any
-    ) -> dict[str, Any]:
-        vision = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 48,
-                  "image_size": [64, 64], "patch_size": [16, 16], "attention_bias": True, "norm_type": "layer_norm",
-                  "layer_scale_init_value": 1.0}  # fmt: skip
-        text = {"model_type": "qwen2", "vocab_size": 2048, "hidden_size": 32, "num_hidden_layers": 2,
-                "num_attention_heads": 4, "num_key_value_heads": 2, "intermediate_size": 48,
-                "max_position_embeddings": context, "tie_word_embeddings": True}  # fmt: skip
-        return {
-            "tokenizer": str(root / "configs" / "models" / "nano" / "tokenizer.json"),
-            "max_tiles": 4,
-            "regions": regions,
-            "mllm": {"image_token_id": 0, "image_seq_length": 4, "downsample_ratio": 0.5, "tie_word_embeddings": True,
-                     "vision_config": vision, "text_config": text},
-            "decoders": {"objects": {"longest": 96, "group_norm": 4, "network": tiny_network(kind), **objects}},
-        }  # fmt: skip
-
-    return make
+    return tiny_settings
 
 
 @pytest.fixture(scope="session")
@@ -138,17 +110,9 @@ def model(make_model: Callable[..., Any]) -> Any:
 @pytest.fixture(scope="session")
 def picture() -> Callable[..., Any]:
     """A picture of smooth noise, (width, height) pixels."""
+    from visionllm.testing.small import noise
 
-    def make(width: int = 80, height: int = 60, seed: int = 0) -> Any:
-        import cv2
-        import numpy as np
-
-        from visionllm.core.sample import Picture
-
-        coarse = np.random.default_rng(seed).integers(0, 256, (6, 8, 3), dtype=np.uint8)
-        return Picture(pixels=cv2.resize(coarse, (width, height), interpolation=cv2.INTER_LINEAR), name=f"noise {seed}")
-
-    return make
+    return noise
 
 
 @pytest.fixture(scope="session")

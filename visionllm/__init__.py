@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from visionllm.processor import Processor
     from visionllm.routing.render import render_question
     from visionllm.scores import score
+    from visionllm.testing.report import check_decoder
 
 __version__ = "0.1.0"
 
@@ -42,6 +43,7 @@ __all__ = [
     "VisionLLM",
     "VisionLLMError",
     "catalogue",
+    "check_decoder",
     "describe",
     "evaluate",
     "load_config",
@@ -65,6 +67,7 @@ _HOMES = {
     "VisionLLM": "visionllm.model",
     "VisionLLMError": "visionllm.core.errors",
     "catalogue": "visionllm.datasets.catalog",
+    "check_decoder": "visionllm.testing.report",
     "describe": "visionllm.engine",
     "evaluate": "visionllm.evaluation",
     "load_config": "visionllm.engine",

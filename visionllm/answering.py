@@ -226,7 +226,7 @@ class Answering(nn.Module):
         return [(name, module) for name, module in self.decoders.items() if isinstance(module, Decoder)]
 
     def _encode(self, samples: Sequence[Sample], styles: Sequence[Style] | None, *, reply: bool) -> Batch:
-        return self.processor.encode(samples, styles, reply=reply).to(self.mllm.net.device)
+        return self.processor.encode(samples, styles, reply=reply).to(self.mllm.net.device, self.mllm.net.dtype)
 
     @contextmanager
     def _using(self) -> Iterator[None]:

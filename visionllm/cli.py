@@ -1,4 +1,4 @@
-"""The command line: train, eval, score, ask, data. Options are few; everything else is a key of a config."""
+"""The command line: train, eval, score, ask, check-decoder, data. Options are few; everything else is a key of a config."""
 
 from __future__ import annotations
 
@@ -133,6 +133,32 @@ def score(
 
     vision = VisionLLM.from_pretrained(model, device=device)
     typer.echo(run(vision, card, out, data_root=data_root, progress=_named_progress))
+
+
+@app.command()
+def check_decoder(
+    name: Annotated[str, typer.Argument(help="Registered name of an installed decoder.")],
+    only: Annotated[list[str] | None, typer.Option(help="Names of checks; all by default.")] = None,
+    json_out: Annotated[bool, typer.Option("--json", help="Print JSON only.")] = False,
+) -> None:
+    """Prove that a decoder does what it owes; status 1 where it does not."""
+    from visionllm import check_decoder as check
+
+    report = check(name, only=only or [])
+    if json_out:
+        typer.echo(json.dumps(report.to_dict(), indent=2))
+    else:
+        from rich.console import Console
+        from rich.table import Table
+
+        table = Table("check", "", "what", title=f"decoder {name}")
+        for line in report.lines():
+            table.add_row(*line)
+        console = Console(highlight=False)
+        console.print(table, markup=False)
+        console.print(report.costs(), markup=False)
+    if not report.passed:
+        raise typer.Exit(1)
 
 
 @app.command()

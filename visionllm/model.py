@@ -115,6 +115,8 @@ class VisionLLM(Answering, PreTrainedModel):
         initialised behind a decoder's back; a missing or left-over weight is an error.
 
         Args:
+            dtype: of the language model and what it reads. Decoders stay in fp32: three digits are too few for places
+                in a picture, and next to the language model they are small.
             fresh: prefixes of parameter names that keep their initial values, whatever the checkpoint holds there.
             decoders: settings over those of the checkpoint. A decoder or a part it lacks must stand in ``fresh``; its
                 routing tokens then join the vocabulary, each with a row of weights of its own (see ``Token.like``).
@@ -149,7 +151,11 @@ class VisionLLM(Answering, PreTrainedModel):
             before = internvl_config(held)
             model.mllm.pass_through(before.text_config.num_hidden_layers, before.vision_config.num_hidden_layers)
         model._start_tokens(fresh, source=str(folder))
-        return model.to(device=device, dtype=dtype).eval()
+        model.to(device=device)
+        for part in (model.mllm, model.link_queries, model.region_encoder):
+            if part is not None:
+                part.to(dtype=dtype)
+        return model.eval()
 
     @torch.no_grad()
     def _start_tokens(self, fresh: Sequence[str], *, source: str) -> None:

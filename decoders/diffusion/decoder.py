@@ -160,7 +160,7 @@ class DiffusionDecoder(Decoder):
             return dict.fromkeys(self.tasks[0].loss_weights, total)
         if self.latents_first:
             return {"reconstruction": self._reconstructed(links, ctx)}
-        states_LQD = links.states.reshape(len(links), self.mapper.queries, -1)
+        states_LQD = links.states.to(self.null.dtype).reshape(len(links), self.mapper.queries, -1)
         keep_L = torch.ones(len(links), dtype=torch.bool)
         if self.training and self.drop:
             keep_L = torch.rand(len(links)) >= self.drop
@@ -203,7 +203,7 @@ class DiffusionDecoder(Decoder):
     def predict(self, links: SuperLinks, ctx: Context, options: Any) -> list[Images]:
         if not len(links):
             return []
-        states_LOC = self.mapper(links.states.reshape(len(links), self.mapper.queries, -1))
+        states_LOC = self.mapper(links.states.to(self.null.dtype).reshape(len(links), self.mapper.queries, -1))
         null_OC = self.mapper(self.null[None])[0]
         # Seeds count within a sample, so that a picture does not hang on what else is in the batch.
         places = places_of(links.meta, options.count)

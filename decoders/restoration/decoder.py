@@ -119,7 +119,7 @@ class RestorationDecoder(Decoder):
 
     def _run(self, links: SuperLinks, rows: Sequence[int], ctx: Context, reference: Tensor | None) -> Restored:
         small = self._stack([self._source(links.meta[i], ctx) for i in rows])
-        states = links.states.reshape(len(links), self.queries, -1)[list(rows)]
+        states = links.states.to(self.network.out.weight.dtype).reshape(len(links), self.queries, -1)[list(rows)]
         return self.network(small, small if reference is None else reference, self.words(states))
 
     def _by_size(self, links: SuperLinks, ctx: Context) -> dict[tuple[int, int], list[int]]:

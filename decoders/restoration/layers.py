@@ -6,6 +6,8 @@ B = pictures, C = channels, H x W = pixels, r = side of what is packed. Offsets 
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -32,17 +34,21 @@ class SharedOffsetConv(nn.Module):
         """(B, outputs, H, W); outside of the picture is zero."""
         # torchvision wants (dy, dx) of each tap, one after the other.
         own = self.convolution
-        return deform_conv2d(
-            values_BCHW, offsets_B2HW.repeat(1, self.taps, 1, 1).to(values_BCHW.dtype), own.weight, own.bias,
-            padding=own.padding,
-        )  # fmt: skip
+        return _sampled(values_BCHW, offsets_B2HW.repeat(1, self.taps, 1, 1), own.weight, own.bias, own.padding)
 
 
 def moved(values_BCHW: Tensor, offsets_B2HW: Tensor) -> Tensor:
     """What lies ``offsets`` away from each place, read between pixels; outside of the picture is zero."""
     channels = values_BCHW.shape[1]
     eye = torch.eye(channels, device=values_BCHW.device, dtype=values_BCHW.dtype)[:, :, None, None]
-    return deform_conv2d(values_BCHW, offsets_B2HW.to(values_BCHW.dtype), eye)
+    return _sampled(values_BCHW, offsets_B2HW, eye, None, (0, 0))
+
+
+def _sampled(values: Tensor, offsets: Tensor, weight: Tensor, bias: Tensor | None, padding: Any) -> Tensor:
+    """``deform_conv2d`` in fp32: it knows no half precision on a CPU, and places need more than its three digits."""
+    with torch.autocast(values.device.type, enabled=False):
+        bias = None if bias is None else bias.float()
+        return deform_conv2d(values.float(), offsets.float(), weight.float(), bias, padding=padding)
 
 
 def inside(offsets_B2HW: Tensor) -> Tensor:

@@ -28,6 +28,7 @@ ALLOWED: dict[str, set[str]] = {
     "engine": BELOW_ENGINE,
     "evaluation": BELOW_ENGINE,
     "scores": BELOW_ENGINE | {"evaluation"},
+    "testing": BELOW_ENGINE | {"engine"},
 }
 PUBLIC = set(visionllm.__all__)
 HOMES = {name: home.split(".")[1] for name, home in visionllm._HOMES.items()}

@@ -146,7 +146,8 @@ class Batch:
     def device(self) -> torch.device:
         return self.input_ids.device
 
-    def to(self, device: torch.device | str) -> Batch:
+    def to(self, device: torch.device | str, dtype: torch.dtype | None = None) -> Batch:
+        """On a device; tiles in the type of the vision tower that reads them."""
         return replace(
             self,
             input_ids=self.input_ids.to(device),
@@ -154,7 +155,7 @@ class Batch:
             branch=self.branch.to(device),
             position_ids=self.position_ids.to(device),
             labels=self.labels.to(device),
-            tiles=None if self.tiles is None else self.tiles.to(device),
+            tiles=None if self.tiles is None else self.tiles.to(device, dtype),
             order=self.order.to(device),
             marks=None if self.marks is None else self.marks.to(device),
             sights=None if self.sights is None else self.sights.to(device),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import cv2
 import numpy as np
 
@@ -10,6 +12,7 @@ from visionllm.core.sample import Edit, Picture, PictureTarget, Record, Sample, 
 from visionllm.datasets.asking import ASKERS, Asker, register_asker
 from visionllm.datasets.formats.reader import Wording
 
+_ARTICLE = re.compile(r"^an? ", re.IGNORECASE)
 MOST_OFF = 3  # small pixels
 
 
@@ -124,8 +127,8 @@ def _edited(record: Record, edit: Edit) -> Sample:
 
 
 def _phrase(caption: str) -> str:
-    """A caption as it stands in the middle of a question: "A red car." is "a red car"."""
-    words = caption.strip().rstrip(".")
+    """A caption as a phrase: "A red car." is "red car"."""
+    words = _ARTICLE.sub("", caption.strip().rstrip("."))
     # Only a plain word was capital for its place: "TV on a table" stays.
     return words[:1].lower() + words[1:] if words[1:2].islower() or words[1:2] == " " else words
 

@@ -17,6 +17,7 @@ from visionllm.routing.wording import Templates, load_templates
 
 # Share of lists in which no name has a quantifier. Drawn a name at a time, a long list would never be without one, and
 # that is how people write long lists.
+_VOWELS = frozenset("aeiou")
 _BARE = 0.4
 # Between questions asked in one breath; the first stands between their replies.
 _BREATHS = ("; ", "; ", ", then ", ". ", " and ", ", and ", "\n")
@@ -216,7 +217,8 @@ def _quantified(phrase: str, templates: Templates, rng: np.random.Generator) -> 
     # "tree left of the bus": the word before the first that relates it to others tells the number.
     noun = _RELATION.split(phrase, maxsplit=1)[0]
     number = "plural" if noun.endswith("s") and not noun.endswith("ss") else "singular"
-    return _pick(templates.quantifiers[number], rng) + phrase
+    before = _pick(templates.quantifiers[number], rng)
+    return ("an " if before == "a " and phrase[:1].lower() in _VOWELS else before) + phrase
 
 
 def _apart(turn: Turn) -> str:

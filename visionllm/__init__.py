@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from visionllm.model import VisionLLM
     from visionllm.processor import Processor
     from visionllm.routing.render import render_question
+    from visionllm.scaffold import new_decoder
     from visionllm.scores import score
     from visionllm.testing.report import check_decoder
 
@@ -47,6 +48,7 @@ __all__ = [
     "describe",
     "evaluate",
     "load_config",
+    "new_decoder",
     "open_dataset",
     "render_question",
     "score",
@@ -71,6 +73,7 @@ _HOMES = {
     "describe": "visionllm.engine",
     "evaluate": "visionllm.evaluation",
     "load_config": "visionllm.engine",
+    "new_decoder": "visionllm.scaffold",
     "open_dataset": "visionllm.datasets.catalog",
     "render_question": "visionllm.routing.render",
     "score": "visionllm.scores",

@@ -1,4 +1,4 @@
-"""The command line: train, eval, score, ask, check-decoder, data. Options are few; everything else is a key of a config."""
+"""The command line. Options are few; everything else is a key of a config."""
 
 from __future__ import annotations
 
@@ -133,6 +133,18 @@ def score(
 
     vision = VisionLLM.from_pretrained(model, device=device)
     typer.echo(run(vision, card, out, data_root=data_root, progress=_named_progress))
+
+
+@app.command()
+def new_decoder(
+    name: Annotated[str, typer.Argument(help="Of the decoder and its task, such as depth.")],
+    out: Annotated[Path | None, typer.Option(help="Folder to write; visionllm-NAME by default.")] = None,
+) -> None:
+    """Write a small decoder package that installs, trains and answers, to be changed into yours."""
+    from visionllm import new_decoder as write
+
+    folder = write(name, out)
+    typer.echo(f"{folder}: pip install -e {folder}, then visionllm check-decoder {name}")
 
 
 @app.command()

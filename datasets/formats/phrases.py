@@ -50,6 +50,7 @@ _PLACES = (
     " on grass", " on a road", " on a table", " on grass", " on a road", " on a table", " in the rain", " at night",
     " in a room", " by the sea", " on a hill", " in the sky", " under a tree", " in winter",
 )  # fmt: skip
+_MOODS = ("night", "day", "winter", "summer", "rain", "a painting", "dawn", "a sketch")
 _TASKS = 1  # stream of random numbers that draws the tasks
 
 
@@ -141,9 +142,9 @@ class PhrasesReader:
         one that is told a single phrase."""
         if task.told:
             return Turn(task=task.name, phrases=phrases[:1])
-        if not task.pictures:
-            # What is to be drawn is told in one go, and holds "and" as lists do.
-            return Turn(task=task.name, phrases=(caption(rng, phrases),))
+        if task.says != "things":
+            # Told in one go, with "and" in it as in lists.
+            return Turn(task=task.name, phrases=(_SAID[task.says](rng, phrases),))
         if task.parts_token is None:
             if self._split.expressions and rng.random() < self._split.expressions:
                 phrases = self._expressions(rng)
@@ -284,16 +285,36 @@ def expression(rng: np.random.Generator) -> str:
 
 
 def caption(rng: np.random.Generator, names: Sequence[str]) -> str:
-    """One or two of the names as what a picture shows, drawn from ``rng``: "a pale toga left of a lynx on a table"."""
+    """One or two of the names as what a picture shows, drawn from ``rng``: "pale toga left of a lynx on a table"."""
 
     def told(name: str) -> str:
-        words = f"{_adjective(rng)} {name}" if rng.random() < 0.5 else name
-        return ("an " if words[0] in "aeiou" else "a ") + words
+        return f"{_adjective(rng)} {name}" if rng.random() < 0.5 else name
 
     words = told(names[0])
     if len(names) > 1 and rng.random() < 0.6:
-        words += f" {'and' if rng.random() < 0.3 else _pick(rng, _RELATIONS)} {told(names[1])}"
+        other = told(names[1])
+        between = "and" if rng.random() < 0.3 else _pick(rng, _RELATIONS)
+        words += f" {between} {'an' if other[0] in 'aeiou' else 'a'} {other}"
     return words + (_pick(rng, _PLACES) if rng.random() < 0.45 else "")
+
+
+def change(rng: np.random.Generator, names: Sequence[str]) -> str:
+    """A change of a picture in which some of the names occur, drawn from ``rng``: "add a pale toga"."""
+    one, other = names[0], names[-1]
+    other = f"{_adjective(rng)} {other}" if rng.random() < 0.4 else other
+    article = "an" if other[0] in "aeiou" else "a"
+    wordings = (
+        f"remove the {one}", f"delete the {one}", f"add {article} {other}", f"make the {one} {_adjective(rng)}",
+        f"paint the {one} {_adjective(rng)}", f"replace the {one} with {article} {other}",
+        f"turn the {one} into {article} {other}", f"move the {one} to the {_pick(rng, ('left', 'right'))}",
+        f"put {article} {other} {_pick(rng, _RELATIONS)} the {one}", f"make it {_pick(rng, _MOODS)}",
+        f"turn {_pick(rng, _MOODS)} into {_pick(rng, _MOODS)}",
+    )  # fmt: skip
+    return _pick(rng, wordings)
+
+
+# What a phrase of a task says -> how one is invented.
+_SAID = {"picture": caption, "change": change}
 
 
 def _thing(rng: np.random.Generator) -> str:

@@ -15,6 +15,7 @@ GENERATION = register_task(
         metric="images",
         loss_weights={"noise": 1.0},
         pictures=0,
+        says="picture",
     )
 )
 EDITING = register_task(
@@ -27,5 +28,6 @@ EDITING = register_task(
         templates="editing.yaml",
         metric="images",
         loss_weights={"noise": 1.0},
+        says="change",
     )
 )

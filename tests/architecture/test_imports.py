@@ -28,6 +28,7 @@ ALLOWED: dict[str, set[str]] = {
     "engine": BELOW_ENGINE,
     "evaluation": BELOW_ENGINE,
     "scores": BELOW_ENGINE | {"evaluation"},
+    "scaffold": {"core", "decoders"},
     "testing": BELOW_ENGINE | {"engine"},
 }
 PUBLIC = set(visionllm.__all__)

@@ -1,4 +1,4 @@
-"""What every registered decoder owes: the conformance kit on our own, in all their variants, and on installed plugins."""
+"""What every decoder owes: the conformance kit on our own in all their variants, and on installed plugins."""
 
 from __future__ import annotations
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 from visionllm.core.registry import Registry
 
@@ -40,6 +41,8 @@ class Task:
         told: what is found is told to the language model, which only then says its answer. Its results have
             ``boxes_xyxy`` and ``scores``.
         pictures: least number of pictures that it is about; 0 for what is made from words alone.
+        says: what a phrase of it says: the ``things`` that are meant, the ``picture`` that is to be made, or the
+            ``change`` of one. A change keeps its verb; neither of the others has an article in front.
     """
 
     name: str
@@ -52,6 +55,7 @@ class Task:
     loss_weights: dict[str, float]
     told: bool = False
     pictures: int = 1
+    says: Literal["things", "picture", "change"] = "things"
 
     @property
     def parts_token(self) -> Token | None:
@@ -64,5 +68,14 @@ TASKS: Registry[Task] = Registry("task", group=PLUGINS, builtin=PLUGINS)
 
 
 def register_task(task: Task) -> Task:
-    """Make a task known under its name."""
+    """Make a task known under its name.
+
+    Raises:
+        ValueError: another task has its name, or one of its tokens.
+    """
+    own = {token.text for token in task.tokens}
+    for other in TASKS.held().values():
+        shared = own & {token.text for token in other.tokens} if other.name != task.name else set()
+        if shared:
+            raise ValueError(f"token {min(shared)} of task {task.name!r} is that of task {other.name!r}")
     return TASKS.add(task.name, task)

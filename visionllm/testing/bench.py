@@ -80,7 +80,7 @@ def case_of(name: str) -> Case:
     make = getattr(sys.modules[cls.__module__], "contract_case", None)
     if make is None:
         raise ConfigError(
-            f"decoder {name!r}: {cls.__module__} has no contract_case(); add one beside the class (docs/write_a_decoder.md)"
+            f"decoder {name!r}: {cls.__module__} has no contract_case(); add one beside the class (docs/plugin.md)"
         )
     made = make()
     return Case(config=made.config, sample=made.sample, options=made.options)
@@ -182,6 +182,8 @@ def numbers_of(result: Any) -> np.ndarray:
 
 
 def same(one: Any, other: Any) -> bool:
-    """Whether two results agree to a rounding."""
+    """Whether two results agree to a rounding: of pictures to a step of their pixels, else to a ten thousandth of the
+    largest number."""
     a, b = numbers_of(one), numbers_of(other)
-    return a.shape == b.shape and bool(np.allclose(a, b, atol=1e-2, rtol=1e-4))
+    step = 1e-2 if isinstance(one, Images) else 1e-4 * max(1.0, float(np.abs(a).max(initial=0.0)))
+    return a.shape == b.shape and bool(np.allclose(a, b, atol=step, rtol=1e-4))

@@ -77,7 +77,8 @@ def case_of(name: str) -> Case:
         ConfigError: it brings none.
     """
     cls = DECODERS[name]
-    make = getattr(sys.modules[cls.__module__], "contract_case", None)
+    modules = (cls.__module__, cls.__module__.partition(".")[0])  # beside the class, or in its package
+    make = next(filter(None, (getattr(sys.modules[name], "contract_case", None) for name in modules)), None)
     if make is None:
         raise ConfigError(
             f"decoder {name!r}: {cls.__module__} has no contract_case(); add one beside the class (docs/plugin.md)"

@@ -30,7 +30,8 @@ class _Model:
     sideways: bool = False
 
 
-# The smaller of two things is drawn larger against the other than it is: both are to be seen well.
+# The smaller of two things is drawn larger against the other than it is: both are to be seen well. Nothing is among them
+# whose colour is that of a part of it.
 _LIVING = {
     "person": _Model(riders.person, 0.9, 2.0, 0.5), "dog": _Model(animals.dog, 1.5, 1.2, 0.34),
     "horse": _Model(animals.horse, 2.8, 2.3, 0.44), "cow": _Model(animals.cow, 2.8, 1.9, 0.42),
@@ -41,7 +42,6 @@ _LIVING = {
 _TRAFFIC = {
     "car": _Model(vehicles.car, 4.8, 1.9, 0.44, sideways=True),
     "van": _Model(vehicles.van, 5.5, 2.6, 0.44, sideways=True),
-    "truck": _Model(vehicles.truck, 8.1, 3.5, 0.48, sideways=True),
     "bus": _Model(vehicles.bus, 10.4, 3.7, 0.5, sideways=True),
     "fire hydrant": _Model(outdoors.fire_hydrant, 0.6, 1.1, 0.34),
     "trash bin": _Model(outdoors.trash_bin, 0.7, 1.3, 0.36),
@@ -117,22 +117,19 @@ def _backdrop(stage: Stage, ground: str, level: float, rng: random.Random) -> Ba
         top: RGB = jitter(rng, rng.choice(((168, 120, 76), (120, 80, 50), (206, 180, 140))), 8)
         drop.fill("wall", np.array([(0, 0), (w, 0), (w, level), (0, level)]), wall)
         drop.image[:] = wall
-        drop.fill("table", low, top, kind="wood")
+        drop.fill("table", low, top)
         drop.marks([low * (1, 0) + np.array([(0, level), (0, level), (0, level + 0.03 * h), (0, level + 0.03 * h)])],
                    shade(top, 0.6))  # fmt: skip
     else:
         sky = jitter(rng, rng.choice(((92, 150, 220), (130, 170, 214))), 8)
         drop.sky(sky, mix(sky, (226, 228, 230), 0.8), level)
         grass = jitter(rng, rng.choice(((98, 140, 60), (120, 150, 70), (84, 124, 58))), 8)
-        if ground == "grass":
-            drop.fill("grass", low, grass, kind="grass")
-        else:
-            drop.fill("grass", low, grass)
+        drop.fill("grass", low, grass)
+        if ground == "road":
             asphalt = np.array([(0, level + 0.06 * h), (w, level + 0.06 * h), (w, h), (0, h)])
-            drop.fill("road", asphalt, jitter(rng, (104, 106, 112), 8), kind="asphalt")
+            drop.fill("road", asphalt, jitter(rng, (104, 106, 112), 8))
             y = level + 0.3 * h
             dashes = [np.array([(x, y), (x + 0.12 * w, y), (x + 0.12 * w, y + 0.02 * h), (x, y + 0.02 * h)])
                       for x in np.arange(rng.uniform(-0.2, 0.0) * w, w, 0.25 * w)]  # fmt: skip
             drop.marks(dashes, (226, 226, 220))
-    drop.add_textures()
     return drop

@@ -30,8 +30,8 @@ class _Model:
     sideways: bool = False
 
 
-# The smaller of two things is drawn larger against the other than it is: both are to be seen well. Nothing is among them
-# whose colour is that of a part of it.
+# The smaller of two things is drawn larger against the other than it is: both are to be seen well. Nothing is among
+# them whose colour is that of a part of it.
 _LIVING = {
     "person": _Model(riders.person, 0.9, 2.0, 0.5), "dog": _Model(animals.dog, 1.5, 1.2, 0.34),
     "horse": _Model(animals.horse, 2.8, 2.3, 0.44), "cow": _Model(animals.cow, 2.8, 1.9, 0.42),

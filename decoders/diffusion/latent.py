@@ -160,8 +160,8 @@ class LatentDiffusion(nn.Module):
         return latents * self.vae.config.scaling_factor if scaled else latents  # type: ignore[union-attr, operator]
 
     def reconstruction(self, pixels_B3HW: Tensor) -> Tensor:
-        """(B,) how far the autoencoder's pictures are from these: absolute and squared differences of pixels, for a thing
-        of the wrong colour is worse than many soft edges, and a little of the divergence from unit normal latents
+        """(B,) how far the autoencoder's pictures are from these: absolute and squared differences of pixels, for a
+        thing of the wrong colour is worse than many soft edges, and a little of the divergence from unit normal latents
         (Rombach et al. 2022, "High-resolution image synthesis with latent diffusion models", without its critic)."""
         assert self.vae is not None
         posterior = self.vae.encode(pixels_B3HW).latent_dist  # type: ignore[operator]

@@ -51,7 +51,7 @@ def ask(
     for name, decoder in vision.decoders.items():
         if "progress" in type(decoder).Options.model_fields:
             options.setdefault(name, {}).setdefault("progress", _steps)
-    asked = [(image, prompt, regions) for image in images] or [(None, prompt, regions)]
+    asked: list[Any] = [(image, prompt, regions) for image in images] or [(None, prompt, regions)]
     answers = vision.ask_many(asked, options=options)
     if json_out:
         values = [answer.to_dict() for answer in answers]

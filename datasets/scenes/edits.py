@@ -128,8 +128,8 @@ def draw_edits(seed: int, *, size: tuple[int, int] = (320, 240), world: str | No
         shift = _room(labelled[number], stage, rng)
         if shift is None:
             continue
-        there = _as(labelled[number], _shifted(labelled[number].sprite, shift))
-        gone = drawn(_with(things, labelled[number], there))
+        aside = _as(labelled[number], _shifted(labelled[number].sprite, shift))
+        gone = drawn(_with(things, labelled[number], aside))
         if gone.objects[number].visible < _SEEN:  # behind something else
             continue
         way = "right" if shift > 0 else "left"

@@ -45,8 +45,8 @@ def develop(image: np.ndarray, rng: random.Random, mood: int | None = None, *, c
     """Mood, a gradient of light, blur, grain, compression; returns a new picture. ``mood`` is ``DAY``, ``NIGHT``, or
     what chance says; a calm picture is taken by day, and by a perfect camera."""
     if calm:
-        gains = np.asarray(_MOODS[mood or DAY][0])
-        return cv2.LUT(image, np.clip(np.arange(256)[:, None] * gains, 0, 255).astype(np.uint8)[None])
+        by_channel = np.arange(256)[:, None] * np.asarray(_MOODS[mood or DAY][0])
+        return cv2.LUT(image, np.clip(by_channel, 0, 255).astype(np.uint8)[None])
     drawn = rng.choices(_MOODS, [one[2] for one in _MOODS])[0]
     gains, gamma, _ = drawn if mood is None else _MOODS[mood]
     gain = rng.uniform(0.85, 1.1)

@@ -110,15 +110,17 @@ class ShowsMetric:
             picture = _enlarged(picture)
             found = self._judge(picture, names)
         for name, colour in shows.things:
-            own = found.of(name) if found is not None else ()
-            best = int(own.scores.argmax()) if found is not None and len(own) else None
-            where.append(
-                None if best is None or picture is None else own.boxes_xyxy[best] / (*picture.size, *picture.size)
-            )
-            right["objects"].append(best is not None)
+            own = None if found is None else found.of(name)
+            if own is None or picture is None or not len(own):
+                where.append(None)
+                right["objects"].append(False)
+                right["colours"] += [False] * (colour is not None)
+                continue
+            best = int(own.scores.argmax())
+            where.append(own.boxes_xyxy[best] / (*picture.size, *picture.size))
+            right["objects"].append(True)
             if colour is not None:
-                pixels = None if best is None or picture is None else picture.pixels[own.masks[best].dense()]
-                right["colours"].append(pixels is not None and has_colour(pixels, colour))
+                right["colours"].append(has_colour(picture.pixels[own.masks[best].dense()], colour))
         for i, relation, j in shows.relations:
             first, second = where[i], where[j]
             right["relations"].append(first is not None and second is not None and lies(first, relation, second))

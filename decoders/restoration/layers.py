@@ -45,10 +45,11 @@ def moved(values_BCHW: Tensor, offsets_B2HW: Tensor) -> Tensor:
 
 
 def _sampled(values: Tensor, offsets: Tensor, weight: Tensor, bias: Tensor | None, padding: Any) -> Tensor:
-    """``deform_conv2d`` in fp32: it knows no half precision on a CPU, and places need more than its three digits."""
+    """``deform_conv2d`` in fp32 at least: it knows no half precision on a CPU, and places need more than its digits."""
+    exact = torch.promote_types(values.dtype, torch.float32)
     with torch.autocast(values.device.type, enabled=False):
-        bias = None if bias is None else bias.float()
-        return deform_conv2d(values.float(), offsets.float(), weight.float(), bias, padding=padding)
+        bias = None if bias is None else bias.to(exact)
+        return deform_conv2d(values.to(exact), offsets.to(exact), weight.to(exact), bias, padding=padding)
 
 
 def inside(offsets_B2HW: Tensor) -> Tensor:

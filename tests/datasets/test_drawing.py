@@ -37,7 +37,13 @@ def test_a_scene_is_asked_for_by_its_caption() -> None:
 
 @pytest.mark.parametrize(
     ("caption", "phrase"),
-    [("A red car.", "a red car"), ("Two dogs", "two dogs"), ("TV on a table.", "TV on a table"), (" x ", "x")],
+    [
+        ("A red car.", "red car"),
+        ("an owl", "owl"),
+        ("Two dogs", "two dogs"),
+        ("TV on a table.", "TV on a table"),
+        (" x ", "x"),
+    ],
 )
 def test_captions_stand_within_a_question(caption: str, phrase: str) -> None:
     assert _phrase(caption) == phrase

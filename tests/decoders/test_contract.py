@@ -136,3 +136,21 @@ def test_two_hundred_phrases(bench: Bench) -> None:
     assert all(bool(torch.isfinite(value)) for value in made.loss().values())
     made.decoder.eval()
     assert len(made.predict()) == 200
+
+
+def test_normalised_boxes_are_seen(
+    tiny_network: Make, tiny_diffusion: Make, boxed: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A fault that the kit must find; those of a decoder without boxes are planted in tests/testing."""
+    bench = Bench("objects", own_case("objects", tiny_network, tiny_diffusion, boxed))
+    assert run("original-pixels", bench).error is None
+    whole = DECODERS["objects"].predict
+
+    def normalised(self: Any, *arguments: Any) -> list[Any]:
+        return [
+            replace(found, boxes_xyxy=(found.boxes_xyxy / (*found.size, *found.size)).astype(np.float32))
+            for found in whole(self, *arguments)
+        ]
+
+    monkeypatch.setattr(DECODERS["objects"], "predict", normalised)
+    assert "normalised" in (run("original-pixels", bench).error or "")

@@ -35,9 +35,9 @@ def install(place: Path, folder: Path) -> None:
 
 
 def own_tests(place: Path, folder: Path) -> str:
-    """Run a plugin's tests; the pytest plugin of the kit comes with visionllm."""
+    """Run a plugin's tests; the pytest plugin of the kit comes with the installation of visionllm."""
     path = os.pathsep.join(filter(None, (str(place / "site"), os.environ.get("PYTHONPATH"))))
-    tests = [sys.executable, "-m", "pytest", "-q", "-p", "visionllm.testing.plugin", "-p", "no:cacheprovider", "tests"]
+    tests = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "tests"]
     done = subprocess.run(tests, cwd=folder, env={**os.environ, "PYTHONPATH": path}, capture_output=True,
                           text=True, check=False)  # fmt: skip
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-500:]

@@ -6,11 +6,8 @@ import importlib
 import json
 import sys
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import pytest
 
 from visionllm import check_decoder, new_decoder
@@ -20,8 +17,7 @@ from visionllm.core.task import TASKS
 from visionllm.datasets.asking import ASKERS
 from visionllm.decoders import DECODERS
 from visionllm.metrics import METRICS
-from visionllm.testing import CHECKS, Bench
-from visionllm.testing.report import run
+from visionllm.testing import CHECKS
 
 REGISTRIES = (TASKS, DECODERS, RESULT_TYPES, METRICS, ASKERS)
 # What is changed in the package that new-decoder writes, and the checks that must see it.
@@ -109,33 +105,6 @@ def test_a_planted_fault_is_seen(write: Callable[..., str], fault: str) -> None:
     assert checks <= failed, (failed, report.lines())
     assert not report.passed
     assert all("\n" not in (outcome.error or "") for outcome in report.outcomes)
-
-
-def test_normalised_boxes_are_seen(tiny_network: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:
-    from tests.decoders.test_contract import own_case
-
-    case = own_case("objects", tiny_network, lambda *_: None, _boxed)
-    bench = Bench("objects", case)
-    assert run("original-pixels", bench).error is None
-    whole = DECODERS["objects"].predict
-
-    def normalised(self: Any, *arguments: Any) -> list[Any]:
-        return [
-            replace(found, boxes_xyxy=(found.boxes_xyxy / (*found.size, *found.size)).astype(np.float32))
-            for found in whole(self, *arguments)
-        ]
-
-    monkeypatch.setattr(DECODERS["objects"], "predict", normalised)
-    assert "normalised" in (run("original-pixels", bench).error or "")
-
-
-def _boxed(phrases: tuple[str, ...], boxes: tuple[Any, ...], size: tuple[int, int], seed: int) -> Any:
-    from visionllm.core.sample import BoxTarget, Sample, Turn
-    from visionllm.testing.small import noise
-
-    table = np.array(boxes, np.float32).reshape(-1, 5)
-    target = BoxTarget(boxes_xyxy=table[:, 1:], phrase=table[:, 0].astype(np.int64))
-    return Sample(pictures=(noise(*size, seed=seed),), turns=(Turn(task="detection", phrases=phrases, target=target),))
 
 
 def test_what_is_not_there_is_said(write: Callable[..., str], tmp_path: Path) -> None:

@@ -61,6 +61,10 @@ class Vocabulary:
             raise CheckpointError(f"{path}: not a tokenizer ({error})") from None
         return cls(tokenizer, tasks)
 
+    def of(self, tasks: Iterable[Task]) -> Vocabulary:
+        """The same tokens for other tasks."""
+        return Vocabulary(Tokenizer.from_str(self._full.to_str()), tasks)
+
     def save(self, folder: Path) -> None:
         (folder / FILE).write_text(self._full.to_str(pretty=False), encoding="utf-8")
 

@@ -24,9 +24,10 @@ def main(
     longest: Annotated[list[int] | None, typer.Option(help="Longer sides of the pictures to try.")] = None,
     limit: Annotated[int, typer.Option(help="Training pictures of each data set.")] = 100,
     overlap: Annotated[float, typer.Option(help="IoU above which the weaker of two boxes is dropped.")] = 0.6,
+    without: Annotated[list[str] | None, typer.Option(help="Decoders that are left out.")] = None,
     data_root: Path | None = None,
 ) -> None:
-    model = VisionLLM.from_pretrained(checkpoint)
+    model = VisionLLM.from_pretrained(checkpoint).without(*without or ())
     exhaustive = [name for name in MIXTURE if open_dataset(name, "train", data_root).wording.negatives]
     best = (-1.0, 0, 0.0, 0.0)
     for side in longest or [320]:

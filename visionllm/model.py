@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Collection, Mapping, Sequence
+from copy import deepcopy
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -206,6 +207,25 @@ class VisionLLM(Answering, PreTrainedModel):
         self.decoders[decoder] = fresh.to(self.mllm.net.device).train(old.training)
         self.config.decoders = {**self.config.decoders, decoder: merged}
         self.processor.pixels |= {f"{decoder}/{role}": spec for role, spec in fresh.pixels.items()}
+
+    def without(self, *decoders: str) -> VisionLLM:
+        """A copy that lacks some decoders, their tasks and their link queries. Their tokens stay in the vocabulary, and
+        nothing may write them.
+
+        Raises:
+            UnknownNameError: there is no such decoder.
+        """
+        gone = {name: self._decoder(name) for name in decoders}
+        config = deepcopy(self.config)
+        config.decoders = {
+            name: decoder.described(self.config.decoders[name])
+            for name, decoder in self._decoders()
+            if name not in gone
+        }
+        other = VisionLLM(config, self.vocabulary.of)
+        kept = other.state_dict().keys()
+        other.load_state_dict({name: value for name, value in self.state_dict().items() if name in kept})
+        return other.to(self.mllm.net.device).train(self.training)
 
     def _decoder(self, name: str) -> Decoder:
         if name not in self.decoders:

@@ -13,7 +13,14 @@ import torch
 from PIL import Image
 
 from visionllm import Sample, VisionLLM
-from visionllm.core.errors import Cancelled, CheckpointError, ConfigError, PictureError, PromptError
+from visionllm.core.errors import (
+    Cancelled,
+    CheckpointError,
+    ConfigError,
+    PictureError,
+    PromptError,
+    UnknownNameError,
+)
 from visionllm.core.images import Images, Recipe
 from visionllm.core.sample import Picture, PictureTarget, Turn
 from visionllm.decoders import Context
@@ -207,6 +214,28 @@ def test_what_else_is_loaded_changes_no_word_and_no_box(tiny_diffusion: Make, ro
         np.testing.assert_array_equal(one.detections.boxes_xyxy, other.detections.boxes_xyxy)
         np.testing.assert_array_equal(one.detections.scores, other.detections.scores)
     assert with_more.generate(None, ["a red car"]).images.pictures[0].size == (16, 16)
+
+
+def test_a_decoder_is_left_out(drawer: VisionLLM, picture: Make, tmp_path: Path) -> None:
+    """What is left does what it did, on disk too, and nobody writes the token."""
+    source = picture(80, 60)
+    left = drawer.without("editing", "generation")
+    assert list(left.decoders) == ["objects"]
+    assert list(drawer.decoders) == ["objects", "generation", "editing"]
+    left.save_pretrained(tmp_path)
+    names = {name for name in VisionLLM.from_pretrained(tmp_path).state_dict() if "GEN" in name or "generation" in name}
+    assert not names
+    for one in (left, VisionLLM.from_pretrained(tmp_path)):
+        found, before = (model.detect(source, ["car"]).detections for model in (one, drawer))
+        np.testing.assert_array_equal(found.boxes_xyxy, before.boxes_xyxy)
+        kept = [task.name for task in one.tasks]
+        assert (
+            one.ask(source, "what?", max_new_tokens=8).text
+            == drawer.ask(source, "what?", max_new_tokens=8, allow=kept).text
+        )
+        assert drawer.vocabulary.control("[GEN]") in one.vocabulary.banned()
+    with pytest.raises(UnknownNameError, match="no decoder 'painter'"):
+        drawer.without("painter")
 
 
 def sample_of(phrase: str, colour: tuple[int, int, int]) -> Sample:

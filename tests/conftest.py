@@ -55,23 +55,9 @@ def tiny_network() -> Callable[..., dict[str, Any]]:
 @pytest.fixture(scope="session")
 def tiny_diffusion() -> Callable[..., dict[str, Any]]:
     """Keys of the smallest UNet and autoencoder: latents half as large as pictures."""
+    from visionllm.testing.small import tiny_diffusion
 
-    def make(reads: int = 1, vae: bool = True, **scheduler: Any) -> dict[str, Any]:
-        channels = 4 if vae else 3
-        unet = {
-            "sample_size": 8, "in_channels": reads * channels, "out_channels": channels, "block_out_channels": [8, 16],
-            "norm_num_groups": 4, "layers_per_block": 1, "cross_attention_dim": 16, "attention_head_dim": 4,
-            "down_block_types": ["CrossAttnDownBlock2D", "DownBlock2D"],
-            "up_block_types": ["UpBlock2D", "CrossAttnUpBlock2D"],
-        }  # fmt: skip
-        made = {
-            "block_out_channels": [8, 8], "latent_channels": 4, "norm_num_groups": 4, "layers_per_block": 1,
-            "down_block_types": ["DownEncoderBlock2D"] * 2, "up_block_types": ["UpDecoderBlock2D"] * 2,
-            "sample_size": 16,
-        }  # fmt: skip
-        return {"unet": unet, "vae": made if vae else None, "scheduler": scheduler}
-
-    return make
+    return tiny_diffusion
 
 
 @pytest.fixture(scope="session")
@@ -116,26 +102,11 @@ def picture() -> Callable[..., Any]:
 
 
 @pytest.fixture(scope="session")
-def boxed(picture: Callable[..., Any]) -> Callable[..., Any]:
+def boxed() -> Callable[..., Any]:
     """A training sample of the detection task; ``boxes`` are (phrase, x1, y1, x2, y2)."""
+    from visionllm.testing.small import boxed
 
-    def make(
-        phrases: tuple[str, ...] = ("car", "dog"),
-        boxes: tuple[tuple[float, ...], ...] = ((0, 5, 5, 40, 30), (0, 30, 20, 70, 55), (1, 10, 30, 30, 50)),
-        size: tuple[int, int] = (80, 60),
-        seed: int = 0,
-        question: str | None = None,
-    ) -> Any:
-        import numpy as np
-
-        from visionllm.core.sample import BoxTarget, Sample, Turn
-
-        table = np.array(boxes, np.float32).reshape(-1, 5)
-        target = BoxTarget(boxes_xyxy=table[:, 1:], phrase=table[:, 0].astype(np.int64))
-        turn = Turn(task="detection", phrases=phrases, target=target, question=question)
-        return Sample(pictures=(picture(*size, seed=seed),), turns=(turn,))
-
-    return make
+    return boxed
 
 
 @pytest.fixture

@@ -13,7 +13,7 @@ import pytest
 from visionllm import Box, Point, VisionLLM
 from visionllm.core.sample import Sample, Turn
 
-LARGEST = 45_000_000  # bytes, all files together
+LARGEST = 30_000_000  # bytes, all files together
 STREET, PROMPT = "examples/street.jpg", "detect all cars"
 SURE = {"objects": {"threshold": 0.0, "max_boxes": 1}}
 
@@ -188,13 +188,3 @@ def test_no_task_is_allowed_so_nothing_routes(embedded: VisionLLM, street: Path)
         answer = embedded(street, prompt, allow=[], max_new_tokens=24)
         assert answer.trace.routed == ()
         assert not answer.links
-
-
-def test_a_picture_is_sharpened(embedded: VisionLLM, street: Path) -> None:
-    """More pixels of the same picture: shrunk again it is what it was."""
-    answer = embedded.upscale(street, ["picture"])
-    (large,) = answer.images.pictures
-    before = answer.pictures[0].pixels
-    assert large.size == tuple(2 * side for side in answer.pictures[0].size)
-    again = large.pixels.reshape(before.shape[0], 2, before.shape[1], 2, 3).mean((1, 3))
-    assert float(np.abs(again - before).mean()) < 4

@@ -110,8 +110,9 @@ def test_a_planted_fault_is_seen(write: Callable[..., str], fault: str) -> None:
 def test_what_is_not_there_is_said(write: Callable[..., str], tmp_path: Path) -> None:
     with pytest.raises(UnknownNameError, match="no decoder 'nothing'"):
         check_decoder("nothing")
-    with pytest.raises(ConfigError, match=r"'restoration': .* has no contract_case\(\)"):
-        check_decoder("restoration")
+    name = write("def contract_case()", "def another_case()")
+    with pytest.raises(ConfigError, match=rf"'{name}': .* has no contract_case\(\)"):
+        check_decoder(name)
     name = write()
     with pytest.raises(UnknownNameError, match="did you mean 'losses'"):
         check_decoder(name, only=["loses"])

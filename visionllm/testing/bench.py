@@ -78,8 +78,12 @@ def case_of(name: str) -> Case:
     """
     cls = DECODERS[name]
     modules = (cls.__module__, cls.__module__.partition(".")[0])  # beside the class, or in its package
-    make = next(filter(None, (getattr(sys.modules[name], "contract_case", None) for name in modules)), None)
+    make = next(filter(None, (getattr(sys.modules[one], "contract_case", None) for one in modules)), None)
     if make is None:
+        from visionllm.testing.own import VARIANTS
+
+        if name in VARIANTS:
+            return VARIANTS[name]()
         raise ConfigError(
             f"decoder {name!r}: {cls.__module__} has no contract_case(); add one beside the class (docs/plugin.md)"
         )

@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 
 from visionllm.core.resources import config_folder
-from visionllm.core.sample import Picture
+from visionllm.core.sample import BoxTarget, Picture, Sample, Turn
 
 
 def tiny_network(kind: str = "mm-grounding-dino", **changes: Any) -> dict[str, Any]:
@@ -49,3 +49,34 @@ def noise(width: int = 80, height: int = 60, seed: int = 0) -> Picture:
     """A picture of smooth noise."""
     coarse = np.random.default_rng(seed).integers(0, 256, (6, 8, 3), dtype=np.uint8)
     return Picture(pixels=cv2.resize(coarse, (width, height), interpolation=cv2.INTER_LINEAR), name=f"noise {seed}")
+
+
+def tiny_diffusion(reads: int = 1, vae: bool = True, **scheduler: Any) -> dict[str, Any]:
+    """Keys of the smallest UNet and autoencoder: latents half as large as pictures."""
+    channels = 4 if vae else 3
+    unet = {
+        "sample_size": 8, "in_channels": reads * channels, "out_channels": channels, "block_out_channels": [8, 16],
+        "norm_num_groups": 4, "layers_per_block": 1, "cross_attention_dim": 16, "attention_head_dim": 4,
+        "down_block_types": ["CrossAttnDownBlock2D", "DownBlock2D"],
+        "up_block_types": ["UpBlock2D", "CrossAttnUpBlock2D"],
+    }  # fmt: skip
+    made = {
+        "block_out_channels": [8, 8], "latent_channels": 4, "norm_num_groups": 4, "layers_per_block": 1,
+        "down_block_types": ["DownEncoderBlock2D"] * 2, "up_block_types": ["UpDecoderBlock2D"] * 2,
+        "sample_size": 16,
+    }  # fmt: skip
+    return {"unet": unet, "vae": made if vae else None, "scheduler": scheduler}
+
+
+def boxed(
+    phrases: tuple[str, ...] = ("car", "dog"),
+    boxes: tuple[tuple[float, ...], ...] = ((0, 5, 5, 40, 30), (0, 30, 20, 70, 55), (1, 10, 30, 30, 50)),
+    size: tuple[int, int] = (80, 60),
+    seed: int = 0,
+    question: str | None = None,
+) -> Sample:
+    """A training sample of boxes; ``boxes`` are (phrase, x1, y1, x2, y2)."""
+    table = np.array(boxes, np.float32).reshape(-1, 5)
+    target = BoxTarget(boxes_xyxy=table[:, 1:], phrase=table[:, 0].astype(np.int64))
+    turn = Turn(task="detection", phrases=phrases, target=target, question=question)
+    return Sample(pictures=(noise(*size, seed=seed),), turns=(turn,))

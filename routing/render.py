@@ -218,7 +218,7 @@ def _quantified(phrase: str, templates: Templates, rng: np.random.Generator) -> 
     noun = _RELATION.split(phrase, maxsplit=1)[0]
     number = "plural" if noun.endswith("s") and not noun.endswith("ss") else "singular"
     before = _pick(templates.quantifiers[number], rng)
-    return ("an " if before == "a " and phrase[:1].lower() in _VOWELS else before) + phrase
+    return before.replace("a(n)", "an" if phrase[:1].lower() in _VOWELS else "a") + phrase
 
 
 def _apart(turn: Turn) -> str:

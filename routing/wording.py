@@ -30,7 +30,8 @@ class Templates(Config):
     Args:
         groups: the first is canonical.
         branches: questions that name no phrase, for the tree layout.
-        quantifiers: words before a phrase, by number (``plural``, ``singular``); an empty string is allowed.
+        quantifiers: words before a phrase, by number (``plural``, ``singular``); an empty string is allowed, and
+            ``a(n)`` is "an" before a vowel.
         joins: (between, before the last) pairs that join the phrases of a question.
         join: joins the links of a reply.
         owns: in a question, a phrase and its parts: ``{phrase}`` and ``{parts}``; the first is canonical.

@@ -249,3 +249,11 @@ def test_what_is_to_be_drawn_is_one_phrase() -> None:
     assert any(phrase.endswith(" on grass") for (phrase,) in told)
     again = [turn.phrases for i in range(200) for turn in data.read(i).turns if turn.task == "generation"]
     assert told == again
+
+
+def test_a_change_keeps_its_verb() -> None:
+    data = open_dataset("phrases", "changed")
+    told = [turn.phrases for i in range(100) for turn in data.read(i).turns if turn.task == "editing"]
+    assert len(told) > 60
+    verbs = ("remove", "delete", "add", "make", "paint", "replace", "turn", "move", "put")
+    assert all(len(phrases) == 1 and phrases[0].startswith(verbs) for phrases in told)

@@ -227,6 +227,8 @@ class DiffusionDecoder(Decoder):
 
     def idle(self) -> Tensor:
         device = self.null.device
+        if self.latents_first:
+            return self.model.idle_autoencoder()
         side = self.model.multiple // self.model.factor
         states = self.mapper(torch.zeros_like(self.null)[None] + self.null)
         nothing = torch.zeros(1, self.reads * self.model.channels, side, side, device=device)

@@ -171,6 +171,13 @@ class LatentDiffusion(nn.Module):
         apart_B = (lost_B3HW.abs() + _SQUARES * lost_B3HW.square()).flatten(1).mean(1)
         return apart_B + _DIVERGENCE * posterior.kl().float() / latents[0].numel()
 
+    def idle_autoencoder(self) -> Tensor:
+        """A number that hangs on every weight of the autoencoder, from the smallest picture."""
+        assert self.vae is not None
+        nothing = torch.zeros(1, 3, self.multiple, self.multiple, device=next(self.vae.parameters()).device)
+        posterior = self.vae.encode(nothing).latent_dist  # type: ignore[operator]
+        return self.vae.decode(posterior.mode()).sample.sum() + posterior.logvar.sum()  # type: ignore[operator]
+
     @torch.no_grad()
     def decode(self, latents_BLhw: Tensor) -> Tensor:
         """(B, L, h, w) -> (B, 3, H, W) in [0, 1]."""

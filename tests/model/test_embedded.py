@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from visionllm import Box, Point, VisionLLM
 from visionllm.core.sample import Sample, Turn
@@ -188,3 +189,16 @@ def test_no_task_is_allowed_so_nothing_routes(embedded: VisionLLM, street: Path)
         answer = embedded(street, prompt, allow=[], max_new_tokens=24)
         assert answer.trace.routed == ()
         assert not answer.links
+
+
+def test_in_bf16_it_sees_the_same(embedded: VisionLLM, street: Path) -> None:
+    """Language model and tower in half precision, decoders in fp32: boxes and numbers hold."""
+    half = VisionLLM.from_pretrained(dtype=torch.bfloat16)
+    assert {p.dtype for p in half.mllm.parameters()} == {torch.bfloat16}
+    assert {p.dtype for p in half.decoders.parameters()} == {torch.float32}
+    one, other = (model(street, PROMPT) for model in (embedded, half))
+    assert one.text == other.text
+    assert len(one.detections) == len(other.detections)
+    assert float(np.abs(one.detections.boxes_xyxy - other.detections.boxes_xyxy).max()) < 4
+    assert half(street, "How many cars are there?").text == embedded(street, "How many cars are there?").text
+    assert len(half(street, "segment <region>", regions=[Point(280, 280)]).masks) == 1

@@ -21,8 +21,25 @@ from visionllm.metrics import METRICS
 from visionllm.metrics.bootstrap import interval
 
 
+class _Mean:
+    """A number a picture that was made, by a network's features; their mean under ``name``."""
+
+    judged_by: ClassVar[str] = "features"
+    name: ClassVar[str]
+
+    def __init__(self, categories: Sequence[str] = (), *, threshold: float | None = None, judge: str) -> None:
+        self._network = _Network(judge)
+        self._values: dict[Hashable, list[float]] = defaultdict(list)
+
+    def compute(self) -> dict[str, Any]:
+        """The mean over the pictures that were made, its 95 % interval, their number."""
+        every = [value for own in self._values.values() for value in own]
+        return {self.name: float(np.mean(every)) if every else None,
+                f"{self.name}_interval": interval(list(self._values.values())), "pictures": len(every)}  # fmt: skip
+
+
 @METRICS.register("clip_score")
-class ClipScore:
+class ClipScore(_Mean):
     """Cosine of a picture's and its words' features times 100, at least 0 (Hessel et al. 2021, "CLIPScore", without its
     factor 2.5).
 
@@ -30,24 +47,16 @@ class ClipScore:
         judge: folder or hub id of a CLIP-like model: one with ``get_image_features`` and ``get_text_features``.
     """
 
-    judged_by: ClassVar[str] = "features"
-
-    def __init__(self, categories: Sequence[str] = (), *, threshold: float | None = None, judge: str) -> None:
-        self._network = _Network(judge)
-        self._values: dict[Hashable, list[float]] = defaultdict(list)
+    name = "score"
 
     def add(self, turn: Turn, answer: Answer, *, key: Any) -> None:
         for phrase, _, made in _pairs(turn, answer):
             alike = torch.cosine_similarity(self._network.picture(made), self._network.words(phrase), dim=-1)
             self._values[key].append(max(float(alike), 0.0) * 100)
 
-    def compute(self) -> dict[str, Any]:
-        """Mean ``score`` of the pictures that were made, its 95 % interval, their number."""
-        return _mean("score", self._values)
-
 
 @METRICS.register("similarity")
-class Similarity:
+class Similarity(_Mean):
     """Cosine of the features of a picture and of the one it should have become (with DINO: Ruiz et al. 2023,
     "DreamBooth").
 
@@ -55,20 +64,12 @@ class Similarity:
         judge: folder or hub id of a model of pictures.
     """
 
-    judged_by: ClassVar[str] = "features"
-
-    def __init__(self, categories: Sequence[str] = (), *, threshold: float | None = None, judge: str) -> None:
-        self._network = _Network(judge)
-        self._values: dict[Hashable, list[float]] = defaultdict(list)
+    name = "similarity"
 
     def add(self, turn: Turn, answer: Answer, *, key: Any) -> None:
         for _, truth, made in _pairs(turn, answer):
             alike = torch.cosine_similarity(self._network.picture(made), self._network.picture(truth), dim=-1)
             self._values[key].append(float(alike))
-
-    def compute(self) -> dict[str, Any]:
-        """Mean ``similarity`` of the pictures that were made, its 95 % interval, their number."""
-        return _mean("similarity", self._values)
 
 
 @METRICS.register("frechet")
@@ -166,9 +167,3 @@ def _pairs(turn: Turn, answer: Answer) -> list[tuple[str, Picture, Picture]]:
     found = [(phrase, truth, next(iter(made.of(phrase)), None))
              for phrase, truth in zip(turn.phrases, turn.target.pictures, strict=True)]  # fmt: skip
     return [(phrase, truth, picture) for phrase, truth, picture in found if picture is not None]
-
-
-def _mean(name: str, values: dict[Hashable, list[float]]) -> dict[str, Any]:
-    every = [value for own in values.values() for value in own]
-    return {name: float(np.mean(every)) if every else None, f"{name}_interval": interval(list(values.values())),
-            "pictures": len(every)}  # fmt: skip

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 
 # A bench a decoder, made when its first check runs.
-_BENCHES: dict[str, object] = {}
+_BENCHES: dict[str, Any] = {}
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -34,10 +35,9 @@ def decoder_check(request: pytest.FixtureRequest) -> Callable[[], None]:
     decoder, check = request.param
 
     def call() -> None:
-        bench = _BENCHES.setdefault(decoder, None) or Bench(decoder)
-        _BENCHES[decoder] = bench
-        assert isinstance(bench, Bench)
-        outcome = run(check, bench)
+        if decoder not in _BENCHES:
+            _BENCHES[decoder] = Bench(decoder)
+        outcome = run(check, _BENCHES[decoder])
         if outcome.error is not None:
             pytest.fail(f"{decoder}: {outcome.what}: {outcome.error}", pytrace=False)
 

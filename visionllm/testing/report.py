@@ -61,6 +61,8 @@ class Report:
     def costs(self) -> str:
         """One line."""
         learned, every = self.parameters
+        if not every:
+            return "what it costs could not be measured; the checks say why"
         return (f"made small: {every:,} parameters ({learned:,} learn); four pictures: loss {self.loss_ms:.1f} ms, "
                 f"predict {self.predict_ms:.1f} ms, idle {self.idle_ms:.1f} ms; a step keeps {self.kept_mb:.1f} MB; "
                 f"{torch.get_num_threads()} threads")  # fmt: skip

@@ -333,6 +333,9 @@ def test_the_autoencoder_learns_by_itself(settings: dict[str, Any], tiny_diffusi
         optimizer.step()
         lost.append(float(loss.detach()))
     assert lost[-1] < 0.4 * lost[0], (lost[0], lost[-1])
+    model.zero_grad()
+    model.decoders["generation"].idle().backward()
+    assert all(p.grad is not None for p in model.decoders["generation"].model.vae.parameters())
     model.eval().save_pretrained(tmp_path)
     again = VisionLLM.from_pretrained(tmp_path)
     decoder = again.decoders["generation"]

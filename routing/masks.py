@@ -23,24 +23,30 @@ class QueryLayout:
         anchor_BG: column of the routing token, -1 on padding.
         link_BG: index of the link, -1 on padding.
         step_BG: index of the query in its link.
+        again_BG: column of the piece of the phrase that the query reads once more, -1 for none.
     """
 
     anchor_BG: Tensor
     link_BG: Tensor
     step_BG: Tensor
+    again_BG: Tensor
 
     @classmethod
     def of(cls, links: LinkLayout, rows: int, device: torch.device) -> QueryLayout:
-        per_row: list[list[tuple[int, int, int]]] = [[] for _ in range(rows)]
-        for link, (row, column, count) in enumerate(zip(links.row, links.column, links.queries, strict=True)):
-            per_row[row] += [(column, link, step) for step in range(count)]
+        per_row: list[list[tuple[int, int, int, int]]] = [[] for _ in range(rows)]
+        echoes = links.echo or (0,) * len(links)
+        for link, (row, column, count, echo) in enumerate(
+            zip(links.row, links.column, links.queries, echoes, strict=True)
+        ):
+            again = [column - echo + step if step < echo else -1 for step in range(count)]
+            per_row[row] += [(column, link, step, again[step]) for step in range(count)]
         width = max((len(entries) for entries in per_row), default=0)
-        table = torch.full((rows, width, 3), -1, dtype=torch.long)
+        table = torch.full((rows, width, 4), -1, dtype=torch.long)
         for row, entries in enumerate(per_row):
             if entries:
                 table[row, : len(entries)] = torch.tensor(entries)
-        anchor, link_, step = table.to(device).unbind(-1)
-        return cls(anchor_BG=anchor, link_BG=link_, step_BG=step)
+        anchor, link_, step, again_ = table.to(device).unbind(-1)
+        return cls(anchor_BG=anchor, link_BG=link_, step_BG=step, again_BG=again_)
 
     def positions(self, position_ids: Tensor) -> Tensor:
         """(B, G) position ids: they continue from the routing token."""

@@ -19,9 +19,7 @@ class LinkQueries(nn.Module):
 
     def __init__(self, tokens: Iterable[Token], width: int) -> None:
         super().__init__()
-        self.tables = nn.ParameterDict(
-            {_key(token.text): nn.Parameter(torch.randn(token.queries, width) * 0.02) for token in tokens}
-        )
+        self.tables = nn.ParameterDict({_key(token.text): nn.Parameter(_start(token, width)) for token in tokens})
 
     def copy(self, source: str, token: str) -> None:
         """Give ``token`` the table of another token of as many queries."""
@@ -59,6 +57,12 @@ def spelling(links: LinkLayout, vocabulary: Vocabulary) -> Tensor:
         ids = [*vocabulary.plain(meta.phrase), vocabulary.control(REF_END)][:count]
         labels += ids + [-100] * (count - len(ids))
     return torch.tensor(labels, dtype=torch.long)
+
+
+def _start(token: Token, width: int) -> Tensor:
+    """(Q, D); queries that echo a phrase differ in what they read, and begin as one."""
+    alike = torch.randn(1, width).expand(token.queries, -1) if token.echo else torch.randn(token.queries, width)
+    return alike * 0.02
 
 
 def _key(token: str) -> str:

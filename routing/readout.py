@@ -5,6 +5,7 @@ B = rows, T = text positions, G = query positions of a row, D = width of the lan
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -13,6 +14,7 @@ from torch import Tensor
 
 from visionllm.core.batch import Batch, LinkLayout
 from visionllm.core.superlink import LinkMeta, SuperLinks, owned
+from visionllm.core.task import Token
 from visionllm.routing.masks import QueryLayout, additive_mask, needs_mask
 from visionllm.routing.queries import LinkQueries, gather
 from visionllm.routing.vocabulary import REF, REF_END, Vocabulary
@@ -77,7 +79,10 @@ def read_out(model: LanguageModel, queries: LinkQueries, text: Text, links: Link
     rows, width = text.ids.shape
     cached = cache.get_seq_length()
     layout = QueryLayout.of(links, rows, text.ids.device)
-    inputs = torch.cat([model.embed(text.ids[:, cached:], None), queries.inputs(links, layout)], 1)
+    none_BG = layout.again_BG < 0
+    again_BG = text.ids.gather(1, layout.again_BG.clamp(min=0)).masked_fill(none_BG, 0)
+    asked = queries.inputs(links, layout) + model.embed(again_BG, None).masked_fill(none_BG[..., None], 0)
+    inputs = torch.cat([model.embed(text.ids[:, cached:], None), asked], 1)
     mask = additive_mask(
         text.owner, text.branch, layout, text_rows=slice(cached, width), query_rows=True, dtype=mask_dtype(inputs)
     )
@@ -89,7 +94,7 @@ def read_out(model: LanguageModel, queries: LinkQueries, text: Text, links: Link
 
 def find_links(text: Text, start: int, vocabulary: Vocabulary) -> LinkLayout:
     """Links of a generated text: every routing token from column ``start`` on, with the phrase before it."""
-    rows, columns, counts, metas, owners = [], [], [], [], []
+    rows, columns, counts, metas, owners, echoes = [], [], [], [], [], []
     for row in range(len(text.ids)):
         group = -1
         ids, owner = text.ids[row].tolist(), text.owner[row].tolist()
@@ -109,7 +114,18 @@ def find_links(text: Text, start: int, vocabulary: Vocabulary) -> LinkLayout:
             rows.append(row)
             columns.append(column)
             counts.append(token.queries)
-    return LinkLayout(row=tuple(rows), column=tuple(columns), queries=tuple(counts), meta=owned(metas, owners))
+            echoes.append(echo(ids[:column], token, vocabulary))
+    return LinkLayout(
+        row=tuple(rows), column=tuple(columns), queries=tuple(counts), meta=owned(metas, owners), echo=tuple(echoes)
+    )
+
+
+def echo(ids: Sequence[int], token: Token, vocabulary: Vocabulary) -> int:
+    """``LinkLayout.echo`` of a routing token that stands behind ``ids``: its phrase with both marks."""
+    if not token.echo or not ids or ids[-1] != vocabulary.control(REF_END):
+        return 0
+    ref = vocabulary.control(REF)
+    return next((count for count, one in enumerate(reversed(ids), 1) if one == ref), 0)
 
 
 def mask_dtype(inputs: Tensor) -> torch.dtype:

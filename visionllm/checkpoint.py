@@ -137,6 +137,30 @@ def load_weights(model: nn.Module, folder: Path, fresh: Sequence[str] = (), grow
         raise CheckpointError(f"{folder}: weights do not fit the configuration: {'; '.join(problems)}{hint}")
 
 
+def take_weights(model: nn.Module, parts: Mapping[str, str]) -> None:
+    """Let parts of a model be those of other checkpoints, which were trained apart.
+
+    Args:
+        parts: prefix of parameter names -> checkpoint folder that holds them under the same names.
+
+    Raises:
+        ConfigError: no parameter has the prefix.
+        CheckpointError: the folder lacks one of them, or has it in another shape.
+    """
+    own = model.state_dict()
+    for prefix, name in parts.items():
+        missing, wrong = {one for one in own if one.startswith(prefix)}, []
+        if not missing:
+            raise ConfigError(f"parts: no parameter starts with {prefix!r}")
+        for path in sorted(locate(name).glob("*.safetensors")):
+            with safe_open(path, framework="pt") as file:
+                for one in sorted(missing.intersection(file.keys())):
+                    wrong += _copy(own[one], file.get_tensor(one), one, more=False)
+                    missing.discard(one)
+        if missing or wrong:
+            raise CheckpointError(f"{name}: parts.{prefix}: missing {_some(missing)}, wrong {_some(wrong)}")
+
+
 def copy_weights(model: nn.Module, copies: Mapping[str, str]) -> None:
     """Let parts of a model begin as copies of other parts of it.
 

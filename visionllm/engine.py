@@ -21,7 +21,7 @@ from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer
 from torch import Tensor
 
-from visionllm.checkpoint import copy_weights, load_weights
+from visionllm.checkpoint import copy_weights, load_weights, take_weights
 from visionllm.config import VisionLLMConfig
 from visionllm.conflict import conflicts
 from visionllm.core.config import Config, apply_overrides, read_yaml, validate
@@ -52,6 +52,9 @@ class ModelConfig(Config):
     fresh: list[str] = Field(default_factory=list, description="prefixes of parameter names that start anew")
     copies: dict[str, str] = Field(
         default_factory=dict, description="prefix of parameter names -> prefix of those they begin as a copy of"
+    )
+    parts: dict[str, str] = Field(
+        default_factory=dict, description="prefix of parameter names -> checkpoint folder that they are taken from"
     )
     mllm: dict[str, Any] = Field(default_factory=dict)
     decoders: dict[str, dict[str, Any]] = Field(default_factory=dict)
@@ -240,7 +243,7 @@ def check_tasks(loader: Loader, model: VisionLLM) -> None:
         for name in sorted(dataset.tasks - loaded):
             raise ConfigError(
                 f"data: {dataset.key}: asks for {name}, which is not loaded in this model; switch it on under "
-                f"model.decoders.{TASKS[name].decoder}"
+                f"model.decoders.{TASKS[name].decoder}, or under another decoder that serves it"
             )
 
 
@@ -316,6 +319,7 @@ def build_model(config: ModelConfig) -> VisionLLM:
         start = None if config.start == "embedded" else config.start
         model = VisionLLM.from_pretrained(start, fresh=config.fresh, decoders=config.decoders, mllm=config.mllm,
                                           regions=config.regions)  # fmt: skip
+        take_weights(model, config.parts)
         copy_weights(model, config.copies)
         return model
     if config.tokenizer is None or not config.mllm:
@@ -328,6 +332,7 @@ def build_model(config: ModelConfig) -> VisionLLM:
         mllm=config.mllm, decoders=config.decoders, max_tiles=config.max_tiles, regions=config.regions
     )
     model = VisionLLM(settings, lambda tasks: Vocabulary(tokenizer, tasks))
+    take_weights(model, config.parts)
     copy_weights(model, config.copies)
     return model
 

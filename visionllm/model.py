@@ -24,7 +24,7 @@ from visionllm.core.batch import Batch, Sights
 from visionllm.core.config import validate
 from visionllm.core.errors import CheckpointError, ConfigError, unknown_name
 from visionllm.core.superlink import SuperLinks
-from visionllm.core.task import TASKS, Task
+from visionllm.core.task import Task
 from visionllm.decoders import DECODERS, Context, Decoder
 from visionllm.mllm.attention import watching
 from visionllm.mllm.internvl import InternVL, internvl_config
@@ -79,6 +79,7 @@ class VisionLLM(Answering, PreTrainedModel):
             {name: DECODERS[name].from_config(value, self.mllm.hidden_size) for name, value in settings.items()}
         )
         self.tasks: tuple[Task, ...] = tuple(task for _, decoder in self._decoders() for task in decoder.tasks)
+        check_served(self.tasks)
         self.link_queries = LinkQueries((t for task in self.tasks for t in task.tokens), self.mllm.hidden_size)
         self.vocabulary = vocabulary if isinstance(vocabulary, Vocabulary) else vocabulary(self.tasks)
         self.mllm.resize_vocabulary(len(self.vocabulary))
@@ -306,7 +307,8 @@ class VisionLLM(Answering, PreTrainedModel):
 
     def used(self, batch: Batch) -> set[str]:
         """Names of the decoders that learn from this batch."""
-        return {TASKS[batch.links.meta[i].task].decoder for i in _with_targets(batch)}
+        serves = {task.name: task.decoder for task in self.tasks}
+        return {serves[batch.links.meta[i].task] for i in _with_targets(batch)}
 
     def _language_losses(self, hidden_BTD: Tensor, batch: Batch) -> dict[str, Tensor]:
         """Cross entropy of every supervised token, from the position before it, and again of where a reply leads.
@@ -437,3 +439,16 @@ def _with_targets(batch: Batch) -> list[int]:
     """Indices of the links whose turn has a truth to learn from."""
     turns = [batch.samples[meta.sample].turns[meta.turn] for meta in batch.links.meta]
     return [i for i, turn in enumerate(turns) if turn.target is not None]
+
+
+def check_served(tasks: Sequence[Task]) -> None:
+    """One decoder serves a task.
+
+    Raises:
+        ConfigError: two do.
+    """
+    serves: dict[str, str] = {}
+    for task in tasks:
+        other = serves.setdefault(task.name, task.decoder)
+        if other != task.decoder:
+            raise ConfigError(f"decoders: {other} and {task.decoder} both serve {task.name}; keep one of them")

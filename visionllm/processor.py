@@ -19,6 +19,7 @@ from visionllm.core.sample import Picture, Sample
 from visionllm.core.superlink import LinkMeta, owned
 from visionllm.routing.findings import told
 from visionllm.routing.gazes import gazes_of
+from visionllm.routing.readout import echo
 from visionllm.routing.render import Piece, Style, render
 from visionllm.routing.sights import sights_of
 from visionllm.routing.vocabulary import IMAGE, Vocabulary
@@ -207,6 +208,10 @@ class Processor:
             column=tuple(column for _, column, _ in links),
             queries=tuple(token.queries for token in tokens),
             meta=on_pictures(owned([meta for _, _, meta in links], [token.parent for token in tokens]), samples),
+            echo=tuple(
+                echo(rows[i].ids[: column - width + len(rows[i].ids)], token, self.vocabulary)
+                for (i, column, _), token in zip(links, tokens, strict=True)
+            ),
         )
         ids, owner, branch, position, labels = table
         return Batch(

@@ -7,7 +7,7 @@ from visionllm.core.task import Task, Token, register_task
 GENERATION = register_task(
     Task(
         name="generation",
-        tokens=(Token(text="[GEN]", queries=64),),
+        tokens=(Token(text="[GEN]", queries=64, echo=True),),
         decoder="generation",
         result="images",
         verb="generate",
@@ -21,7 +21,7 @@ GENERATION = register_task(
 EDITING = register_task(
     Task(
         name="editing",
-        tokens=(Token(text="[EDIT]", queries=64, like="[GEN]"),),
+        tokens=(Token(text="[EDIT]", queries=64, like="[GEN]", echo=True),),
         decoder="editing",
         result="images",
         verb="edit",

@@ -23,12 +23,17 @@ def on_pictures(links: Sequence[LinkMeta], samples: Sequence[Sample]) -> tuple[L
 
 @dataclass(kw_only=True, slots=True, frozen=True)
 class LinkLayout:
-    """Where the links of a batch hang: row and column of each routing token, in reading order."""
+    """Where the links of a batch hang: row and column of each routing token, in reading order.
+
+    ``echo`` of a link is the number of columns before its token in which its phrase stands between its marks, if its
+    queries are to read that again; 0 if not, and empty is 0 for all.
+    """
 
     row: tuple[int, ...]
     column: tuple[int, ...]
     queries: tuple[int, ...]
     meta: tuple[LinkMeta, ...]
+    echo: tuple[int, ...] = ()
 
     def __len__(self) -> int:
         return len(self.meta)
@@ -41,6 +46,7 @@ class LinkLayout:
             column=tuple(self.column[i] for i in indices),
             queries=tuple(self.queries[i] for i in indices),
             meta=tuple(replace(self.meta[i], parent=place.get(self.meta[i].parent, -1)) for i in indices),
+            echo=tuple(self.echo[i] for i in indices) if self.echo else (),
         )
 
 

@@ -17,12 +17,19 @@ class Token:
         queries: number of link queries.
         parent: text of the token whose links own this token's links (pose: a keypoint belongs to an object).
         like: text of the token whose weights this one starts from when it joins a trained model that has that token.
+        echo: the queries read the phrase once more: to each the embedding of a piece is added, from the mark that opens
+            the phrase on, as if the model wrote it again. So a query is about to say the piece of its number, which a
+            model that copies phrases can do before it has seen one query; without, each would have to learn to count
+            back from the phrase's end. What is read again is also read with all of itself in view (Springer et al.
+            2024, "Repetition Improves Language Model Embeddings"). For tokens with as many queries as their phrases
+            have pieces.
     """
 
     text: str
     queries: int
     parent: str | None = None
     like: str | None = None
+    echo: bool = False
 
 
 @dataclass(kw_only=True, slots=True, frozen=True)

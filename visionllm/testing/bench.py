@@ -136,10 +136,14 @@ class Bench:
         return Stage(decoder=decoder, ctx=Context(batch=batch), links=links, options=options)
 
     def model(self, *, alone: bool = False, seed: int = 0) -> VisionLLM:
-        """A small model that has the decoder beside one that finds boxes; ``alone``, without it. Both have the same
-        weights where they have the same parts."""
+        """A small model that has the decoder beside one that finds boxes, or draws if it finds boxes itself; ``alone``,
+        without it. Both have the same weights where they have the same parts."""
         settings = tiny_settings()
-        own = settings["decoders"] if alone else settings["decoders"] | {self.name: self.case.config}
+        beside = settings["decoders"]
+        served = {task.name for name in beside if name != self.name for task in DECODERS[name].tasks}
+        if served & {task.name for task in self.cls.tasks}:
+            beside = {"generation": case_of("generation").config}
+        own = beside if alone else beside | {self.name: self.case.config}
         torch.manual_seed(seed)
         model = build_model(ModelConfig(**settings | {"decoders": own}))
         with torch.no_grad():

@@ -13,8 +13,9 @@ from visionllm.core.arrays import object_array
 from visionllm.core.masks import Mask
 from visionllm.core.poses import Pose, Skeleton
 from visionllm.core.sample import Picture, PictureTarget, Sample
+from visionllm.testing import toolboxes
 from visionllm.testing.bench import Case
-from visionllm.testing.small import boxed, tiny_diffusion, tiny_network
+from visionllm.testing.small import boxed, tiny_diffusion, tiny_mask2former, tiny_network, tiny_rt_detr
 
 _POINTS = ("nose", "left paw", "tail")
 
@@ -47,6 +48,16 @@ def _diffusion(task: str, reads: int, vae: bool = True) -> Case:
     return Case(config=config, sample=partial(_drawn, task), options={"steps": 2})
 
 
+def _bridged(network: Callable[[], dict[str, Any]], *, masks: bool = False) -> Case:
+    made = _objects()
+
+    def sample(phrases: tuple[str, ...], **how: Any) -> Sample:
+        plain = made.sample(phrases, **how)
+        return _outlined(plain) if masks else plain
+
+    return Case(config={"network": network(), "longest": 96, "width": 8}, sample=sample, options={"threshold": 0.0})
+
+
 def _restoration() -> Case:
     config = {"width": 8, "blocks": 2, "packing": 2, "condition": 4}
     return Case(config=config, sample=partial(_drawn, "super_resolution", times=2), options={})
@@ -64,6 +75,14 @@ VARIANTS: dict[str, Callable[[], Case]] = {
     "generation of pixels": partial(_diffusion, "generation", 1, vae=False),
     "editing": partial(_diffusion, "editing", 2),
     "restoration": _restoration,
+    "transformers": partial(_bridged, tiny_rt_detr),
+    "transformers of masks": partial(_bridged, tiny_mask2former, masks=True),
+    "mmdet": partial(_bridged, toolboxes.mmdet_dino),
+    "mmdet of grounding-dino": partial(_bridged, toolboxes.mmdet_grounding),
+    "mmdet of one stage": partial(_bridged, toolboxes.mmdet_retinanet),
+    "mmdet of two stages": partial(_bridged, toolboxes.mmdet_rcnn),
+    "mmdet of mask r-cnn": partial(_bridged, partial(toolboxes.mmdet_rcnn, masks=True), masks=True),
+    "mmdet of mask2former": partial(_bridged, toolboxes.mmdet_mask2former, masks=True),
 }
 
 

@@ -25,6 +25,38 @@ def tiny_network(kind: str = "mm-grounding-dino", **changes: Any) -> dict[str, A
     }  # fmt: skip
 
 
+_RESNET = {
+    "model_type": "resnet", "embedding_size": 8, "hidden_sizes": [8, 8, 16, 16], "depths": [1, 1, 1, 1],
+    "layer_type": "basic",
+}  # fmt: skip
+
+
+def tiny_rt_detr(**changes: Any) -> dict[str, Any]:
+    """Keys of the smallest RT-DETR, some of them replaced."""
+    return {
+        "model_type": "rt_detr", "num_labels": 80, "encoder_hidden_dim": 32, "encoder_in_channels": [12, 16, 24],
+        "encoder_ffn_dim": 32, "encoder_attention_heads": 2, "d_model": 32, "decoder_in_channels": [32, 32, 32],
+        "decoder_ffn_dim": 32, "decoder_layers": 2, "decoder_attention_heads": 2, "num_queries": 20,
+        "num_denoising": 12, "anchor_image_size": None, "initializer_range": 0.2, "eval_size": None, "hidden_expansion": 0.5,
+        "backbone_config": {
+            **_RESNET, "model_type": "rt_detr_resnet", "embedding_size": 8, "hidden_sizes": [8, 12, 16, 24],
+            "out_features": ["stage2", "stage3", "stage4"],
+        },
+        **changes,
+    }  # fmt: skip
+
+
+def tiny_mask2former(**changes: Any) -> dict[str, Any]:
+    """Keys of the smallest Mask2Former, some of them replaced."""
+    return {
+        "model_type": "mask2former", "num_labels": 80, "feature_size": 32, "mask_feature_size": 32, "hidden_dim": 32,
+        "encoder_feedforward_dim": 32, "encoder_layers": 1, "decoder_layers": 3, "num_attention_heads": 2,
+        "dim_feedforward": 32, "num_queries": 20, "train_num_points": 256,
+        "backbone_config": {**_RESNET, "out_features": ["stage1", "stage2", "stage3", "stage4"]},
+        **changes,
+    }  # fmt: skip
+
+
 def tiny_settings(
     kind: str = "mm-grounding-dino", context: int = 1024, regions: dict[str, Any] | None = None, **objects: Any
 ) -> dict[str, Any]:

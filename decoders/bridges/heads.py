@@ -1,0 +1,166 @@
+"""Detectors and mask networks of transformers as a decoder: RT-DETR, D-FINE, RF-DETR, DETR, Mask2Former and their kin.
+
+Any model that ``AutoModelForObjectDetection`` or ``AutoModelForUniversalSegmentation`` builds, that takes ``labels``, and
+that holds its classes in layers of its own.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+import torch
+from pydantic import Field, model_validator
+from torch import Tensor, nn
+
+from visionllm.core.errors import CheckpointError, ConfigError
+from visionllm.core.pixels import IMAGENET_MEAN, IMAGENET_STD
+from visionllm.decoders.base import register_decoder
+from visionllm.decoders.bridges.base import (
+    BoxBridge,
+    BridgeConfig,
+    Network,
+    Things,
+    built_layers,
+    check_classes,
+    serving,
+)  # fmt: skip
+from visionllm.decoders.objects.tasks import DETECTION, SEGMENTATION
+
+
+class HeadConfig(BridgeConfig):
+    """A network of transformers, from its keys or from published weights."""
+
+    network: dict[str, Any] | None = Field(
+        None, description="keys of its configuration, model_type and num_labels among them"
+    )
+    pretrained: str | None = Field(None, description="folder or hub id of its weights (safetensors)")
+
+    @model_validator(mode="after")
+    def _one_origin(self) -> HeadConfig:
+        if (self.network is None) == (self.pretrained is None):
+            raise ValueError("give either network or pretrained")
+        return self
+
+
+class HeadNetwork(Network):
+    """A model of transformers behind ``Network``."""
+
+    mean, std = IMAGENET_MEAN, IMAGENET_STD
+
+    def __init__(self, net: Any) -> None:
+        super().__init__(net, int(net.config.num_labels), net.config.to_diff_dict() | _kept(net.config))
+        self.masks = hasattr(net, "class_predictor")
+
+    def loss(self, pixels_3HW: Tensor, truth: Things) -> Tensor:
+        height, width = pixels_3HW.shape[1:]
+        if self.masks:
+            assert truth.masks is not None, "a network of masks learns masks"
+            own = {"mask_labels": [truth.masks.float()], "class_labels": [truth.labels]}
+            return self.net(pixel_values=pixels_3HW[None], **own).loss.sum()
+        scale = truth.boxes_xyxy.new_tensor([width, height, width, height])
+        boxes = (truth.boxes_xyxy / scale).clamp(0, 1)
+        centred = torch.cat([(boxes[:, :2] + boxes[:, 2:]) / 2, boxes[:, 2:] - boxes[:, :2]], 1)
+        labels = [{"class_labels": truth.labels, "boxes": centred}]
+        return self.net(pixel_values=pixels_3HW[None], labels=labels).loss
+
+    def find(self, pixels_3HW: Tensor) -> Things:
+        out = self.net(pixel_values=pixels_3HW[None])
+        logits_NK = out.class_queries_logits[0] if self.masks else out.logits[0]
+        # With a class more than there are, the last is nothing at all, and classes share one probability.
+        single = logits_NK.shape[1] > self.classes
+        scores_NK = logits_NK.softmax(-1)[:, :-1] if single else logits_NK.sigmoid()
+        scores, labels = scores_NK.T.flatten(), torch.arange(self.classes, device=scores_NK.device)
+        labels = labels.repeat_interleave(len(scores_NK))
+        height, width = pixels_3HW.shape[1:]
+        if not self.masks:
+            x, y, w, h = (out.pred_boxes[0] * out.pred_boxes.new_tensor([width, height, width, height])).unbind(-1)
+            boxes = torch.stack([x - w / 2, y - h / 2, x + w / 2, y + h / 2], -1)
+            return Things(boxes_xyxy=boxes.repeat(self.classes, 1), labels=labels, scores=scores)
+        logits = nn.functional.interpolate(
+            out.masks_queries_logits, (height, width), mode="bilinear", align_corners=False
+        )[0]
+        masks = logits.sigmoid()
+        # How sure the pixels are of a mask counts too (Cheng et al. 2022, Mask2Former, appendix).
+        inside = (masks > 0.5).float()
+        sure = (masks * inside).flatten(1).sum(1) / (inside.flatten(1).sum(1) + 1e-6)
+        boxes = torch.stack([_around(mask) for mask in inside > 0])
+        return Things(
+            boxes_xyxy=boxes.repeat(self.classes, 1), labels=labels, scores=scores * sure.repeat(self.classes),
+            masks=masks[torch.arange(len(masks), device=masks.device).repeat(self.classes)],
+        )  # fmt: skip
+
+
+@register_decoder("transformers")
+class TransformersDecoder(BoxBridge):
+    """A detector or mask network of transformers under super links."""
+
+    tasks = serving("transformers", DETECTION, SEGMENTATION)
+    Config = HeadConfig
+
+    @classmethod
+    def from_config(cls, config: HeadConfig, link_width: int) -> TransformersDecoder:
+        net = _load(config.pretrained) if config.pretrained is not None else _build(config.network or {})
+        network = HeadNetwork(net)
+        check_classes(network.classes, "decoders.transformers.network.num_labels")
+        return cls(
+            network, layers=built_layers(partial(_with_labels, network.settings), network.classes),
+            link_width=link_width, longest=config.longest, enlarge=config.enlarge, width=config.width,
+            threshold=config.threshold,
+        )  # fmt: skip
+
+
+def _auto() -> list[Any]:
+    from transformers import AutoModelForObjectDetection, AutoModelForUniversalSegmentation
+
+    return [AutoModelForObjectDetection, AutoModelForUniversalSegmentation]
+
+
+def _build(settings: dict[str, Any]) -> Any:
+    from transformers import AutoConfig
+
+    values = dict(settings)
+    kind = values.pop("model_type", None)
+    try:
+        config = AutoConfig.for_model(kind, **values)
+        auto = next(one for one in _auto() if type(config) in one._model_mapping)
+    except (ValueError, TypeError) as error:
+        raise ConfigError(f"decoders.transformers.network: {str(error).splitlines()[0]}") from None
+    except StopIteration:
+        raise ConfigError(
+            f"decoders.transformers.network.model_type: {kind!r} is no detector or mask network of transformers"
+        ) from None
+    return auto.from_config(config)
+
+
+def _with_labels(settings: dict[str, Any], count: int) -> nn.Module:
+    kept = {key: value for key, value in settings.items() if key not in ("id2label", "label2id")}
+    return _build({**kept, "num_labels": count})
+
+
+def _load(name: str) -> Any:
+    from transformers import AutoConfig
+
+    try:
+        config = AutoConfig.from_pretrained(name)
+        auto = next(one for one in _auto() if type(config) in one._model_mapping)
+        return auto.from_pretrained(name, use_safetensors=True, torch_dtype=torch.float32)
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"decoders.transformers.pretrained: {name}: {str(error).splitlines()[0]}") from None
+    except StopIteration:
+        raise ConfigError(
+            f"decoders.transformers.pretrained: {name} holds no detector or mask network of transformers"
+        ) from None
+
+
+def _kept(config: Any) -> dict[str, Any]:
+    """What the difference from a default leaves out and a network cannot be built without."""
+    return {"model_type": config.model_type, "num_labels": int(config.num_labels)}
+
+
+def _around(mask_HW: Tensor) -> Tensor:
+    """(4,) box around the pixels of a mask; empty at the origin where there are none."""
+    rows, columns = mask_HW.any(1).nonzero()[:, 0], mask_HW.any(0).nonzero()[:, 0]
+    if not len(rows):
+        return torch.zeros(4, device=mask_HW.device)
+    return torch.stack([columns[0], rows[0], columns[-1] + 1, rows[-1] + 1]).float()

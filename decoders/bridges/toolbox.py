@@ -1,0 +1,121 @@
+"""What the bridges to configurable toolboxes share: settings, weights and errors."""
+
+from __future__ import annotations
+
+import importlib
+from pathlib import Path
+from typing import Any
+
+import torch
+from pydantic import Field, model_validator
+from torch import nn
+
+from visionllm.core.errors import CheckpointError, ConfigError
+from visionllm.decoders.bridges.base import BridgeConfig
+
+
+class ToolboxConfig(BridgeConfig):
+    """A network of a toolbox: by the toolbox's own keys, or by a configuration file of it."""
+
+    network: dict[str, Any] | None = Field(
+        None, description="keys of the network, as the toolbox's configuration has them"
+    )
+    config: str | None = Field(None, description="configuration file of the toolbox; a Python one runs as code")
+    trust: bool = Field(False, description="whether a configuration file that runs as code may run")
+    checkpoint: str | None = Field(None, description="weights of the network: .safetensors, or a .pth without code")
+
+    @model_validator(mode="after")
+    def _one_origin(self) -> ToolboxConfig:
+        if (self.network is None) == (self.config is None):
+            raise ValueError("give either network or config")
+        return self
+
+
+def needed(package: str, key: str) -> Any:
+    """The package of a toolbox.
+
+    Raises:
+        ConfigError: it is not installed.
+    """
+    try:
+        return importlib.import_module(package)
+    except ImportError as error:
+        raise ConfigError(f"{key}: {package} cannot be imported ({error}); docs/bridges.md says how to install it") from None
+
+
+def read_settings(settings: ToolboxConfig, key: str) -> dict[str, Any]:
+    """Keys of the network of an OpenMMLab configuration.
+
+    Raises:
+        ConfigError: the file is not there, is Python and not trusted, or has no model.
+    """
+    if settings.network is not None:
+        return settings.network
+    path = Path(settings.config or "")
+    if not path.is_file():
+        raise ConfigError(f"{key}.config: {path}: no such file")
+    if path.suffix == ".py" and not settings.trust:
+        raise ConfigError(
+            f"{key}.config: {path} is Python, and to read it is to run it; read it yourself, then set trust: true"
+        )
+    config = needed("mmengine.config", key).Config.fromfile(str(path))
+    if "model" not in config:
+        raise ConfigError(f"{key}.config: {path} has no model")
+    return plain(config.model.to_dict())
+
+
+def load_checkpoint(net: nn.Module, name: str, key: str) -> None:
+    """Fill a network strictly, from tensors alone.
+
+    Raises:
+        CheckpointError: the file is not there, holds code, or does not fit.
+    """
+    path = Path(name)
+    if not path.is_file():
+        raise CheckpointError(f"{key}.checkpoint: {path}: no such file")
+    try:
+        if path.suffix == ".safetensors":
+            from safetensors.torch import load_file
+
+            state = load_file(path)
+        else:
+            held = torch.load(path, map_location="cpu", weights_only=True)
+            state = next((held[name] for name in ("state_dict", "model") if name in held), held)
+    except Exception as error:  # noqa: BLE001 (pickle, zip and safetensors each raise their own)
+        raise CheckpointError(
+            f"{key}.checkpoint: {path}: not read as plain tensors ({str(error).splitlines()[0][:120]}); "
+            "save its state_dict as .safetensors"
+        ) from None
+    try:
+        net.load_state_dict(state)
+    except (RuntimeError, AttributeError) as error:
+        raise CheckpointError(f"{key}.checkpoint: {path}: {' '.join(str(error).split())[:300]}") from None
+
+
+def plain(value: Any) -> Any:
+    """Settings in JSON's types."""
+    if isinstance(value, dict):
+        return {str(key): plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(item) for item in value]
+    if value is None or isinstance(value, str | int | float | bool):
+        return value
+    raise ConfigError(f"network: {value!r} is no plain value; write it as one")
+
+
+def counted(settings: Any, names: dict[str, int]) -> Any:
+    """Settings in which every one of some keys has another value."""
+    if isinstance(settings, dict):
+        return {key: names[key] if key in names else counted(item, names) for key, item in settings.items()}
+    return [counted(item, names) for item in settings] if isinstance(settings, list) else settings
+
+
+def first(settings: Any, name: str) -> Any:
+    """The first value of a key, wherever in the settings; None where there is none."""
+    if isinstance(settings, dict):
+        if name in settings:
+            return settings[name]
+        settings = list(settings.values())
+    if isinstance(settings, list):
+        return next((found for found in (first(item, name) for item in settings) if found is not None), None)
+    return None

@@ -8,6 +8,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
@@ -62,6 +63,8 @@ class Network(nn.Module, ABC):
 
     # It learns masks, and cannot learn from boxes alone.
     masks = False
+    # Its operators know no float type of less than 32 bits: autocast is off inside it.
+    precise = False
     mean: tuple[float, float, float] = (0.0, 0.0, 0.0)
     std: tuple[float, float, float] = (1.0, 1.0, 1.0)
     # Both sides of the prepared picture are multiples of it.
@@ -188,7 +191,7 @@ class BoxBridge(Decoder):
         self.network.eval()
         for asked in self._asked(links, ctx):
             picture = ctx.batch.samples[asked.owner[0]].pictures[asked.owner[1]]
-            with self.network.spoken.speaking(words_LE[asked.links]):
+            with self._asking(words_LE[asked.links]):
                 things = self.network.find(asked.pixels)
             assert things.scores is not None, "a network finds with scores"
             boxes_xyxy = asked.geometry.undo_boxes(things.boxes_xyxy.float().cpu().numpy().reshape(-1, 4))
@@ -229,10 +232,18 @@ class BoxBridge(Decoder):
 
     def _lost(self, pixels_3HW: Tensor, words_PE: Tensor, truth: Things) -> Tensor:
         devices = [pixels_3HW.device] if pixels_3HW.is_cuda else []
-        with torch.random.fork_rng(devices, enabled=not self.training), self.network.spoken.speaking(words_PE):
+        with torch.random.fork_rng(devices, enabled=not self.training), self._asking(words_PE):
             if not self.training:
                 torch.manual_seed(0)
             return self.network.loss(pixels_3HW, truth)
+
+    @contextmanager
+    def _asking(self, words_PE: Tensor) -> Iterator[None]:
+        kind = words_PE.device.type
+        spoken = words_PE.float() if self.network.precise else words_PE
+        precise = torch.autocast(kind, enabled=False) if self.network.precise else nullcontext()
+        with precise, self.network.spoken.speaking(spoken):
+            yield
 
     def _asked(self, links: SuperLinks, ctx: Context) -> Iterator[_Asked]:
         of_picture: dict[tuple[int, int], list[int]] = defaultdict(list)

@@ -6,6 +6,8 @@ in which each phrase is one token.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from copy import deepcopy
 from functools import partial
 from typing import Any
@@ -33,6 +35,8 @@ KEY = "decoders.mmdet"
 class MMDetNetwork(Network):
     """A detector of MMDetection behind ``Network``."""
 
+    precise = True
+
     def __init__(self, net: Any, settings: dict[str, Any]) -> None:
         super().__init__(net, classes_of(settings), settings)
         self.mean, self.std, self.swapped = normalisation(settings)
@@ -41,9 +45,22 @@ class MMDetNetwork(Network):
         self.multiple = max(self.multiple, 32)
 
     def loss(self, pixels_3HW: Tensor, truth: Things) -> Tensor:
-        sample = self._sample(pixels_3HW, truth)
-        losses = self.net.loss(self._inputs(pixels_3HW), [sample])
+        with self._learning():
+            losses = self._losses(pixels_3HW, self._sample(pixels_3HW, truth))
         return self.net.parse_losses(losses)[0]
+
+    def _losses(self, pixels_3HW: Tensor, sample: Any) -> dict[str, Any]:
+        return self.net.loss(self._inputs(pixels_3HW), [sample])
+
+    @contextmanager
+    def _learning(self) -> Iterator[None]:
+        """In training mode: transformers of MMDetection have no losses in any other."""
+        training = self.training
+        self.train()
+        try:
+            yield
+        finally:
+            self.train(training)
 
     def find(self, pixels_3HW: Tensor) -> Things:
         (found,) = self.net.predict(self._inputs(pixels_3HW), [self._sample(pixels_3HW, None)], rescale=False)
@@ -87,15 +104,14 @@ class GroundingNetwork(MMDetNetwork):
             super().learn(width, names)
         self.net.text_feat_map = nn.Linear(width, self.net.embed_dims)
 
-    def loss(self, pixels_3HW: Tensor, truth: Things) -> Tensor:
-        sample, text = self._sample(pixels_3HW, truth), self._text()
+    def _losses(self, pixels_3HW: Tensor, sample: Any) -> dict[str, Any]:
+        text = self._text()
         count, most = text["embedded"].shape[1], self.net.bbox_head.max_text_len
-        maps = torch.nn.functional.one_hot(truth.labels, most).float()
+        maps = nn.functional.one_hot(sample.gt_instances.labels, most).float()
         sample.gt_instances.positive_maps = maps
         sample.gt_instances.text_token_mask = torch.arange(count, device=maps.device).ge(0)[None].repeat(len(maps), 1)
         heads = self.net.forward_transformer(self.net.extract_feat(self._inputs(pixels_3HW)), text, [sample])
-        losses = self.net.bbox_head.loss(**heads, batch_data_samples=[sample])
-        return self.net.parse_losses(losses)[0]
+        return self.net.bbox_head.loss(**heads, batch_data_samples=[sample])
 
     def find(self, pixels_3HW: Tensor) -> Things:
         sample, text = self._sample(pixels_3HW, None), self._text()
@@ -167,7 +183,10 @@ def build(settings: dict[str, Any]) -> Any:
         own["language_model"] = {"type": "VisionLLMNoLanguage", "width": 1}
     own["_scope_"] = "mmdet"
     try:
-        return models.build(config({"model": own}).model)
+        net = models.build(config({"model": own}).model)
+        # Some of its parameters are whatever memory held until then.
+        net.init_weights()
+        return net
     except (KeyError, TypeError, ValueError, AssertionError, AttributeError) as error:
         said = " ".join(str(error).split())
         raise ConfigError(f"{KEY}.network: {type(error).__name__}: {said[:300]}") from None

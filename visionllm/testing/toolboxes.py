@@ -10,10 +10,15 @@ _BACKBONE: dict[str, Any] = {
     "type": "ResNet", "depth": 18, "num_stages": 4, "base_channels": 8, "norm_cfg": {"type": "BN"}, "norm_eval": True,
     "style": "pytorch",
 }  # fmt: skip
-_ATTENTION = {"embed_dims": 32, "num_heads": 2, "dropout": 0.0}
 _FFN = {"embed_dims": 32, "feedforward_channels": 32, "ffn_drop": 0.0}
-_MATCH = [{"type": "BBoxL1Cost", "weight": 5.0, "box_format": "xywh"}, {"type": "IoUCost", "iou_mode": "giou", "weight": 2.0}]
-_BOX_LOSSES = {"loss_bbox": {"type": "L1Loss", "loss_weight": 5.0}, "loss_iou": {"type": "GIoULoss", "loss_weight": 2.0}}
+_MATCH = [
+    {"type": "BBoxL1Cost", "weight": 5.0, "box_format": "xywh"},
+    {"type": "IoUCost", "iou_mode": "giou", "weight": 2.0},
+]
+_BOX_LOSSES = {
+    "loss_bbox": {"type": "L1Loss", "loss_weight": 5.0},
+    "loss_iou": {"type": "GIoULoss", "loss_weight": 2.0},
+}
 _ANCHORS = {"type": "AnchorGenerator", "scales": [4], "ratios": [0.5, 1.0, 2.0]}
 _CODER = {"type": "DeltaXYWHBBoxCoder"}
 
@@ -110,28 +115,26 @@ def mmdet_rcnn(*, masks: bool = False) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def mmdet_dino() -> dict[str, Any]:
-    """A transformer with two stages and denoising queries."""
+def mmdet_dino(width: int = 256) -> dict[str, Any]:
+    """A transformer with two stages and denoising queries; MMDetection codes places for a width of 256 alone."""
+    attention = {"embed_dims": width, "num_heads": 2, "dropout": 0.0}
+    fine, forward = {**attention, "num_levels": 4}, {"embed_dims": width, "feedforward_channels": 32, "ffn_drop": 0.0}
     return {
         "type": "DINO",
         "data_preprocessor": {"type": "DetDataPreprocessor", **_RGB, "pad_size_divisor": 1},
         "num_queries": 20, "with_box_refine": True, "as_two_stage": True, "num_feature_levels": 4,
         "backbone": {**_BACKBONE, "out_indices": [1, 2, 3]},
-        "neck": {"type": "ChannelMapper", "in_channels": [16, 32, 64], "kernel_size": 1, "out_channels": 32,
+        "neck": {"type": "ChannelMapper", "in_channels": [16, 32, 64], "kernel_size": 1, "out_channels": width,
                  "act_cfg": None, "norm_cfg": {"type": "GN", "num_groups": 4}, "num_outs": 4},
-        "encoder": {"num_layers": 1, "layer_cfg": {"self_attn_cfg": {"embed_dims": 32, "num_heads": 2, "num_levels": 4,
-                                                                     "dropout": 0.0},
-                                                   "ffn_cfg": _FFN}},
+        "encoder": {"num_layers": 1, "layer_cfg": {"self_attn_cfg": fine, "ffn_cfg": forward}},
         "decoder": {
             "num_layers": 2, "return_intermediate": True,
-            "layer_cfg": {"self_attn_cfg": _ATTENTION,
-                          "cross_attn_cfg": {"embed_dims": 32, "num_heads": 2, "num_levels": 4, "dropout": 0.0},
-                          "ffn_cfg": _FFN},
+            "layer_cfg": {"self_attn_cfg": attention, "cross_attn_cfg": fine, "ffn_cfg": forward},
             "post_norm_cfg": None,
         },
-        "positional_encoding": {"num_feats": 16, "normalize": True, "offset": 0.0, "temperature": 20},
+        "positional_encoding": {"num_feats": width // 2, "normalize": True, "offset": 0.0, "temperature": 20},
         "bbox_head": {
-            "type": "DINOHead", "num_classes": CLASSES, "sync_cls_avg_factor": False,
+            "type": "DINOHead", "num_classes": CLASSES, "embed_dims": width, "sync_cls_avg_factor": False,
             "loss_cls": {"type": "FocalLoss", "use_sigmoid": True, "gamma": 2.0, "alpha": 0.25, "loss_weight": 1.0},
             **_BOX_LOSSES,
         },
@@ -139,14 +142,15 @@ def mmdet_dino() -> dict[str, Any]:
                    "group_cfg": {"dynamic": True, "num_groups": None, "num_dn_queries": 10}},
         "train_cfg": {"assigner": {"type": "HungarianAssigner",
                                    "match_costs": [{"type": "FocalLossCost", "weight": 2.0}, *_MATCH]}},
-        "test_cfg": {"max_per_img": 300},
+        "test_cfg": {"max_per_img": 20},
     }  # fmt: skip
 
 
 def mmdet_grounding() -> dict[str, Any]:
     """Grounding DINO: phrases take the place of its words."""
     base = mmdet_dino()
-    cross = {"embed_dims": 32, "num_heads": 2, "dropout": 0.0}
+    cross = {"embed_dims": 256, "num_heads": 2, "dropout": 0.0}
+    forward = {"embed_dims": 256, "feedforward_channels": 32, "ffn_drop": 0.0}
     return {
         **base,
         "type": "GroundingDINO",
@@ -154,8 +158,8 @@ def mmdet_grounding() -> dict[str, Any]:
         "encoder": {
             "num_layers": 1, "num_cp": 0,
             "layer_cfg": base["encoder"]["layer_cfg"],
-            "text_layer_cfg": {"self_attn_cfg": {"num_heads": 2, "embed_dims": 32, "dropout": 0.0}, "ffn_cfg": _FFN},
-            "fusion_layer_cfg": {"v_dim": 32, "l_dim": 32, "embed_dim": 32, "num_heads": 2, "init_values": 1e-4},
+            "text_layer_cfg": {"self_attn_cfg": cross, "ffn_cfg": forward},
+            "fusion_layer_cfg": {"v_dim": 256, "l_dim": 256, "embed_dim": 32, "num_heads": 2, "init_values": 1e-4},
         },
         "decoder": {
             "num_layers": 2, "return_intermediate": True,

@@ -3,11 +3,12 @@
 from visionllm.decoders.base import DECODERS, Context, Decoder, register_decoder
 from visionllm.decoders.bridges.heads import TransformersDecoder
 from visionllm.decoders.bridges.mmdet import MMDetDecoder
+from visionllm.decoders.bridges.mmpose import MMPoseDecoder
 from visionllm.decoders.diffusion.decoder import EditingDecoder, GenerationDecoder
 from visionllm.decoders.objects.decoder import ObjectsDecoder
 from visionllm.decoders.restoration.decoder import RestorationDecoder
 
 __all__ = [
-    "DECODERS", "Context", "Decoder", "EditingDecoder", "GenerationDecoder", "MMDetDecoder", "ObjectsDecoder",
-    "RestorationDecoder", "TransformersDecoder", "register_decoder",
+    "DECODERS", "Context", "Decoder", "EditingDecoder", "GenerationDecoder", "MMDetDecoder", "MMPoseDecoder",
+    "ObjectsDecoder", "RestorationDecoder", "TransformersDecoder", "register_decoder",
 ]  # fmt: skip

@@ -1,4 +1,4 @@
-"""Networks of other toolboxes as decoders: built from their own settings, conditioned by super links, with their own losses.
+"""Networks of other toolboxes as decoders: built from their own settings, asked by super links, with their own losses.
 
 Nothing of a toolbox is imported before a decoder of it is built.
 """

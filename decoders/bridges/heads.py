@@ -1,7 +1,7 @@
 """Detectors and mask networks of transformers as a decoder: RT-DETR, D-FINE, RF-DETR, DETR, Mask2Former and their kin.
 
-Any model that ``AutoModelForObjectDetection`` or ``AutoModelForUniversalSegmentation`` builds, that takes ``labels``, and
-that holds its classes in layers of its own.
+Any model that ``AutoModelForObjectDetection`` or ``AutoModelForUniversalSegmentation`` builds, that takes ``labels``,
+and that holds its classes in layers of its own.
 """
 
 from __future__ import annotations

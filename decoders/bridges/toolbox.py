@@ -40,7 +40,9 @@ def needed(package: str, key: str) -> Any:
     try:
         return importlib.import_module(package)
     except ImportError as error:
-        raise ConfigError(f"{key}: {package} cannot be imported ({error}); docs/bridges.md says how to install it") from None
+        raise ConfigError(
+            f"{key}: {package} cannot be imported ({error}); docs/bridges.md says how to install it"
+        ) from None
 
 
 def read_settings(settings: ToolboxConfig, key: str) -> dict[str, Any]:

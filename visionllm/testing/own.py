@@ -58,6 +58,14 @@ def _bridged(network: Callable[[], dict[str, Any]], *, masks: bool = False) -> C
     return Case(config={"network": network(), "longest": 96, "width": 8}, sample=sample, options={"threshold": 0.0})
 
 
+def _topdown(network: Callable[[], dict[str, Any]]) -> Case:
+    made = _bridged(tiny_rt_detr)
+    config = {"network": network(), "width": 8, "threshold": 0.0, "boxes": {"transformers": made.config}}
+    return Case(
+        config=config, sample=lambda phrases, **how: _posed(made.sample(phrases, **how)), options={"threshold": 0.0}
+    )
+
+
 def _restoration() -> Case:
     config = {"width": 8, "blocks": 2, "packing": 2, "condition": 4}
     return Case(config=config, sample=partial(_drawn, "super_resolution", times=2), options={})
@@ -83,6 +91,8 @@ VARIANTS: dict[str, Callable[[], Case]] = {
     "mmdet of two stages": partial(_bridged, toolboxes.mmdet_rcnn),
     "mmdet of mask r-cnn": partial(_bridged, partial(toolboxes.mmdet_rcnn, masks=True), masks=True),
     "mmdet of mask2former": partial(_bridged, toolboxes.mmdet_mask2former, masks=True),
+    "mmpose": partial(_topdown, toolboxes.mmpose_heatmap),
+    "mmpose of simcc": partial(_topdown, toolboxes.mmpose_simcc),
 }
 
 

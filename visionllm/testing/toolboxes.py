@@ -224,3 +224,36 @@ def mmdet_mask2former() -> dict[str, Any]:
 def _regions(size: int) -> dict[str, Any]:
     return {"type": "SingleRoIExtractor", "roi_layer": {"type": "RoIAlign", "output_size": size, "sampling_ratio": 0},
             "out_channels": 32, "featmap_strides": [4, 8, 16, 32]}  # fmt: skip
+
+
+def mmpose_heatmap(joints: int = 17) -> dict[str, Any]:
+    """Heat maps over a crop, as ViTPose and HRNet have them."""
+    codec = {"type": "MSRAHeatmap", "input_size": [64, 64], "heatmap_size": [16, 16], "sigma": 1}
+    return {
+        "type": "TopdownPoseEstimator",
+        "data_preprocessor": {"type": "PoseDataPreprocessor", **_RGB},
+        "backbone": {"type": "ResNet", "depth": 18, "base_channels": 8, "stem_channels": 8, "norm_cfg": {"type": "BN"}},
+        "head": {
+            "type": "HeatmapHead", "in_channels": 64, "out_channels": joints, "deconv_out_channels": [32, 32, 32],
+            "deconv_kernel_sizes": [4, 4, 4], "loss": {"type": "KeypointMSELoss", "use_target_weight": True},
+            "decoder": codec,
+        },
+        "test_cfg": {"flip_test": False},
+    }  # fmt: skip
+
+
+def mmpose_simcc(joints: int = 17) -> dict[str, Any]:
+    """Two lines of bins for each keypoint, as RTMPose has them."""
+    codec = {"type": "SimCCLabel", "input_size": [48, 64], "sigma": [4.9, 5.66], "simcc_split_ratio": 2.0,
+             "normalize": False, "use_dark": False}  # fmt: skip
+    return {
+        **mmpose_heatmap(joints),
+        "head": {
+            "type": "RTMCCHead", "in_channels": 64, "out_channels": joints, "input_size": [48, 64],
+            "in_featuremap_size": [2, 2], "simcc_split_ratio": 2.0, "final_layer_kernel_size": 1,
+            "gau_cfg": {"hidden_dims": 32, "s": 16, "expansion_factor": 2, "dropout_rate": 0.0, "drop_path": 0.0,
+                        "act_fn": "SiLU", "use_rel_bias": False, "pos_enc": False},
+            "loss": {"type": "KLDiscretLoss", "use_target_weight": True, "beta": 10.0, "label_softmax": True},
+            "decoder": codec,
+        },
+    }  # fmt: skip

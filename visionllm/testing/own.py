@@ -91,6 +91,7 @@ VARIANTS: dict[str, Callable[[], Case]] = {
     "mmdet of two stages": partial(_bridged, toolboxes.mmdet_rcnn),
     "mmdet of mask r-cnn": partial(_bridged, partial(toolboxes.mmdet_rcnn, masks=True), masks=True),
     "mmdet of mask2former": partial(_bridged, toolboxes.mmdet_mask2former, masks=True),
+    "detectron2": partial(_bridged, toolboxes.detectron2_retinanet),
     "mmpose": partial(_topdown, toolboxes.mmpose_heatmap),
     "mmpose of simcc": partial(_topdown, toolboxes.mmpose_simcc),
 }

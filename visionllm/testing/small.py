@@ -37,7 +37,8 @@ def tiny_rt_detr(**changes: Any) -> dict[str, Any]:
         "model_type": "rt_detr", "num_labels": 80, "encoder_hidden_dim": 32, "encoder_in_channels": [12, 16, 24],
         "encoder_ffn_dim": 32, "encoder_attention_heads": 2, "d_model": 32, "decoder_in_channels": [32, 32, 32],
         "decoder_ffn_dim": 32, "decoder_layers": 2, "decoder_attention_heads": 2, "num_queries": 20,
-        "num_denoising": 12, "anchor_image_size": None, "initializer_range": 0.2, "eval_size": None, "hidden_expansion": 0.5,
+        "num_denoising": 12, "anchor_image_size": None, "initializer_range": 0.2, "eval_size": None,
+        "hidden_expansion": 0.5,
         "backbone_config": {
             **_RESNET, "model_type": "rt_detr_resnet", "embedding_size": 8, "hidden_sizes": [8, 12, 16, 24],
             "out_features": ["stage2", "stage3", "stage4"],

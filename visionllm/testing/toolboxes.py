@@ -49,8 +49,8 @@ def mmdet_retinanet() -> dict[str, Any]:
                          "ignore_iof_thr": -1},
             "sampler": {"type": "PseudoSampler"}, "allowed_border": -1, "pos_weight": -1, "debug": False,
         },
-        "test_cfg": {"nms_pre": 1000, "min_bbox_size": 0, "score_thr": 0.0, "nms": {"type": "nms", "iou_threshold": 0.5},
-                     "max_per_img": 100},
+        "test_cfg": {"nms_pre": 1000, "min_bbox_size": 0, "score_thr": 0.0, "max_per_img": 100,
+                     "nms": {"type": "nms", "iou_threshold": 0.5}},
     }  # fmt: skip
 
 
@@ -108,7 +108,8 @@ def mmdet_rcnn(*, masks: bool = False) -> dict[str, Any]:
             },
         },
         "test_cfg": {
-            "rpn": {"nms_pre": 200, "max_per_img": 50, "nms": {"type": "nms", "iou_threshold": 0.7}, "min_bbox_size": 0},
+            "rpn": {"nms_pre": 200, "max_per_img": 50, "nms": {"type": "nms", "iou_threshold": 0.7},
+                    "min_bbox_size": 0},
             "rcnn": {"score_thr": 0.0, "nms": {"type": "nms", "iou_threshold": 0.5}, "max_per_img": 50,
                      "mask_thr_binary": 0.5},
         },
@@ -255,5 +256,19 @@ def mmpose_simcc(joints: int = 17) -> dict[str, Any]:
                         "act_fn": "SiLU", "use_rel_bias": False, "pos_enc": False},
             "loss": {"type": "KLDiscretLoss", "use_target_weight": True, "beta": 10.0, "label_softmax": True},
             "decoder": codec,
+        },
+    }  # fmt: skip
+
+
+def detectron2_retinanet() -> dict[str, Any]:
+    """One stage, dense; Detectron2's defaults elsewhere."""
+    return {
+        "MODEL": {
+            "META_ARCHITECTURE": "RetinaNet", "MASK_ON": False,
+            "BACKBONE": {"NAME": "build_retinanet_resnet_fpn_backbone"},
+            "RESNETS": {"DEPTH": 18, "RES2_OUT_CHANNELS": 64, "OUT_FEATURES": ["res3", "res4", "res5"]},
+            "FPN": {"IN_FEATURES": ["res3", "res4", "res5"], "OUT_CHANNELS": 32},
+            "RETINANET": {"NUM_CLASSES": CLASSES, "NUM_CONVS": 1, "SCORE_THRESH_TEST": 0.0},
+            "ANCHOR_GENERATOR": {"SIZES": [[16], [32], [64], [128], [256]]},
         },
     }  # fmt: skip

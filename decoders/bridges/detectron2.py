@@ -1,0 +1,133 @@
+"""Any meta-architecture of Detectron2 as a decoder: Faster and Mask R-CNN, RetinaNet, panoptic FPN's instances and what
+users have registered, through its public API alone (``build_model``, ``Instances``, ``EventStorage``).
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from torch import Tensor, nn
+
+from visionllm.core.errors import ConfigError
+from visionllm.decoders.base import register_decoder
+from visionllm.decoders.bridges.base import BoxBridge, Network, Things, built_layers, check_classes, serving
+from visionllm.decoders.bridges.toolbox import ToolboxConfig, load_checkpoint, needed, plain
+from visionllm.decoders.objects.tasks import DETECTION, SEGMENTATION
+
+KEY = "decoders.detectron2"
+# Where a configuration says how many classes there are.
+_COUNTS = (("ROI_HEADS", "NUM_CLASSES"), ("RETINANET", "NUM_CLASSES"), ("SEM_SEG_HEAD", "NUM_CLASSES"))
+
+
+class Detectron2Network(Network):
+    """A model of Detectron2 behind ``Network``. It normalises for itself: it gets pixels in 0..255."""
+
+    precise = True
+    std = (1 / 255, 1 / 255, 1 / 255)
+
+    def __init__(self, net: Any, classes: int, settings: dict[str, Any]) -> None:
+        super().__init__(net, classes, settings)
+        config = configuration(settings, classes)
+        self.masks = bool(config.MODEL.MASK_ON)
+        self.swapped = config.INPUT.FORMAT == "BGR"
+
+    def loss(self, pixels_3HW: Tensor, truth: Things) -> Tensor:
+        structures = needed("detectron2.structures", KEY)
+        size = tuple(int(side) for side in pixels_3HW.shape[1:])
+        own = structures.Instances(size)
+        own.gt_boxes, own.gt_classes = structures.Boxes(truth.boxes_xyxy), truth.labels
+        if truth.masks is not None:
+            own.gt_masks = structures.BitMasks(truth.masks)
+        training = self.training
+        self.train()
+        try:
+            # Its parts report into a storage, and fail where there is none.
+            with needed("detectron2.utils.events", KEY).EventStorage(0):
+                losses = self.net([{"image": self._inputs(pixels_3HW), "instances": own}])
+        finally:
+            self.train(training)
+        return torch.stack(list(losses.values())).sum()
+
+    def find(self, pixels_3HW: Tensor) -> Things:
+        height, width = (int(side) for side in pixels_3HW.shape[1:])
+        (found,) = self.net([{"image": self._inputs(pixels_3HW), "height": height, "width": width}])
+        own = found["instances"]
+        return Things(
+            boxes_xyxy=own.pred_boxes.tensor, labels=own.pred_classes, scores=own.scores,
+            masks=own.pred_masks.float() if self.masks and own.has("pred_masks") else None,
+        )  # fmt: skip
+
+    def _inputs(self, pixels_3HW: Tensor) -> Tensor:
+        return pixels_3HW.flip(0) if self.swapped else pixels_3HW
+
+
+@register_decoder("detectron2")
+class Detectron2Decoder(BoxBridge):
+    """A model of Detectron2 under super links."""
+
+    tasks = serving("detectron2", DETECTION, SEGMENTATION)
+    Config = ToolboxConfig
+
+    @classmethod
+    def from_config(cls, config: ToolboxConfig, link_width: int) -> Detectron2Decoder:
+        settings = config.network if config.network is not None else read(config.config or "")
+        classes = classes_of(settings)
+        check_classes(classes, f"{KEY}.network")
+        net = build(settings, classes)
+        if config.checkpoint is not None:
+            load_checkpoint(net, config.checkpoint, KEY)
+        return cls(
+            Detectron2Network(net, classes, settings), layers=built_layers(partial(build, settings), classes),
+            link_width=link_width, longest=config.longest, enlarge=config.enlarge, width=config.width,
+            threshold=config.threshold,
+        )  # fmt: skip
+
+
+def read(name: str) -> dict[str, Any]:
+    """Keys of a YAML configuration of Detectron2, read as plain values.
+
+    Raises:
+        ConfigError: the file is not there, is no YAML, is code, or builds on another file.
+    """
+    path = Path(name)
+    if path.suffix == ".py":
+        raise ConfigError(f"{KEY}.config: {path} is a lazy configuration, which is code; give its keys in network")
+    try:
+        held = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, yaml.YAMLError) as error:
+        raise ConfigError(f"{KEY}.config: {path}: {str(error).splitlines()[0]}") from None
+    if not isinstance(held, dict) or "_BASE_" in held:
+        raise ConfigError(f"{KEY}.config: {path}: write its base into it; one file holds all keys")
+    return plain(held)
+
+
+def configuration(settings: dict[str, Any], classes: int) -> Any:
+    """The settings over Detectron2's defaults, for so many classes."""
+    config = needed("detectron2.config", KEY)
+    own = config.get_cfg()
+    try:
+        own.merge_from_other_cfg(config.CfgNode(settings))
+    except (KeyError, ValueError, AssertionError) as error:
+        raise ConfigError(f"{KEY}.network: {' '.join(str(error).split())[:300]}") from None
+    own.MODEL.WEIGHTS, own.MODEL.DEVICE = "", "cpu"
+    for part, key in _COUNTS:
+        own.MODEL[part][key] = classes
+    return own
+
+
+def classes_of(settings: dict[str, Any]) -> int:
+    """How many classes a network has by its keys; Detectron2's default where they do not say."""
+    model = settings.get("MODEL") or {}
+    held = {(model.get(part) or {}).get(key) for part, key in _COUNTS} - {None}
+    if len(held) > 1:
+        raise ConfigError(f"{KEY}.network: NUM_CLASSES is {sorted(held)} in different parts; make them one")
+    return int(next(iter(held), 80))
+
+
+def build(settings: dict[str, Any], classes: int) -> nn.Module:
+    """A model from its keys, without weights."""
+    return needed("detectron2.modeling", KEY).build_model(configuration(settings, classes))

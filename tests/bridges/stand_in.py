@@ -1,0 +1,147 @@
+"""The public names of Detectron2 that its bridge speaks to, with one small dense detector behind them.
+
+Detectron2 is on no package index. Where it is missing, this shows that the bridge keeps to the calls it is written
+against; where it is installed, the real one is tested in its place.
+"""
+
+from __future__ import annotations
+
+import sys
+from types import ModuleType, SimpleNamespace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+
+class CfgNode(dict):
+    """Nested settings by attribute."""
+
+    def __init__(self, values: dict[str, Any] | None = None) -> None:
+        super().__init__({k: CfgNode(v) if isinstance(v, dict) else v for k, v in (values or {}).items()})
+
+    def __getattr__(self, name: str) -> Any:
+        try:
+            return self[name]
+        except KeyError:
+            raise AttributeError(name) from None
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        self[name] = value
+
+    def merge_from_other_cfg(self, other: CfgNode) -> None:
+        for key, value in other.items():
+            if key not in self:
+                raise KeyError(f"Non-existent config key: {key}")
+            if isinstance(value, CfgNode):
+                self[key].merge_from_other_cfg(value)
+            else:
+                self[key] = value
+
+
+def get_cfg() -> CfgNode:
+    return CfgNode({
+        "MODEL": {
+            "META_ARCHITECTURE": "Dense", "MASK_ON": False, "WEIGHTS": "x", "DEVICE": "cuda", "WIDTH": 16,
+            "ROI_HEADS": {"NUM_CLASSES": 80}, "RETINANET": {"NUM_CLASSES": 80}, "SEM_SEG_HEAD": {"NUM_CLASSES": 54},
+            "PIXEL_MEAN": [103.53, 116.28, 123.675], "PIXEL_STD": [57.0, 57.0, 58.0],
+        },
+        "INPUT": {"FORMAT": "BGR"},
+    })  # fmt: skip
+
+
+class Boxes:
+    def __init__(self, tensor: Tensor) -> None:
+        self.tensor = tensor
+
+
+class Instances:
+    def __init__(self, image_size: tuple[int, int], **fields: Any) -> None:
+        self.image_size = image_size
+        self.__dict__.update(fields)
+
+    def has(self, name: str) -> bool:
+        return name in self.__dict__
+
+
+_STORAGES: list[int] = []
+
+
+class EventStorage:
+    def __init__(self, start_iter: int = 0) -> None:
+        self.iter = start_iter
+
+    def __enter__(self) -> EventStorage:
+        _STORAGES.append(self.iter)
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        _STORAGES.pop()
+
+
+class Dense(nn.Module):
+    """Each cell of 16 pixels scores classes and a background, and has a box of each class."""
+
+    def __init__(self, cfg: CfgNode) -> None:
+        super().__init__()
+        assert cfg.MODEL.DEVICE == "cpu"
+        width, self.classes = cfg.MODEL.WIDTH, cfg.MODEL.ROI_HEADS.NUM_CLASSES
+        self.register_buffer("mean", torch.tensor(cfg.MODEL.PIXEL_MEAN)[:, None, None])
+        self.register_buffer("std", torch.tensor(cfg.MODEL.PIXEL_STD)[:, None, None])
+        self.body = nn.Sequential(
+            nn.Conv2d(3, width, 4, stride=4), nn.GELU(), nn.Conv2d(width, width, 4, stride=4), nn.GELU(),
+            nn.Conv2d(width, width, 3, padding=1), nn.GELU(),
+        )  # fmt: skip
+        self.cls_score, self.bbox_pred = nn.Linear(width, self.classes + 1), nn.Linear(width, 4 * self.classes)
+
+    def forward(self, batched_inputs: list[dict[str, Any]]) -> Any:
+        (given,) = batched_inputs
+        image = given["image"]
+        assert image.max() > 2 or not image.any(), "pixels are expected in 0..255"
+        values = self.body(((image - self.mean) / self.std)[None])[0]
+        height, width = values.shape[1:]
+        cells = values.flatten(1).T
+        logits, boxes = self.cls_score(cells), self.bbox_pred(cells).unflatten(-1, (self.classes, 4))
+        y, x = torch.meshgrid(torch.arange(height) + 0.5, torch.arange(width) + 0.5, indexing="ij")
+        middle = torch.stack([x.flatten(), y.flatten()], -1).to(cells)[:, None] * 16
+        xyxy = torch.cat([middle - 16 * boxes[..., :2].exp(), middle + 16 * boxes[..., 2:].exp()], -1)
+        if self.training:
+            assert _STORAGES, "Detectron2 wants an EventStorage"
+            return self._losses(logits, xyxy, middle[:, 0], given["instances"])
+        limit = xyxy.new_tensor([given["width"], given["height"]]).repeat(2)
+        scores, classes = logits.softmax(-1)[:, :-1].max(-1)
+        own = xyxy[torch.arange(len(xyxy)), classes].clamp(min=0).minimum(limit)
+        fields = {"pred_boxes": Boxes(own), "scores": scores, "pred_classes": classes}
+        return [{"instances": Instances((given["height"], given["width"]), **fields)}]
+
+    def _losses(self, logits: Tensor, xyxy: Tensor, middle: Tensor, true: Instances) -> dict[str, Tensor]:
+        labels = torch.full((len(logits),), self.classes, device=logits.device)
+        far = logits.sum() * 0 + xyxy.sum() * 0
+        for box, name in zip(true.gt_boxes.tensor, true.gt_classes, strict=True):
+            cell = (middle - (box[:2] + box[2:]) / 2).square().sum(1).argmin()
+            labels[cell] = name
+            far = far + (xyxy[cell, name] - box).abs().mean() / 16
+        return {"loss_cls": nn.functional.cross_entropy(logits, labels), "loss_box_reg": far}
+
+
+def modules() -> dict[str, ModuleType]:
+    """What ``sys.modules`` holds while it stands in."""
+    parts: dict[str, Any] = {
+        "detectron2": {},
+        "detectron2.config": {"get_cfg": get_cfg, "CfgNode": CfgNode},
+        "detectron2.modeling": {"build_model": Dense},
+        "detectron2.structures": {"Boxes": Boxes, "Instances": Instances, "BitMasks": SimpleNamespace},
+        "detectron2.utils": {},
+        "detectron2.utils.events": {"EventStorage": EventStorage},
+    }
+    made = {}
+    for name, held in parts.items():
+        made[name] = ModuleType(name)
+        made[name].__dict__.update(held)
+    return made
+
+
+def installed() -> bool:
+    import importlib.util
+
+    return "detectron2" in sys.modules or importlib.util.find_spec("detectron2") is not None

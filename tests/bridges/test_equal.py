@@ -1,0 +1,147 @@
+"""With no phrase spoken, a network under links finds what its toolbox finds, at equal weights."""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import save_file
+from torch import nn
+
+from visionllm.core.errors import CheckpointError, ConfigError
+from visionllm.decoders import DECODERS
+from visionllm.testing import toolboxes
+from visionllm.testing.small import tiny_mask2former, tiny_rt_detr
+
+PIXELS = torch.randn(3, 96, 128, generator=torch.Generator().manual_seed(3))
+WITH_MMDET = pytest.mark.skipif(importlib.util.find_spec("mmdet") is None, reason="mmdet is not installed")
+WITH_MMPOSE = pytest.mark.skipif(importlib.util.find_spec("mmpose") is None, reason="mmpose is not installed")
+
+
+def stirred(net: nn.Module) -> nn.Module:
+    torch.manual_seed(1)
+    with torch.no_grad():
+        for parameter in net.parameters():
+            parameter.add_(torch.randn_like(parameter) * 0.1)
+    return net.eval()
+
+
+def saved(net: nn.Module, folder: Path) -> str:
+    path = folder / "net.safetensors"
+    save_file({name: value.contiguous().clone() for name, value in net.state_dict().items()}, path)
+    return str(path)
+
+
+@pytest.mark.parametrize("settings", [tiny_rt_detr(), tiny_mask2former()], ids=["rt-detr", "mask2former"])
+def test_transformers(settings: dict[str, Any], tmp_path: Path) -> None:
+    from visionllm.decoders.bridges.heads import _build
+
+    plain = stirred(_build(settings))
+    plain.save_pretrained(tmp_path)
+    kind = DECODERS["transformers"]
+    decoder = kind.from_config(kind.Config(pretrained=str(tmp_path)), 16).eval()
+    with torch.no_grad():
+        wanted = plain(pixel_values=PIXELS[None])
+        got = decoder.network.net(pixel_values=PIXELS[None])
+    for name in ("logits", "pred_boxes", "class_queries_logits", "masks_queries_logits"):
+        if name in wanted:
+            assert torch.equal(wanted[name], got[name]), name
+    # A checkpoint of ours needs no folder beside it.
+    assert decoder.described({"pretrained": "x", "width": 64})["network"]["model_type"] == settings["model_type"]
+
+
+@WITH_MMDET
+@pytest.mark.parametrize(
+    "settings",
+    [
+        toolboxes.mmdet_dino(),
+        toolboxes.mmdet_retinanet(),
+        toolboxes.mmdet_rcnn(masks=True),
+        toolboxes.mmdet_mask2former(),
+    ],
+    ids=["dino", "retinanet", "mask r-cnn", "mask2former"],
+)
+def test_mmdet(settings: dict[str, Any], tmp_path: Path) -> None:
+    from mmdet.structures import DetDataSample
+
+    from visionllm.decoders.bridges.mmdet import build
+
+    plain = stirred(build(settings))
+    kind = DECODERS["mmdet"]
+    decoder = kind.from_config(kind.Config(network=settings, checkpoint=saved(plain, tmp_path)), 16).eval()
+    size = tuple(PIXELS.shape[1:])
+    sample = DetDataSample(metainfo={"img_shape": size, "ori_shape": size, "batch_input_shape": size, "pad_shape": size,
+                                     "scale_factor": (1.0, 1.0)})  # fmt: skip
+    with torch.no_grad():
+        (wanted,) = plain.predict(PIXELS[None], [sample], rescale=False)
+    got = decoder.unlinked(PIXELS)
+    assert len(wanted.pred_instances.scores) > 0
+    assert torch.equal(wanted.pred_instances.bboxes, got.boxes_xyxy)
+    assert torch.equal(wanted.pred_instances.scores, got.scores)
+    assert torch.equal(wanted.pred_instances.labels, got.labels)
+    if got.masks is not None:
+        assert torch.equal(wanted.pred_instances.masks.float(), got.masks)
+
+
+@WITH_MMPOSE
+@pytest.mark.parametrize("settings", [toolboxes.mmpose_heatmap(), toolboxes.mmpose_simcc()], ids=["heat maps", "simcc"])
+def test_mmpose(settings: dict[str, Any], tmp_path: Path) -> None:
+    from visionllm.decoders.bridges.mmpose import build
+
+    plain = stirred(build(settings))
+    kind = DECODERS["mmpose"]
+    boxes = {"transformers": {"network": tiny_rt_detr()}}
+    decoder = kind.from_config(kind.Config(network=settings, checkpoint=saved(plain, tmp_path), boxes=boxes), 16).eval()
+    crop = PIXELS[None, :, :64, :64] if "HeatmapHead" in str(settings["head"]) else PIXELS[None, :, :64, :48]
+    with torch.no_grad():
+        wanted, got = (net.head.forward(net.extract_feat(crop)) for net in (plain, decoder.net))
+    for one, other in zip(*([x] if torch.is_tensor(x) else list(x) for x in (wanted, got)), strict=True):
+        assert torch.equal(one, other)
+
+
+@WITH_MMDET
+def test_python_configurations_run_only_when_trusted(tmp_path: Path) -> None:
+    path = tmp_path / "net.py"
+    path.write_text(f"model = {toolboxes.mmdet_retinanet()!r}\n", encoding="utf-8")
+    kind = DECODERS["mmdet"]
+    with pytest.raises(ConfigError, match="trust: true"):
+        kind.from_config(kind.Config(config=str(path)), 16)
+    assert kind.from_config(kind.Config(config=str(path), trust=True), 16).network.classes == 80
+
+
+@WITH_MMDET
+def test_a_checkpoint_that_holds_code_is_refused(tmp_path: Path) -> None:
+    class Other:
+        pass
+
+    path = tmp_path / "net.pth"
+    torch.save({"state_dict": {}, "meta": Path}, path)
+    kind = DECODERS["mmdet"]
+    with pytest.raises(CheckpointError, match="not read as plain tensors"):
+        kind.from_config(kind.Config(network=toolboxes.mmdet_retinanet(), checkpoint=str(path)), 16)
+    with pytest.raises(CheckpointError, match="no such file"):
+        kind.from_config(kind.Config(network=toolboxes.mmdet_retinanet(), checkpoint="nowhere.pth"), 16)
+
+
+@WITH_MMDET
+def test_a_wrong_key_is_one_line() -> None:
+    kind = DECODERS["mmdet"]
+    broken = toolboxes.mmdet_retinanet() | {"neck": {"type": "NoSuchNeck"}}
+    with pytest.raises(ConfigError, match=r"decoders\.mmdet\.network: .*NoSuchNeck"):
+        kind.from_config(kind.Config(network=broken), 16)
+    with pytest.raises(ConfigError, match="no num_classes"):
+        kind.from_config(kind.Config(network={"type": "RetinaNet"}), 16)
+
+
+def test_wrong_keys_of_transformers_are_one_line() -> None:
+    kind = DECODERS["transformers"]
+    for network, said in (
+        ({"model_type": "bert", "num_labels": 3}, "no detector"),
+        ({"model_type": "nothing", "num_labels": 3}, "nothing"),
+        ({**tiny_rt_detr(), "num_labels": 1}, "2 or more"),
+    ):
+        with pytest.raises(ConfigError, match=said):
+            kind.from_config(kind.Config(network=network), 16)

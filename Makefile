@@ -2,25 +2,29 @@
 #   PYTHON=python3.12   the interpreter that makes .venv
 #   PIP_ARGS=...        handed to pip, for example an index with smaller (CPU-only) torch builds
 #   WORKERS=2           test processes
+#   WHEELS=folder       wheels of mmcv and xtcocotools; where there are some, `make test` tests the bridges too
 
 PYTHON ?= python3
 PIP_ARGS ?=
 WORKERS ?= logical
+WHEELS ?= $(firstword $(wildcard wheels ../shared/wheels))
 
 VENV := .venv
 PY := $(VENV)/bin/python
 READY := $(VENV)/.ready
+BRIDGES := $(VENV)/.bridges
 TYPES := build/types
 
 # One thread per test process: the processes share the cores. Nothing in the suite may reach for the network.
 QUIET := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false \
 	HF_HUB_OFFLINE=1 TRANSFORMERS_OFFLINE=1 HF_DATASETS_OFFLINE=1
 
-.PHONY: help venv demo test lint types bench clean
+.PHONY: help venv demo test test-bridges lint types bench clean
 
 help:
 	@echo "make demo    install, then ask the embedded model about a picture"
 	@echo "make test    install, lint, type check, run the whole suite (offline, CPU)"
+	@echo "make test-bridges  install MMDetection and MMPose from WHEELS, and test the bridges to them"
 	@echo "make lint    ruff"
 	@echo "make types   mypy"
 	@echo "make bench   measure speed (no test does)"
@@ -35,6 +39,15 @@ $(READY): setup.py pyproject.toml constraints.txt
 	PYTHONWARNINGS=ignore $(PY) -m pip install --quiet --disable-pip-version-check $(PIP_ARGS) -c constraints.txt -e ".[dev]"
 	@touch $@
 
+# Their own requirements ask for packages that no longer build, and that nothing here uses: they are listed instead.
+$(BRIDGES): $(READY) requirements-bridges.txt
+	PYTHONWARNINGS=ignore $(PY) -m pip install --quiet --disable-pip-version-check $(PIP_ARGS) -c constraints.txt --no-deps \
+		-r requirements-bridges.txt $(WHEELS)/*.whl
+	@touch $@
+
+test-bridges: $(BRIDGES)
+	@$(QUIET) $(PY) -m pytest -q -n $(WORKERS) --maxprocesses 4 -p no:cacheprovider tests/bridges tests/decoders
+
 demo: $(READY)
 	$(VENV)/bin/visionllm ask "detect all cars" examples/street.jpg --out outputs/street_detected.jpg
 
@@ -48,7 +61,8 @@ types: $(READY)
 	cd $(TYPES) && ../../$(PY) -m mypy --config-file ../../pyproject.toml --cache-dir ../../.mypy_cache -p visionllm
 
 # pytest speaks last: its closing line is the last line of the output.
-test: lint types
+# Where wheels lie, the bridges are part of it.
+test: lint types $(if $(wildcard $(WHEELS)/mmcv-*.whl),$(BRIDGES))
 	@$(QUIET) $(PY) -m pytest -q -n $(WORKERS) --maxprocesses 4 --dist loadfile -p no:cacheprovider
 
 bench: $(READY)

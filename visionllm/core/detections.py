@@ -240,6 +240,18 @@ class Detections:
             data={"class_name": names},
         )
 
+    def to_mmdet(self) -> Any:
+        """As ``mmdet.structures.DetDataSample`` (``core.exchange``)."""
+        from visionllm.core.exchange import result_to_mmdet
+
+        return result_to_mmdet(self)
+
+    def to_detectron2(self) -> Any:
+        """As ``detectron2.structures.Instances`` (``core.exchange``)."""
+        from visionllm.core.exchange import result_to_detectron2
+
+        return result_to_detectron2(self)
+
     def draw(self, picture: Picture | Image.Image | None = None) -> Image.Image:
         """Boxes with phrases and scores, one colour a phrase, line and letters scaled to the picture.
 

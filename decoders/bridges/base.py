@@ -321,3 +321,11 @@ def _in_picture(mask_HW: Tensor, asked: _Asked, size: tuple[int, int]) -> Mask:
         values = cv2.resize(values, tuple(asked.pixels.shape[:0:-1]), interpolation=cv2.INTER_LINEAR)
     width, height = asked.content
     return Mask.of(cv2.resize(values[:height, :width], size, interpolation=cv2.INTER_LINEAR) > 0.5)
+
+
+def around(mask_HW: Tensor) -> Tensor:
+    """(4,) box around the pixels of a mask; empty at the origin where there are none."""
+    rows, columns = mask_HW.any(1).nonzero()[:, 0], mask_HW.any(0).nonzero()[:, 0]
+    if not len(rows):
+        return torch.zeros(4, device=mask_HW.device)
+    return torch.stack([columns[0], rows[0], columns[-1] + 1, rows[-1] + 1]).float()

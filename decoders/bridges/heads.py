@@ -1,7 +1,7 @@
-"""Detectors and mask networks of transformers as a decoder: RT-DETR, D-FINE, RF-DETR, DETR, Mask2Former and their kin.
+"""Networks of transformers as a decoder: RT-DETR, D-FINE, DETR, Mask2Former and their kin, OWLv2, SAM 2.
 
 Any model that ``AutoModelForObjectDetection`` or ``AutoModelForUniversalSegmentation`` builds, that takes ``labels``,
-and that holds its classes in layers of its own.
+and that holds its classes in layers of its own; and those that are asked by an embedding (``prompted``).
 """
 
 from __future__ import annotations
@@ -21,10 +21,12 @@ from visionllm.decoders.bridges.base import (
     BridgeConfig,
     Network,
     Things,
+    around,
     built_layers,
     check_classes,
     serving,
 )  # fmt: skip
+from visionllm.decoders.bridges.prompted import KINDS
 from visionllm.decoders.objects.tasks import DETECTION, SEGMENTATION
 
 
@@ -48,8 +50,8 @@ class HeadNetwork(Network):
 
     mean, std = IMAGENET_MEAN, IMAGENET_STD
 
-    def __init__(self, net: Any) -> None:
-        super().__init__(net, int(net.config.num_labels), net.config.to_diff_dict() | _kept(net.config))
+    def __init__(self, net: Any, settings: dict[str, Any]) -> None:
+        super().__init__(net, int(net.config.num_labels), settings)
         self.masks = hasattr(net, "class_predictor")
 
     def loss(self, pixels_3HW: Tensor, truth: Things) -> Tensor:
@@ -84,7 +86,7 @@ class HeadNetwork(Network):
         # How sure the pixels are of a mask counts too (Cheng et al. 2022, Mask2Former, appendix).
         inside = (masks > 0.5).float()
         sure = (masks * inside).flatten(1).sum(1) / (inside.flatten(1).sum(1) + 1e-6)
-        boxes = torch.stack([_around(mask) for mask in inside > 0])
+        boxes = torch.stack([around(mask) for mask in inside > 0])
         return Things(
             boxes_xyxy=boxes.repeat(self.classes, 1), labels=labels, scores=scores * sure.repeat(self.classes),
             masks=masks[torch.arange(len(masks), device=masks.device).repeat(self.classes)],
@@ -101,19 +103,33 @@ class TransformersDecoder(BoxBridge):
     @classmethod
     def from_config(cls, config: HeadConfig, link_width: int) -> TransformersDecoder:
         net = _load(config.pretrained) if config.pretrained is not None else _build(config.network or {})
-        network = HeadNetwork(net)
-        check_classes(network.classes, "decoders.transformers.network.num_labels")
+        settings = net.config.to_diff_dict() | _kept(net.config)
+        network: Network
+        if net.config.model_type in KINDS:
+            network, layers = KINDS[net.config.model_type](net, settings), []
+        else:
+            network = HeadNetwork(net, settings)
+            check_classes(network.classes, "decoders.transformers.network.num_labels")
+            layers = built_layers(partial(_with_labels, settings), network.classes)
         return cls(
-            network, layers=built_layers(partial(_with_labels, network.settings), network.classes),
+            network, layers=layers,
             link_width=link_width, longest=config.longest, enlarge=config.enlarge, width=config.width,
             threshold=config.threshold,
         )  # fmt: skip
 
 
 def _auto() -> list[Any]:
-    from transformers import AutoModelForObjectDetection, AutoModelForUniversalSegmentation
+    from transformers import (
+        AutoModelForMaskGeneration,
+        AutoModelForObjectDetection,
+        AutoModelForUniversalSegmentation,
+        AutoModelForZeroShotObjectDetection,
+    )  # fmt: skip
 
-    return [AutoModelForObjectDetection, AutoModelForUniversalSegmentation]
+    return [
+        AutoModelForObjectDetection, AutoModelForUniversalSegmentation, AutoModelForZeroShotObjectDetection,
+        AutoModelForMaskGeneration,
+    ]  # fmt: skip
 
 
 def _build(settings: dict[str, Any]) -> Any:
@@ -156,11 +172,3 @@ def _load(name: str) -> Any:
 def _kept(config: Any) -> dict[str, Any]:
     """What the difference from a default leaves out and a network cannot be built without."""
     return {"model_type": config.model_type, "num_labels": int(config.num_labels)}
-
-
-def _around(mask_HW: Tensor) -> Tensor:
-    """(4,) box around the pixels of a mask; empty at the origin where there are none."""
-    rows, columns = mask_HW.any(1).nonzero()[:, 0], mask_HW.any(0).nonzero()[:, 0]
-    if not len(rows):
-        return torch.zeros(4, device=mask_HW.device)
-    return torch.stack([columns[0], rows[0], columns[-1] + 1, rows[-1] + 1]).float()

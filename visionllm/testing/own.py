@@ -15,7 +15,15 @@ from visionllm.core.poses import Pose, Skeleton
 from visionllm.core.sample import Picture, PictureTarget, Sample
 from visionllm.testing import toolboxes
 from visionllm.testing.bench import Case
-from visionllm.testing.small import boxed, tiny_diffusion, tiny_mask2former, tiny_network, tiny_rt_detr
+from visionllm.testing.small import (
+    boxed,
+    tiny_diffusion,
+    tiny_mask2former,
+    tiny_network,
+    tiny_owlv2,
+    tiny_rt_detr,
+    tiny_sam2,
+)  # fmt: skip
 
 _POINTS = ("nose", "left paw", "tail")
 
@@ -85,6 +93,8 @@ VARIANTS: dict[str, Callable[[], Case]] = {
     "restoration": _restoration,
     "transformers": partial(_bridged, tiny_rt_detr),
     "transformers of masks": partial(_bridged, tiny_mask2former, masks=True),
+    "transformers of owlv2": partial(_bridged, tiny_owlv2),
+    "transformers of sam2": partial(_bridged, tiny_sam2, masks=True),
     "mmdet": partial(_bridged, toolboxes.mmdet_dino),
     "mmdet of grounding-dino": partial(_bridged, toolboxes.mmdet_grounding),
     "mmdet of one stage": partial(_bridged, toolboxes.mmdet_retinanet),

@@ -58,6 +58,38 @@ def tiny_mask2former(**changes: Any) -> dict[str, Any]:
     }  # fmt: skip
 
 
+def tiny_owlv2() -> dict[str, Any]:
+    """Keys of the smallest OWLv2."""
+    size = {"num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 48}
+    return {
+        "model_type": "owlv2", "projection_dim": 32,
+        "text_config": {**size, "hidden_size": 32, "vocab_size": 16, "bos_token_id": 0, "eos_token_id": 1},
+        "vision_config": {**size, "hidden_size": 32, "image_size": 96, "patch_size": 16},
+    }  # fmt: skip
+
+
+def tiny_sam2() -> dict[str, Any]:
+    """Keys of the smallest SAM 2: pictures of 64 pixels, 4 x 4 cells."""
+    widths = [8, 16, 32, 64]
+    backbone = {
+        "model_type": "sam2_hiera_det_model", "hidden_size": 8, "image_size": [64, 64],
+        "blocks_per_stage": [1, 1, 2, 1], "embed_dim_per_stage": widths, "num_attention_heads_per_stage": [1, 2, 4, 8],
+        "window_size_per_stage": [4, 4, 4, 2], "global_attention_blocks": [3],
+        "window_positional_embedding_background_size": [4, 4],
+    }  # fmt: skip
+    return {
+        "model_type": "sam2",
+        "vision_config": {
+            "model_type": "sam2_vision_model", "backbone_config": backbone, "backbone_channel_list": widths[::-1],
+            "backbone_feature_sizes": [[16, 16], [8, 8], [4, 4]], "fpn_hidden_size": 32,
+        },
+        "prompt_encoder_config": {"hidden_size": 32, "image_size": 64, "patch_size": 16, "mask_input_channels": 4},
+        "mask_decoder_config": {
+            "hidden_size": 32, "mlp_dim": 32, "num_attention_heads": 2, "iou_head_hidden_dim": 16,
+        },
+    }  # fmt: skip
+
+
 def tiny_settings(
     kind: str = "mm-grounding-dino", context: int = 1024, regions: dict[str, Any] | None = None, **objects: Any
 ) -> dict[str, Any]:

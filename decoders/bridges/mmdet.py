@@ -22,6 +22,7 @@ from visionllm.decoders.bridges.toolbox import (
     ToolboxConfig,
     counted,
     first,
+    initialise,
     load_checkpoint,
     needed,
     plain,
@@ -185,7 +186,7 @@ def build(settings: dict[str, Any]) -> Any:
     try:
         net = models.build(config({"model": own}).model)
         # Some of its parameters are whatever memory held until then.
-        net.init_weights()
+        initialise(net, KEY)
         return net
     except (KeyError, TypeError, ValueError, AssertionError, AttributeError) as error:
         said = " ".join(str(error).split())

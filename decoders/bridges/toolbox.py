@@ -66,6 +66,17 @@ def read_settings(settings: ToolboxConfig, key: str) -> dict[str, Any]:
     return plain(config.model.to_dict())
 
 
+def initialise(net: Any, key: str) -> None:
+    """First weights of an OpenMMLab network, without a line for each in the log."""
+    logger = needed("mmengine.logging", key).MMLogger.get_current_instance()
+    level = logger.level
+    logger.setLevel("WARNING")
+    try:
+        net.init_weights()
+    finally:
+        logger.setLevel(level)
+
+
 def load_checkpoint(net: nn.Module, name: str, key: str) -> None:
     """Fill a network strictly, from tensors alone.
 

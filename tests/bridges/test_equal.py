@@ -97,7 +97,7 @@ def test_mmpose(settings: dict[str, Any], tmp_path: Path) -> None:
     decoder = kind.from_config(kind.Config(network=settings, checkpoint=saved(plain, tmp_path), boxes=boxes), 16).eval()
     crop = PIXELS[None, :, :64, :64] if "HeatmapHead" in str(settings["head"]) else PIXELS[None, :, :64, :48]
     with torch.no_grad():
-        wanted, got = (net.head.forward(net.extract_feat(crop)) for net in (plain, decoder.net))
+        wanted, got = (net.head.forward(net.extract_feat(crop)) for net in (plain, decoder.estimator.net))
     for one, other in zip(*([x] if torch.is_tensor(x) else list(x) for x in (wanted, got)), strict=True):
         assert torch.equal(one, other)
 

@@ -187,13 +187,13 @@ class Poses(Detections):
         check_array("likeness", self.likeness, self.scores.shape, np.float32)
         check_range("likeness", self.likeness)
 
-    @classmethod
     def to_mmpose(self) -> Any:
         """As ``mmpose.structures.PoseDataSample`` (``core.exchange``)."""
         from visionllm.core.exchange import result_to_mmpose
 
         return result_to_mmpose(self)
 
+    @classmethod
     def _no_rows(cls) -> dict[str, np.ndarray]:
         return {**Detections._no_rows(), "poses": object_array([]), "likeness": np.zeros(0, np.float32)}
 

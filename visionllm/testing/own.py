@@ -23,6 +23,7 @@ from visionllm.testing.small import (
     tiny_owlv2,
     tiny_rt_detr,
     tiny_sam2,
+    tiny_vitpose,
 )  # fmt: skip
 
 _POINTS = ("nose", "left paw", "tail")
@@ -104,6 +105,7 @@ VARIANTS: dict[str, Callable[[], Case]] = {
     "detectron2": partial(_bridged, toolboxes.detectron2_retinanet),
     "mmpose": partial(_topdown, toolboxes.mmpose_heatmap),
     "mmpose of simcc": partial(_topdown, toolboxes.mmpose_simcc),
+    "vitpose": partial(_topdown, tiny_vitpose),
 }
 
 

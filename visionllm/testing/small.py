@@ -90,6 +90,15 @@ def tiny_sam2() -> dict[str, Any]:
     }  # fmt: skip
 
 
+def tiny_vitpose(joints: int = 17) -> dict[str, Any]:
+    """Keys of the smallest ViTPose: crops of 64 pixels."""
+    backbone = {
+        "model_type": "vitpose_backbone", "image_size": [64, 64], "patch_size": [16, 16], "hidden_size": 32,
+        "num_hidden_layers": 2, "num_attention_heads": 2, "mlp_ratio": 2, "part_features": 8,
+    }  # fmt: skip
+    return {"backbone_config": backbone, "num_labels": joints, "use_simple_decoder": True}
+
+
 def tiny_settings(
     kind: str = "mm-grounding-dino", context: int = 1024, regions: dict[str, Any] | None = None, **objects: Any
 ) -> dict[str, Any]:

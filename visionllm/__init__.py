@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from visionllm.core.sample import Sample
     from visionllm.core.task import Task
     from visionllm.datasets.catalog import catalogue, open_dataset
+    from visionllm.datasets.foreign import card_from_config
     from visionllm.engine import describe, load_config, train
     from visionllm.evaluation import evaluate
     from visionllm.model import VisionLLM
@@ -43,6 +44,7 @@ __all__ = [
     "Task",
     "VisionLLM",
     "VisionLLMError",
+    "card_from_config",
     "catalogue",
     "check_decoder",
     "describe",
@@ -68,6 +70,7 @@ _HOMES = {
     "Task": "visionllm.core.task",
     "VisionLLM": "visionllm.model",
     "VisionLLMError": "visionllm.core.errors",
+    "card_from_config": "visionllm.datasets.foreign",
     "catalogue": "visionllm.datasets.catalog",
     "check_decoder": "visionllm.testing.report",
     "describe": "visionllm.engine",

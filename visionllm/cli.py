@@ -182,6 +182,19 @@ def data() -> None:
         typer.echo(name)
 
 
+@app.command()
+def card(
+    config: Annotated[Path, typer.Argument(help="A configuration of MMDetection or MMPose.")],
+    trust: Annotated[bool, typer.Option("--trust", help="Run it: a Python configuration is code.")] = False,
+) -> None:
+    """Print the card of the data sets that a configuration of OpenMMLab defines."""
+    import yaml
+
+    from visionllm import card_from_config
+
+    typer.echo(yaml.safe_dump(card_from_config(config, trust=trust), sort_keys=False).rstrip())
+
+
 def main(arguments: list[str] | None = None) -> None:
     """Run the command line. A mistake of the caller's is one line on standard error and status 2."""
     try:

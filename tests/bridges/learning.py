@@ -20,7 +20,8 @@ PICTURES = 8
 
 
 def scenes(task: str, least: float = 14.0) -> list[Sample]:
-    """Scenes of a few things each, asked for what is there; what is smaller than ``least`` pixels is left out."""
+    """Scenes, asked for up to four kinds of thing that are there, largest first; what is smaller than ``least`` is
+    left out."""
     data, found = open_dataset("scenes", "train", task=task), []
     for index in range(200):
         for sample in data.ask_all(index):
@@ -30,8 +31,15 @@ def scenes(task: str, least: float = 14.0) -> list[Sample]:
             keep = (sides.min(1) >= least) & ~target.ignored
             if target.poses is not None:
                 keep &= np.array([pose is not None and pose.known.sum() > 8 for pose in target.poses])
-            names = sorted(set(target.phrase[keep].tolist()))
-            if not 1 <= len(names) <= 4 or keep.sum() > 5:
+            areas = sides.prod(1)
+            names: list[int] = []
+            for name in sorted(
+                set(target.phrase[keep].tolist()), key=lambda n: -areas[keep & (target.phrase == n)].max()
+            ):
+                if len(names) < 4 and (keep & np.isin(target.phrase, [*names, name])).sum() <= 6:
+                    names.append(name)
+            keep &= np.isin(target.phrase, names)
+            if not keep.any():
                 continue
             place = {old: new for new, old in enumerate(names)}
             kept = {key: None if value is None else value[keep]

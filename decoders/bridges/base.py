@@ -29,7 +29,7 @@ from visionllm.core.pixels import PixelSpec
 from visionllm.core.superlink import SuperLinks
 from visionllm.core.task import Task
 from visionllm.decoders.base import Context, Decoder
-from visionllm.decoders.bridges.words import Spoken, class_layers, hear
+from visionllm.decoders.bridges.words import Hearing, class_layers, hear
 from visionllm.decoders.objects.found import find
 from visionllm.decoders.objects.phrases import PhraseHead
 from visionllm.decoders.objects.tasks import DETECTION, SEGMENTATION
@@ -52,7 +52,7 @@ class Things:
     masks: Tensor | None = None
 
 
-class Network(nn.Module, ABC):
+class Network(Hearing, ABC):
     """A toolbox's network with K classes, one picture at a time, so that no picture pads another.
 
     Args:
@@ -71,9 +71,8 @@ class Network(nn.Module, ABC):
     multiple = 32
 
     def __init__(self, net: nn.Module, classes: int, settings: dict[str, Any]) -> None:
-        super().__init__()
-        self.net, self.classes, self.settings = net, classes, settings
-        self.spoken = Spoken()
+        super().__init__(net)
+        self.classes, self.settings = classes, settings
 
     @abstractmethod
     def loss(self, pixels_3HW: Tensor, truth: Things) -> Tensor:
@@ -86,14 +85,6 @@ class Network(nn.Module, ABC):
     def learn(self, width: int, names: list[str]) -> None:
         """Put layers that read phrases in place of those that hold classes (``class_layers``)."""
         hear(self.net, names, self.classes, width, self.spoken)
-
-    def train(self, mode: bool = True) -> Network:
-        # One picture is no batch to take statistics of: they stay as they are, as in any detector's fine-tuning.
-        super().train(mode)
-        for layer in self.net.modules():
-            if isinstance(layer, nn.modules.batchnorm._BatchNorm):
-                layer.eval()
-        return self
 
 
 class BridgeConfig(Config):

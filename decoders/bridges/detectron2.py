@@ -122,10 +122,10 @@ def configuration(settings: dict[str, Any], classes: int) -> Any:
 def classes_of(settings: dict[str, Any]) -> int:
     """How many classes a network has by its keys; Detectron2's default where they do not say."""
     model = settings.get("MODEL") or {}
-    held = {(model.get(part) or {}).get(key) for part, key in _COUNTS} - {None}
+    held = {int(model[part][key]) for part, key in _COUNTS if (model.get(part) or {}).get(key) is not None}
     if len(held) > 1:
         raise ConfigError(f"{KEY}.network: NUM_CLASSES is {sorted(held)} in different parts; make them one")
-    return int(next(iter(held), 80))
+    return next(iter(held), 80)
 
 
 def build(settings: dict[str, Any], classes: int) -> nn.Module:

@@ -10,7 +10,6 @@ from functools import partial
 from typing import Any
 
 import torch
-from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from visionllm.core.errors import CheckpointError, ConfigError
@@ -27,22 +26,12 @@ from visionllm.decoders.bridges.base import (
     serving,
 )  # fmt: skip
 from visionllm.decoders.bridges.prompted import KINDS
+from visionllm.decoders.bridges.toolbox import Published
 from visionllm.decoders.objects.tasks import DETECTION, SEGMENTATION
 
 
-class HeadConfig(BridgeConfig):
-    """A network of transformers, from its keys or from published weights."""
-
-    network: dict[str, Any] | None = Field(
-        None, description="keys of its configuration, model_type and num_labels among them"
-    )
-    pretrained: str | None = Field(None, description="folder or hub id of its weights (safetensors)")
-
-    @model_validator(mode="after")
-    def _one_origin(self) -> HeadConfig:
-        if (self.network is None) == (self.pretrained is None):
-            raise ValueError("give either network or pretrained")
-        return self
+class HeadConfig(Published, BridgeConfig):
+    """A network of transformers, and how it is asked."""
 
 
 class HeadNetwork(Network):

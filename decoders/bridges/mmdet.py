@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from copy import deepcopy
 from functools import partial
 from typing import Any
 
@@ -20,9 +19,9 @@ from visionllm.decoders.base import register_decoder
 from visionllm.decoders.bridges.base import BoxBridge, Network, Things, built_layers, check_classes, serving
 from visionllm.decoders.bridges.toolbox import (
     ToolboxConfig,
+    build_openmmlab,
     counted,
     first,
-    initialise,
     load_checkpoint,
     needed,
     plain,
@@ -173,24 +172,12 @@ def build(settings: dict[str, Any]) -> Any:
     Raises:
         ConfigError: a key is wrong.
     """
-    needed("mmdet.utils", KEY).register_all_modules(init_default_scope=False)
-    models, config = needed("mmdet.registry", KEY).MODELS, needed("mmengine.config", KEY).Config
-    own = deepcopy(settings)
-    for part in (own, own.get("backbone") or {}):
-        part.pop("init_cfg", None)
-    own.pop("pretrained", None)
+    own = dict(settings)
     if "language_model" in own:
+        models = needed("mmdet.registry", KEY).MODELS
         models.register_module("VisionLLMNoLanguage", force=True, module=_NoLanguage)
         own["language_model"] = {"type": "VisionLLMNoLanguage", "width": 1}
-    own["_scope_"] = "mmdet"
-    try:
-        net = models.build(config({"model": own}).model)
-        # Some of its parameters are whatever memory held until then.
-        initialise(net, KEY)
-        return net
-    except (KeyError, TypeError, ValueError, AssertionError, AttributeError) as error:
-        said = " ".join(str(error).split())
-        raise ConfigError(f"{KEY}.network: {type(error).__name__}: {said[:300]}") from None
+    return build_openmmlab("mmdet", own, KEY)
 
 
 def classes_of(settings: dict[str, Any]) -> int:

@@ -5,7 +5,6 @@ K = channels of the head, N = things.
 
 from __future__ import annotations
 
-from copy import deepcopy
 from functools import partial
 from typing import Any
 
@@ -18,13 +17,13 @@ from visionllm.decoders.base import register_decoder
 from visionllm.decoders.bridges.base import serving
 from visionllm.decoders.bridges.toolbox import (
     ToolboxConfig,
+    build_openmmlab,
     first,
-    initialise,
     load_checkpoint,
     needed,
     plain,
     read_settings,
-)
+)  # fmt: skip
 from visionllm.decoders.bridges.topdown import Estimator, TopDown, TopDownConfig, finder_of
 from visionllm.decoders.objects.tasks import POSE
 
@@ -44,7 +43,9 @@ class MMPoseEstimator(Estimator):
         super().__init__(net, channels_of(settings), (width, height), settings)
         self.codec = codec
         own = settings.get("data_preprocessor") or {}
-        mean, std = np.float32(own.get("mean") or [0.0] * 3), np.float32(own.get("std") or [1.0] * 3)
+        mean, std = (
+            np.array(own.get(name) or [default] * 3, np.float32) for name, default in (("mean", 0.0), ("std", 1.0))
+        )
         self.swapped = not own.get("bgr_to_rgb", False)
         self.mean, self.std = (mean[::-1], std[::-1]) if self.swapped else (mean, std)
 
@@ -99,19 +100,7 @@ def build(settings: dict[str, Any]) -> Any:
     Raises:
         ConfigError: a key is wrong.
     """
-    needed("mmpose.utils", KEY).register_all_modules(init_default_scope=False)
-    models, config = needed("mmpose.registry", KEY).MODELS, needed("mmengine.config", KEY).Config
-    own = deepcopy(settings)
-    for part in (own, own.get("backbone") or {}):
-        part.pop("init_cfg", None)
-    own["_scope_"] = "mmpose"
-    try:
-        net = models.build(config({"model": own}).model)
-        initialise(net, KEY)
-        return net
-    except (KeyError, TypeError, ValueError, AssertionError, AttributeError) as error:
-        said = " ".join(str(error).split())
-        raise ConfigError(f"{KEY}.network: {type(error).__name__}: {said[:300]}") from None
+    return build_openmmlab("mmpose", settings, KEY)
 
 
 def channels_of(settings: dict[str, Any]) -> int:

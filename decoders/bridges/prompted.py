@@ -5,6 +5,7 @@ P = phrases, E = width of a phrase, C = width of the network's own prompts.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
 
@@ -153,4 +154,8 @@ class SamNetwork(Prompted):
 
 
 # Kind of network -> how it is asked.
-KINDS: dict[str, type[Prompted]] = {"owlvit": OwlNetwork, "owlv2": OwlNetwork, "sam2": SamNetwork}
+KINDS: dict[str, Callable[[Any, dict[str, Any]], Prompted]] = {
+    "owlvit": OwlNetwork,
+    "owlv2": OwlNetwork,
+    "sam2": SamNetwork,
+}

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import importlib
+from copy import deepcopy
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import torch
 from pydantic import Field, model_validator
 from torch import nn
 
+from visionllm.core.config import Config
 from visionllm.core.errors import CheckpointError, ConfigError
 from visionllm.decoders.bridges.base import BridgeConfig
 
@@ -25,9 +27,24 @@ class ToolboxConfig(BridgeConfig):
     checkpoint: str | None = Field(None, description="weights of the network: .safetensors, or a .pth without code")
 
     @model_validator(mode="after")
-    def _one_origin(self) -> ToolboxConfig:
+    def _one_origin(self) -> Self:
         if (self.network is None) == (self.config is None):
             raise ValueError("give either network or config")
+        return self
+
+
+class Published(Config):
+    """A network of transformers, from its keys or from published weights."""
+
+    network: dict[str, Any] | None = Field(
+        None, description="keys of its configuration, model_type and num_labels among them"
+    )
+    pretrained: str | None = Field(None, description="folder or hub id of its weights (safetensors)")
+
+    @model_validator(mode="after")
+    def _one_origin(self) -> Self:
+        if (self.network is None) == (self.pretrained is None):
+            raise ValueError("give either network or pretrained")
         return self
 
 
@@ -66,13 +83,29 @@ def read_settings(settings: ToolboxConfig, key: str) -> dict[str, Any]:
     return plain(config.model.to_dict())
 
 
-def initialise(net: Any, key: str) -> None:
-    """First weights of an OpenMMLab network, without a line for each in the log."""
+def build_openmmlab(package: str, settings: dict[str, Any], key: str) -> Any:
+    """A network of MMDetection or MMPose from its keys, without a download.
+
+    Raises:
+        ConfigError: a key is wrong.
+    """
+    needed(f"{package}.utils", key).register_all_modules(init_default_scope=False)
+    models, config = needed(f"{package}.registry", key).MODELS, needed("mmengine.config", key).Config
     logger = needed("mmengine.logging", key).MMLogger.get_current_instance()
+    own = deepcopy(settings) | {"_scope_": package}
+    for part in (own, own.get("backbone") or {}):
+        part.pop("init_cfg", None)
+    own.pop("pretrained", None)
     level = logger.level
-    logger.setLevel("WARNING")
+    logger.setLevel("WARNING")  # it has a line for every parameter
     try:
+        net = models.build(config({"model": own}).model)
+        # Until then some of its parameters are whatever memory held.
         net.init_weights()
+        return net
+    except (KeyError, TypeError, ValueError, AssertionError, AttributeError) as error:
+        said = " ".join(str(error).split())
+        raise ConfigError(f"{key}.network: {type(error).__name__}: {said[:300]}") from None
     finally:
         logger.setLevel(level)
 

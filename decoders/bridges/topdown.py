@@ -30,7 +30,7 @@ from visionllm.core.skeletons import skeleton_of
 from visionllm.core.superlink import SuperLinks
 from visionllm.decoders.base import DECODERS, Context, Decoder
 from visionllm.decoders.bridges.base import BoxBridge, BridgeOptions
-from visionllm.decoders.bridges.words import LinkScores, Spoken, class_layers, hear
+from visionllm.decoders.bridges.words import Hearing, LinkScores, class_layers, hear
 from visionllm.decoders.objects.layout import owners
 from visionllm.decoders.objects.phrases import PhraseHead
 from visionllm.decoders.objects.tasks import DETECTION, POSE
@@ -39,7 +39,7 @@ from visionllm.decoders.objects.tasks import DETECTION, POSE
 PADDING = 1.25
 
 
-class Estimator(nn.Module, ABC):
+class Estimator(Hearing, ABC):
     """A toolbox's estimator of K keypoints on crops of one size.
 
     Args:
@@ -55,9 +55,8 @@ class Estimator(nn.Module, ABC):
     swapped = False
 
     def __init__(self, net: nn.Module, channels: int, input_size: tuple[int, int], settings: dict[str, Any]) -> None:
-        super().__init__()
-        self.net, self.channels, self.input_size, self.settings = net, channels, input_size, settings
-        self.spoken = Spoken()
+        super().__init__(net)
+        self.channels, self.input_size, self.settings = channels, input_size, settings
 
     @abstractmethod
     def loss(self, pixels_N3HW: Tensor, points_NK2: np.ndarray, seen_NK: np.ndarray) -> Tensor:
@@ -66,13 +65,6 @@ class Estimator(nn.Module, ABC):
     @abstractmethod
     def read(self, pixels_N3HW: Tensor) -> tuple[np.ndarray, np.ndarray]:
         """(N, K, 2) points, counted likewise, and (N, K) scores."""
-
-    def train(self, mode: bool = True) -> Estimator:
-        super().train(mode)
-        for layer in self.net.modules():
-            if isinstance(layer, nn.modules.batchnorm._BatchNorm):
-                layer.eval()
-        return self
 
 
 class TopDownConfig(Config):

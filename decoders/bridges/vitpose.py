@@ -7,13 +7,13 @@ from typing import Any
 
 import numpy as np
 import torch
-from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from visionllm.core.errors import CheckpointError, ConfigError
 from visionllm.core.pixels import IMAGENET_MEAN, IMAGENET_STD
 from visionllm.decoders.base import register_decoder
 from visionllm.decoders.bridges.base import check_classes, serving
+from visionllm.decoders.bridges.toolbox import Published
 from visionllm.decoders.bridges.topdown import Estimator, TopDown, TopDownConfig, finder_of
 from visionllm.decoders.objects.tasks import POSE
 
@@ -24,23 +24,14 @@ SIGMA = 2.0
 KERNEL = 11
 
 
-class VitPoseConfig(TopDownConfig):
-    """A ViTPose, from its keys or from published weights, and the decoder whose boxes it reads."""
-
-    network: dict[str, Any] | None = Field(None, description="keys of its configuration, num_labels among them")
-    pretrained: str | None = Field(None, description="folder or hub id of its weights (safetensors)")
-
-    @model_validator(mode="after")
-    def _one_origin(self) -> VitPoseConfig:
-        if (self.network is None) == (self.pretrained is None):
-            raise ValueError("give either network or pretrained")
-        return self
+class VitPoseConfig(Published, TopDownConfig):
+    """A ViTPose, and the decoder whose boxes it reads."""
 
 
 class VitPoseEstimator(Estimator):
     """``VitPoseForPoseEstimation`` behind ``Estimator``: squared differences of heat maps."""
 
-    mean, std = np.float32(IMAGENET_MEAN) * 255, np.float32(IMAGENET_STD) * 255
+    mean, std = (np.array(values, np.float32) * 255 for values in (IMAGENET_MEAN, IMAGENET_STD))
 
     def __init__(self, net: Any) -> None:
         height, width = net.config.backbone_config.image_size

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Self
 
 import torch
 from torch import Tensor, nn
@@ -36,6 +37,22 @@ class Spoken:
             yield
         finally:
             self.words_PE = before
+
+
+class Hearing(nn.Module):
+    """A toolbox's network, and what is said to it."""
+
+    def __init__(self, net: nn.Module) -> None:
+        super().__init__()
+        self.net, self.spoken = net, Spoken()
+
+    def train(self, mode: bool = True) -> Self:
+        # One picture is no batch to take statistics of: they stay as they are, as in any detector's fine-tuning.
+        super().train(mode)
+        for layer in self.net.modules():
+            if isinstance(layer, nn.modules.batchnorm._BatchNorm):
+                layer.eval()
+        return self
 
 
 class LinkScores(nn.Module):

@@ -7,8 +7,9 @@ from copy import deepcopy
 from pathlib import Path
 from typing import Any, Self
 
-import torch
 from pydantic import Field, model_validator
+from safetensors import SafetensorError
+from safetensors.torch import load_file
 from torch import nn
 
 from visionllm.core.config import Config
@@ -24,7 +25,7 @@ class ToolboxConfig(BridgeConfig):
     )
     config: str | None = Field(None, description="configuration file of the toolbox; a Python one runs as code")
     trust: bool = Field(False, description="whether a configuration file that runs as code may run")
-    checkpoint: str | None = Field(None, description="weights of the network: .safetensors, or a .pth without code")
+    checkpoint: str | None = Field(None, description="weights of the network, a safetensors file")
 
     @model_validator(mode="after")
     def _one_origin(self) -> Self:
@@ -111,30 +112,22 @@ def build_openmmlab(package: str, settings: dict[str, Any], key: str) -> Any:
 
 
 def load_checkpoint(net: nn.Module, name: str, key: str) -> None:
-    """Fill a network strictly, from tensors alone.
+    """Fill a network strictly, from a safetensors file.
 
     Raises:
-        CheckpointError: the file is not there, holds code, or does not fit.
+        CheckpointError: the file is not there, is of another kind, broken, or does not fit.
     """
     path = Path(name)
     if not path.is_file():
         raise CheckpointError(f"{key}.checkpoint: {path}: no such file")
-    try:
-        if path.suffix == ".safetensors":
-            from safetensors.torch import load_file
-
-            state = load_file(path)
-        else:
-            held = torch.load(path, map_location="cpu", weights_only=True)
-            state = next((held[name] for name in ("state_dict", "model") if name in held), held)
-    except Exception as error:  # noqa: BLE001 (pickle, zip and safetensors each raise their own)
+    if path.suffix != ".safetensors":
         raise CheckpointError(
-            f"{key}.checkpoint: {path}: not read as plain tensors ({str(error).splitlines()[0][:120]}); "
-            "save its state_dict as .safetensors"
-        ) from None
+            f"{key}.checkpoint: {path}: may hold code, and is not read; save its state_dict as .safetensors "
+            "(docs/bridges.md)"
+        )
     try:
-        net.load_state_dict(state)
-    except (RuntimeError, AttributeError) as error:
+        net.load_state_dict(load_file(path))
+    except (SafetensorError, RuntimeError, AttributeError) as error:
         raise CheckpointError(f"{key}.checkpoint: {path}: {' '.join(str(error).split())[:300]}") from None
 
 

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 
 import pytest
 import torch
 
-from tests.bridges.stand_in import installed, modules
 from visionllm.core.errors import ConfigError
 from visionllm.decoders import DECODERS
 from visionllm.testing import CHECKS, Bench, Case
 from visionllm.testing.own import VARIANTS
 from visionllm.testing.report import run
+
+pytestmark = pytest.mark.usefixtures("detectron2")
 
 BOXES = VARIANTS["transformers"]().sample
 
@@ -23,13 +23,6 @@ def bench() -> Bench:
     case = Case(config={"network": {"MODEL": {"MASK_ON": False}}, "longest": 96, "width": 8}, sample=BOXES,
                 options={"threshold": 0.0})  # fmt: skip
     return Bench("detectron2", case)
-
-
-@pytest.fixture(autouse=True)
-def toolbox(monkeypatch: pytest.MonkeyPatch) -> None:
-    if not installed():
-        for name, module in modules().items():
-            monkeypatch.setitem(sys.modules, name, module)
 
 
 @pytest.mark.parametrize("check", CHECKS)

@@ -113,17 +113,19 @@ def test_python_configurations_run_only_when_trusted(tmp_path: Path) -> None:
 
 
 @WITH_MMDET
-def test_a_checkpoint_that_holds_code_is_refused(tmp_path: Path) -> None:
-    class Other:
-        pass
-
-    path = tmp_path / "net.pth"
-    torch.save({"state_dict": {}, "meta": Path}, path)
+def test_weights_are_safetensors_alone(tmp_path: Path) -> None:
     kind = DECODERS["mmdet"]
-    with pytest.raises(CheckpointError, match="not read as plain tensors"):
-        kind.from_config(kind.Config(network=toolboxes.mmdet_retinanet(), checkpoint=str(path)), 16)
-    with pytest.raises(CheckpointError, match="no such file"):
-        kind.from_config(kind.Config(network=toolboxes.mmdet_retinanet(), checkpoint="nowhere.pth"), 16)
+    (tmp_path / "net.pth").write_bytes(b"x")
+    (tmp_path / "broken.safetensors").write_bytes(b"x")
+    save_file({"other": torch.zeros(1)}, tmp_path / "other.safetensors")
+    for name, said in (
+        ("net.pth", "may hold code"),
+        ("broken.safetensors", "checkpoint"),
+        ("other.safetensors", "Missing key"),
+        ("nowhere.safetensors", "no such file"),
+    ):
+        with pytest.raises(CheckpointError, match=said):
+            kind.from_config(kind.Config(network=toolboxes.mmdet_retinanet(), checkpoint=str(tmp_path / name)), 16)
 
 
 @WITH_MMDET

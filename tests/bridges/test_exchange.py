@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 import torch
 
-from tests.bridges.stand_in import installed, modules
 from visionllm import open_dataset
 from visionllm.core import exchange
 from visionllm.core.arrays import object_array
@@ -73,11 +72,8 @@ def test_samples() -> None:
     assert len(got.keypoints) == sum(pose is not None for pose in posed.turns[0].target.poses)
 
 
-def test_detectron2(monkeypatch: pytest.MonkeyPatch) -> None:
-    if not installed():
-        for name, module in modules().items():
-            monkeypatch.setitem(sys.modules, name, module)
-        monkeypatch.setattr(sys.modules["detectron2.structures"], "BitMasks", torch.as_tensor)
+@pytest.mark.usefixtures("detectron2")
+def test_detectron2() -> None:
     own = masks().to_detectron2()
     assert own.image_size == (10, 12)
     assert torch.equal(own.pred_boxes.tensor, torch.from_numpy(BOXES))

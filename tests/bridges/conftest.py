@@ -6,10 +6,12 @@ against; where it is installed, the real one is tested in its place.
 
 from __future__ import annotations
 
+import importlib.util
 import sys
-from types import ModuleType, SimpleNamespace
+from types import ModuleType
 from typing import Any
 
+import pytest
 import torch
 from torch import Tensor, nn
 
@@ -130,7 +132,7 @@ def modules() -> dict[str, ModuleType]:
         "detectron2": {},
         "detectron2.config": {"get_cfg": get_cfg, "CfgNode": CfgNode},
         "detectron2.modeling": {"build_model": Dense},
-        "detectron2.structures": {"Boxes": Boxes, "Instances": Instances, "BitMasks": SimpleNamespace},
+        "detectron2.structures": {"Boxes": Boxes, "Instances": Instances, "BitMasks": torch.as_tensor},
         "detectron2.utils": {},
         "detectron2.utils.events": {"EventStorage": EventStorage},
     }
@@ -141,7 +143,9 @@ def modules() -> dict[str, ModuleType]:
     return made
 
 
-def installed() -> bool:
-    import importlib.util
-
-    return "detectron2" in sys.modules or importlib.util.find_spec("detectron2") is not None
+@pytest.fixture
+def detectron2(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Detectron2, or what stands in for it."""
+    if importlib.util.find_spec("detectron2") is None:
+        for name, module in modules().items():
+            monkeypatch.setitem(sys.modules, name, module)

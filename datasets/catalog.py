@@ -53,13 +53,18 @@ class Card(Config):
 
 @dataclass(kw_only=True, slots=True, frozen=True, eq=False)
 class Dataset:
-    """One split of a data set, open for reading."""
+    """One split of a data set, open for reading.
+
+    Args:
+        order: samples of the reader in the order in which they are read here; None: each once, as they come.
+    """
 
     card: Card
     split: str
     reader: Reader
     wording: Wording
     task: str
+    order: np.ndarray | None = None
 
     @property
     def name(self) -> str:
@@ -80,11 +85,35 @@ class Dataset:
         return set(getattr(self.reader, "tasks", ())) or tasks_asked(self.task)
 
     def __len__(self) -> int:
-        return len(self.reader)
+        return len(self.reader) if self.order is None else len(self.order)
 
     def read(self, index: int) -> Record | Sample:
         """See ``Reader.read``."""
-        return self.reader.read(index)
+        return self.reader.read(index if self.order is None else int(self.order[index]))
+
+    def balanced(self, threshold: float) -> Dataset:
+        """Repeat factor sampling (Gupta, Dollár, Girshick 2019, "LVIS", arXiv 1908.03195, section 4.3): a picture comes
+        max(1, sqrt(threshold / f)) times, f being the share of pictures that show the rarest of its categories.
+
+        Parts of a time are carried on to the next picture, so that the whole is as long as these numbers add up to.
+
+        Raises:
+            ConfigError: the format does not tell what a sample shows without reading it.
+        """
+        labels_of = getattr(self.reader, "labels_of", None)
+        if labels_of is None:
+            raise ConfigError(
+                f"{self.key}: balance: format {self.card.format} does not tell what a sample shows before it is read; "
+                "leave balance out"
+            )
+        shown = np.zeros((len(self.reader), len(self.names)), bool)
+        for index in range(len(self.reader)):
+            shown[index, labels_of(index)] = True
+        factors = np.sqrt(threshold / np.maximum(shown.mean(0), 1e-12)).clip(1)
+        times = np.where(shown, factors, 1.0).max(1, initial=1.0)
+        # A thousandth of a time short, sums of ones and halves would be rounded down.
+        ends = np.floor(np.cumsum(times) + 1e-6).astype(np.int64)
+        return replace(self, order=np.repeat(np.arange(len(self.reader)), np.diff(ends, prepend=0)))
 
     def ask(self, index: int, rng: np.random.Generator) -> Sample:
         """The training sample at ``index``."""
@@ -124,6 +153,8 @@ class Dataset:
     def digest(self) -> str:
         """Hash of all that decides the samples: annotations, wording, task."""
         words = f"{self.task} {self.reader.digest()} {self.names} {_plain(self.wording)}"
+        if self.order is not None:
+            words += f" {self.order.tolist()}"
         return hashlib.sha256(words.encode()).hexdigest()
 
 

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from pydantic import Field, NonNegativeInt, PositiveInt
+from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt
 from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer
 from torch import Tensor
@@ -28,7 +28,7 @@ from visionllm.core.config import Config, apply_overrides, read_yaml, validate
 from visionllm.core.errors import CheckpointError, ConfigError
 from visionllm.core.sample import Sample
 from visionllm.core.task import TASKS
-from visionllm.datasets.catalog import open_dataset
+from visionllm.datasets.catalog import Dataset, open_dataset
 from visionllm.datasets.loader import Loader
 from visionllm.datasets.plan import item_rng
 from visionllm.datasets.transforms import Augment
@@ -69,6 +69,14 @@ class Source(Config):
     split: str = "train"
     task: str | None = Field(None, description="what is asked of it, where that is not the card's task")
     weight: float = Field(1.0, ge=0)
+    balance: PositiveFloat | None = Field(
+        None, description="pictures of categories that fewer than this share of them show come more often; None: as is"
+    )
+
+    def open(self, data_root: str | None) -> Dataset:
+        """The data set, as the mixture reads it."""
+        found = open_dataset(self.dataset, self.split, data_root, task=self.task)
+        return found if self.balance is None else found.balanced(self.balance)
 
 
 class RunConfig(Config):
@@ -341,7 +349,7 @@ def make_loader(config: TrainConfig, rank: int = 0, world_size: int = 1) -> Load
     """The plan of a run and what reads it."""
     run = config.train
     return Loader(
-        [open_dataset(source.dataset, source.split, run.data_root, task=source.task) for source in config.data],
+        [source.open(run.data_root) for source in config.data],
         [source.weight for source in config.data],
         batch_size=run.batch_size, seed=run.seed, augment=config.augment, rank=rank, world_size=world_size,
         max_side=run.max_side, cache_bytes=run.cache_bytes,

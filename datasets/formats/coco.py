@@ -140,6 +140,11 @@ class CocoReader:
             },
         )
 
+    def labels_of(self, index: int) -> np.ndarray:
+        """See ``Reader.labels_of``."""
+        rows = self._order[self._starts[index] : self._starts[index + 1]]
+        return self._objects["label"][rows[self._boxes.kept[rows] & ~self._objects["crowd"][rows]]]
+
     def digest(self) -> str:
         return self._digest
 

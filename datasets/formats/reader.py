@@ -61,7 +61,11 @@ class Place:
 
 
 class Reader(Protocol):
-    """One split of a data set in one format."""
+    """One split of a data set in one format.
+
+    A reader that knows its objects without opening a picture has ``labels_of(index)`` besides: the (N,) int64 labels of
+    the single objects of a sample, for ``Dataset.balanced``.
+    """
 
     Split: ClassVar[type[Config]]
     needs_root: ClassVar[bool]

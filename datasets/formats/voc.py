@@ -133,6 +133,11 @@ class VocReader:
             extra={"image_id": name},
         )
 
+    def labels_of(self, index: int) -> np.ndarray:
+        """See ``Reader.labels_of``."""
+        kept = self._boxes.kept[self._starts[index] : self._starts[index + 1]]
+        return self._labels[index][kept & ~np.array(self._pages[index].difficult, bool)]
+
     def digest(self) -> str:
         return self._digest
 

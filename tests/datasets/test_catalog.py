@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from visionllm.core.errors import ConfigError, DatasetError, UnknownNameError, VisionLLMError
@@ -145,3 +148,52 @@ def test_the_digest_covers_annotations_and_words(coco_root: Callable[..., Path],
     assert open_dataset(changed, "train", tmp_path).digest() != before
     coco_root(lambda content: content["annotations"].pop())
     assert open_dataset(write_card(tmp_path), "train", tmp_path).digest() != before
+
+
+def balanced_card(folder: Path, shows: list[list[int]], crowd: int | None = None) -> Path:
+    """A COCO card whose pictures show these categories of three; the object ``crowd`` is one."""
+    (folder / "coco/images").mkdir(parents=True)
+    rows = [(i, label) for i, labels in enumerate(shows) for label in labels]
+    content = {
+        "images": [{"id": i, "file_name": f"{i}.png", "width": 8, "height": 8} for i in range(len(shows))],
+        "categories": [{"id": i, "name": name} for i, name in enumerate(("dog", "cat", "emu"))],
+        "annotations": [
+            {"id": n, "image_id": i, "category_id": label, "bbox": [1, 1, 4, 4], "iscrowd": int(n == crowd)}
+            for n, (i, label) in enumerate(rows)
+        ],
+    }
+    (folder / "coco/train.json").write_text(json.dumps(content))
+    return write_card(folder)
+
+
+def test_pictures_of_rare_categories_come_as_often_as_their_factor_says(tmp_path: Path) -> None:
+    # Dogs are in all 16 pictures, cats in four (factor 1 at 0.25), an emu in one (factor sqrt(0.25 * 16) = 2).
+    shows = [[0, 0], *[[0, 1]] * 4, *[[0]] * 10, [0, 2]]
+    data = open_dataset(balanced_card(tmp_path, shows), "train", tmp_path)
+    assert data.balanced(0.01).order.tolist() == list(range(16))
+    same = data.balanced(0.25)
+    assert same.order.tolist() == [*range(15), 15, 15]
+    assert len(same) == 17
+    assert same.digest() != data.digest()
+    # At 0.5625 a cat's factor is 1.5, an emu's 3: halves are carried on.
+    more = data.balanced(0.5625).order.tolist()
+    assert [more.count(i) for i in range(16)] == [1, 1, 2, 1, 2, *[1] * 10, 3]
+
+
+def test_what_is_read_follows_the_order(coco_root: Callable[..., Path], tmp_path: Path) -> None:
+    coco_root()
+    data = open_dataset(write_card(tmp_path), "train", tmp_path)
+    turned = replace(data, order=np.array([2, 0, 2]))
+    assert [turned.read(i).source.index for i in range(3)] == [2, 0, 2]
+    assert turned.ask_all(0)[0].source.index == 2
+
+
+def test_a_crowd_is_not_shown_and_an_empty_picture_comes_once(tmp_path: Path) -> None:
+    data = open_dataset(balanced_card(tmp_path, [[0], [0], [0, 2], []], crowd=3), "train", tmp_path)
+    assert data.balanced(1.0).order.tolist() == [0, 1, 2, 3], "the emu is a crowd; dogs are in three of four"
+
+
+def test_what_cannot_be_balanced_says_so() -> None:
+    with pytest.raises(ConfigError, match="scenes/train: balance: format scenes does not tell") as caught:
+        open_dataset("scenes", "train").balanced(0.1)
+    assert "\n" not in str(caught.value)

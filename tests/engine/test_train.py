@@ -73,7 +73,10 @@ def tensors(folder: Path) -> dict[str, torch.Tensor]:
     return found
 
 
-@pytest.mark.parametrize("changes", [{}, {"optim__ema": 0.0, "train__accumulate": 2, "train__workers": 0}])
+MUON = {"optim__muon": ["mllm.net.model.language_model"]}
+
+
+@pytest.mark.parametrize("changes", [{}, {"optim__ema": 0.0, "train__accumulate": 2, "train__workers": 0, **MUON}])
 def test_a_resumed_run_is_the_run(write: Make, changes: dict[str, Any], tmp_path: Path) -> None:
     """Weights, running average and the optimiser's memory, bit for bit."""
     whole = train(load_config(write("whole", **changes)))

@@ -149,3 +149,10 @@ def test_the_digest_is_that_of_the_listed_pages(voc_root: Root, voc_page: Page, 
     assert open_voc(root).digest() == before
     (root / "Annotations" / "a.xml").write_text(voc_page([]))
     assert open_voc(root).digest() != before
+
+
+def test_what_a_page_shows_is_told_without_its_picture(voc_root: Root, voc_page: Page) -> None:
+    shown = voc_page([{"box": (1, 1, 9, 9), "name": "dog"}, {"box": (1, 1, 4, 4)}, {"box": (5, 5, 5, 5)}])
+    hard = voc_page([{"box": (1, 1, 9, 9), "difficult": 1}])
+    reader = open_voc(voc_root({"a": shown, "b": hard}))
+    assert [[reader.names[label] for label in reader.labels_of(i)] for i in (0, 1)] == [["dog", "cat"], []]

@@ -22,8 +22,7 @@ from visionllm.core.batch import Batch, on_pictures
 from visionllm.core.config import validate
 from visionllm.core.errors import Cancelled, CheckpointError, PromptError, unknown_name
 from visionllm.core.images import Images, Recipe
-from visionllm.core.media import PictureSource, load_picture
-from visionllm.core.regions import PLACEHOLDER, Region, check_regions, region_name
+from visionllm.core.regions import PLACEHOLDER, Region, check_regions
 from visionllm.core.sample import Picture, Sample, Turn
 from visionllm.core.superlink import LinkMeta, SuperLinks
 from visionllm.core.task import TASKS, Task
@@ -31,14 +30,13 @@ from visionllm.decoders import Context, Decoder
 from visionllm.mllm.internvl import InternVL
 from visionllm.mllm.regions import RegionEncoder
 from visionllm.processor import Processor
+from visionllm.requests import Pictures, request_of, sample_of, turn_of, worded
 from visionllm.routing.findings import tell
 from visionllm.routing.generate import Step, generate
 from visionllm.routing.queries import LinkQueries
 from visionllm.routing.readout import Text, find_links, read_out, run_text
 from visionllm.routing.render import Style, render_question
 from visionllm.routing.vocabulary import Vocabulary
-
-Pictures = PictureSource | Sequence[PictureSource] | None
 
 
 @dataclass(kw_only=True, slots=True, frozen=True)
@@ -96,7 +94,7 @@ class Answering(nn.Module):
             stream: return an iterator of ``Progress`` in place of the ``Answer``; stop iterating to cancel.
             settings: see ``ask_many``.
         """
-        return self._ask(_request(pictures, prompt, regions), stream, settings)
+        return self._ask(request_of(pictures, prompt, regions), stream, settings)
 
     def chat(self, pictures: Pictures = None, **settings: Any) -> Chat:
         """A conversation about one picture, several, or none: ``chat.ask("detect all cars")``, and so on.
@@ -104,7 +102,7 @@ class Answering(nn.Module):
         Args:
             settings: of every question; see ``ask_many``.
         """
-        return Chat(self, _sample(pictures), settings)
+        return Chat(self, sample_of(pictures), settings)
 
     def ask_many(
         self, requests: Iterable[tuple[Pictures, str] | tuple[Pictures, str, Sequence[Region]]], *,
@@ -121,7 +119,7 @@ class Answering(nn.Module):
             progress: called with (tokens written, limit) after every token; returning False cancels the call.
         """
         loaded: dict[str | bytes | Path, Picture] = {}  # one file is read, and looked at, once
-        samples = [_request(*request, loaded=loaded) for request in requests]
+        samples = [request_of(*request, loaded=loaded) for request in requests]
         events = self._answer(samples, **settings)
         return events if stream else _answers(events, len(samples))
 
@@ -140,8 +138,8 @@ class Answering(nn.Module):
                 if not, the model's own reply is generated. The answer is then exactly that of the canonical prompt.
             chunk: phrases in one pass.
         """
-        turn = _turn(TASKS[task], phrases, regions)
-        sample = _sample(pictures)
+        turn = turn_of(TASKS[task], phrases, regions)
+        sample = sample_of(pictures)
         if len(sample.pictures) < TASKS[task].pictures:
             raise PromptError("pictures: expected at least one to look at")
         if regions:
@@ -439,7 +437,7 @@ class Chat:
             Turn(question=answer.prompt, said=answer.trace.token_ids, regions=own)
             for answer, own in zip(self.answers, self._regions, strict=True)
         ]
-        asked = _worded(self._sample, prompt, regions)
+        asked = worded(self._sample, prompt, regions)
         sample = asked.with_turns(*past, *asked.turns)
         events = self._heard(self._model._ask(sample, True, {**self._settings, **settings}), tuple(regions))
         return events if stream else _answers(events, 1)[0]
@@ -450,72 +448,6 @@ class Chat:
                 self.answers.append(event.answer)
                 self._regions.append(regions)
             yield event
-
-
-def _sample(pictures: Pictures, loaded: dict[str | bytes | Path, Picture] | None = None) -> Sample:
-    if pictures is None:
-        return Sample()
-    sources: Any = pictures if isinstance(pictures, (list, tuple)) else [pictures]
-    loaded = {} if loaded is None else loaded
-    found = []
-    for source in sources:
-        # Arrays and PIL pictures may change under their name: each is taken as it is now.
-        if not isinstance(source, (str, bytes, Path)):
-            found.append(load_picture(source))
-            continue
-        if source not in loaded:
-            loaded[source] = load_picture(source)
-        found.append(loaded[source])
-    return Sample(pictures=tuple(found))
-
-
-def _turn(task: Task, phrases: Sequence[str] | Mapping[str, Sequence[str]], regions: Sequence[Region]) -> Turn:
-    """The turn of a known task.
-
-    Raises:
-        PromptError: there is nothing to look for, or parts are given to a task without, or left out where one needs
-            them.
-    """
-    if isinstance(phrases, str):
-        raise PromptError(f"phrases: expected a list such as [{phrases!r}], got one string")
-    if any(not phrase.strip() for phrase in phrases) or not (phrases or regions):
-        raise PromptError("phrases: expected at least one, and none of them empty")
-    if task.parts_token is None:
-        if isinstance(phrases, Mapping):
-            raise PromptError(f"phrases: {task.name} has no parts; give a list of phrases")
-        named = map(region_name, range(len(regions)))
-        return Turn(task=task.name, phrases=(*phrases, *named), regions=tuple(regions))
-    if regions:
-        raise PromptError(f"regions: {task.name} looks for parts by name; name the thing they belong to in phrases")
-    if not isinstance(phrases, Mapping):
-        raise PromptError(f"phrases: expected each with the names of its parts, such as {{{phrases[0]!r}: ['nose']}}")
-    for phrase, names in phrases.items():
-        if isinstance(names, str) or any(not name.strip() for name in names):
-            raise PromptError(f"phrases.{phrase}: expected a list of names, none of them empty, got {names!r}")
-        twice = next((name for place, name in enumerate(names) if name in names[:place]), None)
-        if twice is not None:
-            raise PromptError(f"phrases.{phrase}: {twice!r} stands twice; name each part once")
-    return Turn(task=task.name, phrases=tuple(phrases), parts=tuple(tuple(names) for names in phrases.values()))
-
-
-def _request(pictures: Pictures, prompt: str, regions: Sequence[Region] = (), *,
-             loaded: dict[str | bytes | Path, Picture] | None = None) -> Sample:  # fmt: skip
-    return _worded(_sample(pictures, loaded), prompt, regions)
-
-
-def _worded(sample: Sample, prompt: str, regions: Sequence[Region]) -> Sample:
-    """The sample with a prompt.
-
-    Raises:
-        PromptError: there is none, or the regions do not fit it.
-    """
-    if not isinstance(prompt, str):
-        raise PromptError(f"prompt: expected text, got {type(prompt).__name__}")
-    if not prompt.strip():
-        raise PromptError("prompt: empty; say what to look for, such as 'detect all cars'")
-    if regions:
-        check_regions(regions, [picture.size for picture in sample.pictures], prompt)
-    return sample.with_turns(Turn(question=prompt, regions=tuple(regions)))
 
 
 def _answers(events: Iterator[Progress], count: int) -> list[Answer]:

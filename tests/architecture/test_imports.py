@@ -14,7 +14,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 SIBLINGS = {unit: {"core"} for unit in ("routing", "decoders", "datasets", "mllm", "metrics")}
 LEAVES = {unit: {"core"} for unit in ("optim", "distributed", "logs", "conflict")}
-BELOW_ENGINE = {"core", *SIBLINGS, *LEAVES, "processor", "answering", "model", "config", "checkpoint"}
+BELOW_ENGINE = {"core", *SIBLINGS, *LEAVES, "processor", "requests", "answering", "model", "config", "checkpoint"}
 # unit -> the units it may import, itself excepted. A unit is a folder or a file right below `visionllm`.
 ALLOWED: dict[str, set[str]] = {
     "core": set(),
@@ -23,7 +23,8 @@ ALLOWED: dict[str, set[str]] = {
     "processor": {"core", "routing"},
     "config": {"core", "decoders", "mllm"},
     "checkpoint": {"core", "routing", "config"},
-    "answering": {"core", "routing", "decoders", "mllm", "processor"},
+    "requests": {"core"},
+    "answering": {"core", "routing", "decoders", "mllm", "processor", "requests"},
     "model": {"core", "routing", "decoders", "mllm", "processor", "config", "checkpoint", "answering"},
     "engine": BELOW_ENGINE,
     "evaluation": BELOW_ENGINE,

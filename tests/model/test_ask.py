@@ -12,6 +12,7 @@ import torch
 from visionllm.core.answer import Answer
 from visionllm.core.errors import Cancelled, ConfigError, PromptError, UnknownNameError
 from visionllm.core.sample import Picture, Sample, Turn
+from visionllm.requests import request_of
 
 Make = Callable[..., Any]
 EVERYTHING = {"objects": {"threshold": 0.0}}
@@ -194,9 +195,7 @@ def test_the_reply_ends_with_the_context(make_model: Make, picture: Make, dictat
 
 
 def _asked(picture: Picture, prompt: str) -> Any:
-    from visionllm.answering import _request
-
-    return _request(picture, prompt)
+    return request_of(picture, prompt)
 
 
 def test_a_long_neighbour_does_not_cut_a_reply(make_model: Make, picture: Make, dictate: Make) -> None:

@@ -90,8 +90,12 @@ class OrderMetric:
         return {"order": float(np.mean(self.right)) if self.right else None, "pairs": len(self.right)}
 
 
-def contract_case() -> SimpleNamespace:
-    """The decoder made small, and samples it can learn from: what ``visionllm check-decoder depth`` runs on."""
+def contract_case(**config: Any) -> SimpleNamespace:
+    """The decoder made small, and samples it can learn from: what ``visionllm check-decoder depth`` runs on.
+
+    Args:
+        config: settings of the decoder, in place of those of its own network made small.
+    """
 
     def sample(
         phrases: tuple[str, ...], size: tuple[int, int] = (80, 60), seed: int = 0, empty: bool = False
@@ -105,4 +109,4 @@ def contract_case() -> SimpleNamespace:
         turn = Turn(task=NAME, phrases=tuple(phrases), target=target)
         return Sample(pictures=(Picture(pixels=pixels),), turns=(turn,))
 
-    return SimpleNamespace(config={"longest": 48, "width": 8}, sample=sample, options={})
+    return SimpleNamespace(config={"longest": 48, **(config or {"width": 8})}, sample=sample, options={})

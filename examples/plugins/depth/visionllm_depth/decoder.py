@@ -1,18 +1,19 @@
-"""A small network that says how near each pixel is, under a super link.
+"""How near each pixel is, under a super link.
 
-L = links, D = width of the language model, B = pictures, C = channels, H x W = pixels of the resized picture.
+L = links, Q = link queries, D = width of the language model, H x W = pixels of the prepared picture.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, Self
 
 import cv2
 import numpy as np
 import torch
 import torch.nn.functional as F
-from pydantic import PositiveInt
-from torch import Tensor, nn
+from pydantic import PositiveInt, model_validator
+from torch import Tensor
 
 from visionllm.core.config import Config
 from visionllm.core.pixels import PixelSpec
@@ -20,6 +21,7 @@ from visionllm.core.superlink import LinkMeta, SuperLinks
 from visionllm.core.task import Task, Token, register_task
 from visionllm.decoders.base import Context, Decoder, register_decoder
 
+from .networks import Anything, Unet, anything
 from .result import Depths
 
 NAME = "depth"
@@ -42,7 +44,15 @@ class DepthConfig(Config):
     """How the decoder is built."""
 
     longest: PositiveInt = 192  # longer side of the pictures it sees
-    width: PositiveInt = 24  # channels of its first layer
+    width: PositiveInt = 24  # channels of the first layer of its own network
+    pretrained: str | None = None  # folder or hub id of a Depth Anything to take in its place
+    network: dict[str, Any] | None = None  # or keys of one
+
+    @model_validator(mode="after")
+    def _one_origin(self) -> Self:
+        if self.pretrained is not None and self.network is not None:
+            raise ValueError("give either pretrained or network")
+        return self
 
 
 class DepthOptions(Config):
@@ -51,32 +61,39 @@ class DepthOptions(Config):
 
 @register_decoder(NAME)
 class DepthDecoder(Decoder):
-    """Down four times, under the link; up again with what was seen on the way (Ronneberger et al. 2015, "U-Net")."""
+    """A map of what is near, of a network that reads the link."""
 
     tasks = (TASK,)
     Config = DepthConfig
     Options = DepthOptions
 
-    def __init__(self, *, longest: int, width: int, link_width: int) -> None:
+    def __init__(self, network: Unet | Anything, *, longest: int, link_width: int) -> None:
         super().__init__()
-        self.longest = longest
-        sizes = [width, 2 * width, 3 * width, 4 * width]
-        self.down = nn.ModuleList(_block(a, b, stride=2) for a, b in zip([3, *sizes], sizes, strict=False))
-        self.words = nn.Sequential(
-            nn.LayerNorm(link_width), nn.Flatten(1), nn.Linear(TASK.tokens[0].queries * link_width, 2 * sizes[-1])
-        )
-        # Places are part of what is seen: ground rises to the horizon.
-        self.deep = _block(sizes[-1] + 2, sizes[-1])
-        self.up = nn.ModuleList(_block(a + b, b) for a, b in zip(sizes[:0:-1], sizes[-2::-1], strict=True))
-        self.out = nn.Conv2d(width, 1, 3, padding=1)
+        self.network, self.longest, self.link_width = network, longest, link_width
 
     @classmethod
     def from_config(cls, config: DepthConfig, link_width: int) -> DepthDecoder:
-        return cls(longest=config.longest, width=config.width, link_width=link_width)
+        queries = TASK.tokens[0].queries
+        network: Unet | Anything
+        if config.pretrained is None and config.network is None:
+            network = Unet(config.width, queries, link_width)
+        else:
+            network = anything(config.pretrained, config.network, queries, link_width)
+        return cls(network, longest=config.longest, link_width=link_width)
+
+    def described(self, values: Mapping[str, Any]) -> dict[str, Any]:
+        """A checkpoint of ours holds all weights: it names no other."""
+        if isinstance(self.network, Unet):
+            return dict(values)
+        kept = {key: value for key, value in values.items() if key != "pretrained"}
+        return {**kept, "network": self.network.settings}
 
     @property
     def pixels(self) -> dict[str, PixelSpec]:
-        return {"source": PixelSpec(longest=self.longest)}
+        network = self.network
+        return {
+            "source": PixelSpec(longest=self.longest, multiple=network.multiple, mean=network.mean, std=network.std)
+        }
 
     def loss(self, links: SuperLinks, ctx: Context) -> dict[str, Tensor]:
         """Pairs of pixels of which one is known to be nearer (Chen et al. 2016, "Single-image depth perception in the
@@ -85,6 +102,9 @@ class DepthDecoder(Decoder):
         for i, logits_HW, geometry in self._run(links, ctx):
             target = _target(links.meta[i], ctx).transform(geometry)
             near, far = _pairs(target, training=self.training)
+            # What was padded is no part of the picture.
+            height, width = target.ranks.shape
+            logits_HW = logits_HW[:height, :width]
             if len(near):
                 at = logits_HW.flatten()
                 total = total + F.softplus(at[far.to(at.device)] - at[near.to(at.device)]).mean()
@@ -100,7 +120,6 @@ class DepthDecoder(Decoder):
         found: dict[int, Depths] = {}
         for i, logits_HW, geometry in self._run(links, ctx):
             picture = ctx.batch.samples[links.meta[i].sample].pictures[links.meta[i].media[0]]
-            # What was padded is no part of the picture.
             width, height = (round(float(v)) for v in geometry.points(np.array([picture.size]))[0])
             near = logits_HW[:height, :width].float().cpu().numpy()
             near = cv2.resize(near, picture.size, interpolation=cv2.INTER_LINEAR)
@@ -111,18 +130,16 @@ class DepthDecoder(Decoder):
         return [found[i] for i in range(len(links))]
 
     def idle(self) -> Tensor:
-        weight = self.out.weight
-        words = self.words(
-            torch.zeros(1, TASK.tokens[0].queries, self.words[0].normalized_shape[0], device=weight.device)
-        )
-        return self._network(torch.zeros(1, 3, 16, 16, device=weight.device), words).sum()
+        like = next(self.network.parameters())
+        links = like.new_zeros(1, TASK.tokens[0].queries, self.link_width)
+        return self.network(like.new_zeros(1, 3, *[self.network.multiple] * 2), links).sum()
 
     def _run(self, links: SuperLinks, ctx: Context) -> list[tuple[int, Tensor, Any]]:
         """Of every link its index, (H, W) logits of nearness, and the geometry of its picture."""
         if not len(links):
             return []
         states_LQD = links.states.reshape(len(links), TASK.tokens[0].queries, -1)
-        words_LC = self.words(states_LQD.to(self.out.weight.dtype))
+        states_LQD = states_LQD.to(next(self.network.parameters()).dtype)
         found = []
         for bucket in ctx.batch.pixels[f"{NAME}/source"]:
             rows = [
@@ -133,38 +150,11 @@ class DepthDecoder(Decoder):
             ]
             if rows:
                 index = torch.tensor([row for _, row in rows], device=bucket.values.device)
-                logits_BHW = self._network(bucket.values[index], words_LC[[i for i, _ in rows]])
+                logits_BHW = self.network(bucket.values[index], states_LQD[[i for i, _ in rows]])
                 found += [
                     (i, logits_HW, bucket.geometry[row]) for (i, row), logits_HW in zip(rows, logits_BHW, strict=True)
                 ]
         return found
-
-    def _network(self, pixels_B3HW: Tensor, words_BC: Tensor) -> Tensor:
-        """(B, H, W)."""
-        size, seen, values = pixels_B3HW.shape[-2:], [], pixels_B3HW
-        for layer in self.down:
-            values = layer(values)
-            seen.append(values)
-        scale, shift = words_BC[..., None, None].chunk(2, 1)
-        values = values * (1 + scale) + shift
-        y, x = (torch.linspace(-1, 1, side, device=values.device, dtype=values.dtype) for side in values.shape[-2:])
-        places = torch.stack(torch.meshgrid(y, x, indexing="ij")).expand(len(values), -1, -1, -1)
-        values = self.deep(torch.cat([values, places], 1))
-        for layer, before in zip(self.up, seen[-2::-1], strict=True):
-            values = F.interpolate(values, before.shape[-2:], mode="nearest")
-            values = layer(torch.cat([values, before], 1))
-        return F.interpolate(self.out(values), size, mode="bilinear", align_corners=False)[:, 0]
-
-
-def _block(inner: int, outer: int, stride: int = 1) -> nn.Sequential:
-    return nn.Sequential(
-        nn.Conv2d(inner, outer, 3, stride=stride, padding=1),
-        nn.GroupNorm(1, outer),
-        nn.GELU(),
-        nn.Conv2d(outer, outer, 3, padding=1),
-        nn.GroupNorm(1, outer),
-        nn.GELU(),
-    )
 
 
 def _target(meta: LinkMeta, ctx: Context) -> Any:

@@ -1,0 +1,90 @@
+"""What a user hands over, as a sample: pictures of any kind, a prompt or the phrases of a known task, regions."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from visionllm.core.errors import PromptError
+from visionllm.core.media import PictureSource, load_picture
+from visionllm.core.regions import Region, check_regions, region_name
+from visionllm.core.sample import Picture, Sample, Turn
+from visionllm.core.task import Task
+
+Pictures = PictureSource | Sequence[PictureSource] | None
+
+
+def sample_of(pictures: Pictures, loaded: dict[str | bytes | Path, Picture] | None = None) -> Sample:
+    """A sample of one picture, several or none.
+
+    Args:
+        loaded: what was read before, by path or bytes; what is read now joins it.
+
+    Raises:
+        PictureError: one of them is none, or cannot be read.
+    """
+    if pictures is None:
+        return Sample()
+    sources: Any = pictures if isinstance(pictures, (list, tuple)) else [pictures]
+    loaded = {} if loaded is None else loaded
+    found = []
+    for source in sources:
+        # Arrays and PIL pictures may change under their name: each is taken as it is now.
+        if not isinstance(source, (str, bytes, Path)):
+            found.append(load_picture(source))
+            continue
+        if source not in loaded:
+            loaded[source] = load_picture(source)
+        found.append(loaded[source])
+    return Sample(pictures=tuple(found))
+
+
+def turn_of(task: Task, phrases: Sequence[str] | Mapping[str, Sequence[str]], regions: Sequence[Region]) -> Turn:
+    """The turn of a known task.
+
+    Raises:
+        PromptError: there is nothing to look for, or parts are given to a task without, or left out where one needs
+            them.
+    """
+    if isinstance(phrases, str):
+        raise PromptError(f"phrases: expected a list such as [{phrases!r}], got one string")
+    if any(not phrase.strip() for phrase in phrases) or not (phrases or regions):
+        raise PromptError("phrases: expected at least one, and none of them empty")
+    if task.parts_token is None:
+        if isinstance(phrases, Mapping):
+            raise PromptError(f"phrases: {task.name} has no parts; give a list of phrases")
+        named = map(region_name, range(len(regions)))
+        return Turn(task=task.name, phrases=(*phrases, *named), regions=tuple(regions))
+    if regions:
+        raise PromptError(f"regions: {task.name} looks for parts by name; name the thing they belong to in phrases")
+    if not isinstance(phrases, Mapping):
+        raise PromptError(f"phrases: expected each with the names of its parts, such as {{{phrases[0]!r}: ['nose']}}")
+    for phrase, names in phrases.items():
+        if isinstance(names, str) or any(not name.strip() for name in names):
+            raise PromptError(f"phrases.{phrase}: expected a list of names, none of them empty, got {names!r}")
+        twice = next((name for place, name in enumerate(names) if name in names[:place]), None)
+        if twice is not None:
+            raise PromptError(f"phrases.{phrase}: {twice!r} stands twice; name each part once")
+    return Turn(task=task.name, phrases=tuple(phrases), parts=tuple(tuple(names) for names in phrases.values()))
+
+
+def request_of(pictures: Pictures, prompt: str, regions: Sequence[Region] = (), *,
+             loaded: dict[str | bytes | Path, Picture] | None = None) -> Sample:  # fmt: skip
+    """A prompt about pictures; see ``sample_of`` and ``worded``."""
+    return worded(sample_of(pictures, loaded), prompt, regions)
+
+
+def worded(sample: Sample, prompt: str, regions: Sequence[Region]) -> Sample:
+    """The sample with a prompt.
+
+    Raises:
+        PromptError: there is none, or the regions do not fit it.
+    """
+    if not isinstance(prompt, str):
+        raise PromptError(f"prompt: expected text, got {type(prompt).__name__}")
+    if not prompt.strip():
+        raise PromptError("prompt: empty; say what to look for, such as 'detect all cars'")
+    if regions:
+        check_regions(regions, [picture.size for picture in sample.pictures], prompt)
+    return sample.with_turns(Turn(question=prompt, regions=tuple(regions)))

@@ -69,6 +69,8 @@ class Network(Hearing, ABC):
     std: tuple[float, float, float] = (1.0, 1.0, 1.0)
     # Both sides of the prepared picture are multiples of it.
     multiple = 32
+    # Side of a small picture that it can take.
+    least = 64
 
     def __init__(self, net: nn.Module, classes: int, settings: dict[str, Any]) -> None:
         super().__init__(net)
@@ -212,7 +214,7 @@ class BoxBridge(Decoder):
     def idle(self) -> Tensor:
         device = self.phrase_head.project.weight.device
         nothing = torch.zeros(self.phrase_head.queries, self.link_width, device=device)
-        side = 2 * self.network.multiple
+        side = self.network.least
         truth = Things(
             boxes_xyxy=torch.tensor([[0.2, 0.2, 0.8, 0.8]], device=device) * side,
             labels=torch.zeros(1, dtype=torch.long, device=device),

@@ -6,6 +6,7 @@ and that holds its classes in layers of its own; and those that are asked by an 
 
 from __future__ import annotations
 
+import math
 from functools import partial
 from typing import Any
 
@@ -42,6 +43,17 @@ class HeadNetwork(Network):
     def __init__(self, net: Any, settings: dict[str, Any]) -> None:
         super().__init__(net, int(net.config.num_labels), settings)
         self.masks = hasattr(net, "class_predictor")
+        # Patches, and windows of them, are cut without remainder.
+        seeing = getattr(net.config, "backbone_config", None) or net.config
+        patch = getattr(seeing, "patch_size", None)
+        if isinstance(patch, int) and self.multiple % (cut := patch * getattr(seeing, "num_windows", 1)):
+            self.multiple = cut
+        # Two-stage ones choose their queries among the places of the picture, one in `multiple` squared at least.
+        counts = (getattr(net.config, key, None) or 0 for key in ("num_queries", "two_stage_num_proposals"))
+        self.least = self.multiple * max(2, math.ceil(math.sqrt(max(counts))))
+        for name, parameter in net.named_parameters():
+            # Stands for patches that are hidden when a backbone is trained alone.
+            parameter.requires_grad_(parameter.requires_grad and not name.endswith("mask_token"))
 
     def loss(self, pixels_3HW: Tensor, truth: Things) -> Tensor:
         height, width = pixels_3HW.shape[1:]

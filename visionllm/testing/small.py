@@ -47,6 +47,37 @@ def tiny_rt_detr(**changes: Any) -> dict[str, Any]:
     }  # fmt: skip
 
 
+def tiny_d_fine() -> dict[str, Any]:
+    """Keys of the smallest D-FINE."""
+    kept = {key: value for key, value in tiny_rt_detr().items() if key != "initializer_range"}
+    return {**kept, "model_type": "d_fine", "depth_mult": 0.34}
+
+
+def tiny_detr(kind: str = "detr") -> dict[str, Any]:
+    """Keys of the smallest DETR, or two-stage Deformable DETR (``deformable_detr``)."""
+    levels = ["stage4"] if kind == "detr" else ["stage2", "stage3", "stage4"]
+    fine = {"num_feature_levels": 3, "two_stage": True, "with_box_refine": True, "two_stage_num_proposals": 20}
+    return {
+        "model_type": kind, "num_labels": 80, "d_model": 32, "encoder_layers": 1, "decoder_layers": 2,
+        "encoder_ffn_dim": 32, "decoder_ffn_dim": 32, "encoder_attention_heads": 2, "decoder_attention_heads": 2,
+        "num_queries": 20, "dropout": 0.0, "backbone_config": {**_RESNET, "out_features": levels},
+        **(fine if kind != "detr" else {}),
+    }  # fmt: skip
+
+
+def tiny_rf_detr() -> dict[str, Any]:
+    """Keys of the smallest RF-DETR."""
+    return {
+        "model_type": "rf_detr", "num_labels": 80, "d_model": 32, "decoder_ffn_dim": 32, "decoder_layers": 2,
+        "decoder_self_attention_heads": 2, "decoder_cross_attention_heads": 2, "decoder_n_points": 2,
+        "num_queries": 20, "group_detr": 2, "num_feature_levels": 1, "dropout": 0.0,
+        "backbone_config": {
+            "model_type": "rf_detr_dinov2", "hidden_size": 16, "num_hidden_layers": 4, "num_attention_heads": 2,
+            "image_size": 64, "patch_size": 16, "num_windows": 2, "out_features": ["stage2", "stage4"],
+        },
+    }  # fmt: skip
+
+
 def tiny_mask2former(**changes: Any) -> dict[str, Any]:
     """Keys of the smallest Mask2Former, some of them replaced."""
     return {

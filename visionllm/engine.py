@@ -35,7 +35,7 @@ from visionllm.datasets.transforms import Augment
 from visionllm.distributed import agree_on_idle, global_counts, summed
 from visionllm.logs import RunLog
 from visionllm.model import Losses, VisionLLM
-from visionllm.optim import Average, OptimConfig, make_optimizer, set_rate
+from visionllm.optim import Average, OptimConfig, make_optimizer, memory_of, remember, set_rate
 from visionllm.routing.render import Style
 from visionllm.routing.vocabulary import Vocabulary
 
@@ -326,8 +326,7 @@ def build_model(config: ModelConfig) -> VisionLLM:
             raise ConfigError("model.tokenizer: start brings its own; leave this key out")
         start = None if config.start == "embedded" else config.start
         model = VisionLLM.from_pretrained(start, fresh=config.fresh, decoders=config.decoders, mllm=config.mllm,
-                                          regions=config.regions)  # fmt: skip
-        take_weights(model, config.parts)
+                                          regions=config.regions, parts=config.parts)  # fmt: skip
         copy_weights(model, config.copies)
         return model
     if config.tokenizer is None or not config.mllm:
@@ -457,7 +456,7 @@ def _save(
         model.load_state_dict(load_file(aside / "raw.safetensors"))
     else:
         model.save_pretrained(aside / "model")
-    save_file(_optimizer_tensors(model, optimizer), aside / "optimizer.safetensors")
+    save_file(memory_of(model, optimizer), aside / "optimizer.safetensors")
     state = {"step": step, "plan": loader.plan.digest(256)}
     (aside / "state.json").write_text(json.dumps(state), encoding="utf-8")
     shutil.rmtree(final, ignore_errors=True)
@@ -485,21 +484,5 @@ def _resume(folder: Path, model: VisionLLM, optimizer: Any, average: Average | N
         model.load_state_dict(load_file(last / "raw.safetensors"))
     else:
         load_weights(model, last / "model")
-    _load_optimizer(model, optimizer, load_file(last / "optimizer.safetensors"))
+    remember(model, optimizer, load_file(last / "optimizer.safetensors"))
     return int(state["step"])
-
-
-def _optimizer_tensors(model: VisionLLM, optimizer: Any) -> dict[str, Tensor]:
-    states = optimizer.state
-    return {
-        f"{name}::{key}": value.detach().clone().contiguous()
-        for name, parameter in model.named_parameters() if parameter in states
-        for key, value in states[parameter].items()
-    }  # fmt: skip
-
-
-def _load_optimizer(model: VisionLLM, optimizer: Any, tensors: dict[str, Tensor]) -> None:
-    named = dict(model.named_parameters())
-    for name, value in tensors.items():
-        parameter, _, key = name.partition("::")
-        optimizer.state[named[parameter]][key] = value

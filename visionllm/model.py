@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from visionllm.answering import Answering
-from visionllm.checkpoint import load_weights, locate, provider_of, read_config, save_weights
+from visionllm.checkpoint import load_weights, locate, provider_of, read_config, save_weights, take_weights
 from visionllm.config import FORMAT_VERSION, VisionLLMConfig
 from visionllm.core.batch import Batch, Sights
 from visionllm.core.config import validate
@@ -110,6 +110,7 @@ class VisionLLM(Answering, PreTrainedModel):
         cls, name: str | Path | None = None, *, device: str | torch.device = "cpu", dtype: torch.dtype = torch.float32,
         fresh: Sequence[str] = (), decoders: Mapping[str, Mapping[str, Any]] | None = None,
         mllm: Mapping[str, Any] | None = None, regions: Mapping[str, Any] | None = None,
+        parts: Mapping[str, str] | None = None,
     ) -> VisionLLM:  # fmt: skip
         """Load a checkpoint: the embedded model (no name), a folder, or a hub id. Returned in evaluation mode.
 
@@ -127,9 +128,10 @@ class VisionLLM(Answering, PreTrainedModel):
                 2024, LLaMA Pro, section 3.2). Layers that ``regions`` counts from the end then mean others.
             regions: keys over those of the checkpoint; where it takes no regions, ``region_encoder`` must stand in
                 ``fresh``.
+            parts: prefix of parameter names -> checkpoint that they are taken from: parts that were trained apart.
 
         Raises:
-            ConfigError: no parameter starts with one of ``fresh``, or a decoder's settings are wrong.
+            ConfigError: no parameter starts with one of ``fresh`` or ``parts``, or a decoder's settings are wrong.
             CheckpointError: it is not there, broken, of a newer format, or needs a plugin that is not installed.
         """
         device = _usable(device)
@@ -153,6 +155,7 @@ class VisionLLM(Answering, PreTrainedModel):
             before = internvl_config(held)
             model.mllm.pass_through(before.text_config.num_hidden_layers, before.vision_config.num_hidden_layers)
         model._start_tokens(fresh, source=str(folder))
+        take_weights(model, parts or {})
         model.to(device=device)
         for part in (model.mllm, model.link_queries, model.region_encoder):
             if part is not None:

@@ -166,6 +166,24 @@ class Average:
             self.state[name].copy_(value)
 
 
+def memory_of(model: nn.Module, optimizer: Any) -> dict[str, Tensor]:
+    """What an optimiser remembers of each parameter, as ``<parameter>::<what>``."""
+    states = optimizer.state
+    return {
+        f"{name}::{key}": value.detach().clone().contiguous()
+        for name, parameter in model.named_parameters() if parameter in states
+        for key, value in states[parameter].items()
+    }  # fmt: skip
+
+
+def remember(model: nn.Module, optimizer: Any, tensors: Mapping[str, Tensor]) -> None:
+    """Give an optimiser back what ``memory_of`` told."""
+    named = dict(model.named_parameters())
+    for name, value in tensors.items():
+        parameter, _, key = name.partition("::")
+        optimizer.state[named[parameter]][key] = value
+
+
 def _below(row: int, gradient: Tensor) -> Tensor:
     """The gradient without that of the rows before one."""
     return torch.cat([torch.zeros_like(gradient[:row]), gradient[row:]])

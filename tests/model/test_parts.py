@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 
+from visionllm import VisionLLM
 from visionllm.core.errors import CheckpointError, ConfigError
 from visionllm.engine import ModelConfig, build_model
 from visionllm.testing.small import tiny_rt_detr, tiny_settings
@@ -32,6 +33,18 @@ def test_a_part_is_taken_and_the_rest_is_not(other: Any) -> None:
     for name, value in mixed.items():
         source = theirs.state_dict() if name.startswith("decoders.objects") else plain
         assert torch.equal(value, source[name]), name
+
+
+def test_a_loaded_model_takes_parts_too(other: Any, tmp_path: Path) -> None:
+    theirs, folder = other
+    torch.manual_seed(3)
+    build_model(ModelConfig(**tiny_settings())).save_pretrained(tmp_path)
+    plain = VisionLLM.from_pretrained(tmp_path).state_dict()
+    mixed = VisionLLM.from_pretrained(tmp_path, parts={"link_queries": str(folder)}).state_dict()
+    for name, value in mixed.items():
+        source = theirs.state_dict() if name.startswith("link_queries") else plain
+        assert torch.equal(value, source[name]), name
+    assert not torch.equal(plain["link_queries.tables.[DET]"], mixed["link_queries.tables.[DET]"])
 
 
 def test_what_is_not_there_is_named(other: Any, tmp_path: Path) -> None:

@@ -111,7 +111,7 @@ class Dataset:
             shown[index, labels_of(index)] = True
         factors = np.sqrt(threshold / np.maximum(shown.mean(0), 1e-12)).clip(1)
         times = np.where(shown, factors, 1.0).max(1, initial=1.0)
-        # A thousandth of a time short, sums of ones and halves would be rounded down.
+        # A sum that rounding left just short of a whole number is that number.
         ends = np.floor(np.cumsum(times) + 1e-6).astype(np.int64)
         return replace(self, order=np.repeat(np.arange(len(self.reader)), np.diff(ends, prepend=0)))
 

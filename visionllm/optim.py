@@ -58,6 +58,7 @@ class Optimizer(torch.optim.AdamW):
         Raises:
             ConfigError: a matrix of Muon's comes in pieces.
         """
+        loss = None if closure is None else torch.enable_grad()(closure)()
         every = self.param_groups
         for group in every:
             for parameter in group["params"] if group["muon"] else ():
@@ -65,9 +66,10 @@ class Optimizer(torch.optim.AdamW):
                     self._turn(parameter, group)
         self.param_groups = [group for group in every if not group["muon"]]
         try:
-            return super().step(closure)
+            super().step()
         finally:
             self.param_groups = every
+        return loss
 
     def _turn(self, parameter: Tensor, group: Mapping[str, Any]) -> None:
         if parameter.ndim < 2:

@@ -5,6 +5,7 @@ L = links, P = phrases asked of a picture together, K = classes of the network, 
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
@@ -69,12 +70,17 @@ class Network(Hearing, ABC):
     std: tuple[float, float, float] = (1.0, 1.0, 1.0)
     # Both sides of the prepared picture are multiples of it.
     multiple = 32
-    # Side of a small picture that it can take.
-    least = 64
+    # Queries that it chooses among the places of a picture, of which there is one in `multiple` squared at least.
+    queries = 0
 
     def __init__(self, net: nn.Module, classes: int, settings: dict[str, Any]) -> None:
         super().__init__(net)
         self.classes, self.settings = classes, settings
+
+    @property
+    def least(self) -> int:
+        """Side of a small picture that it can take."""
+        return self.multiple * max(2, math.ceil(math.sqrt(self.queries)))
 
     @abstractmethod
     def loss(self, pixels_3HW: Tensor, truth: Things) -> Tensor:

@@ -6,7 +6,6 @@ and that holds its classes in layers of its own; and those that are asked by an 
 
 from __future__ import annotations
 
-import math
 from functools import partial
 from typing import Any
 
@@ -48,9 +47,8 @@ class HeadNetwork(Network):
         patch = getattr(seeing, "patch_size", None)
         if isinstance(patch, int) and self.multiple % (cut := patch * getattr(seeing, "num_windows", 1)):
             self.multiple = cut
-        # Two-stage ones choose their queries among the places of the picture, one in `multiple` squared at least.
         counts = (getattr(net.config, key, None) or 0 for key in ("num_queries", "two_stage_num_proposals"))
-        self.least = self.multiple * max(2, math.ceil(math.sqrt(max(counts))))
+        self.queries = max(counts)
         for name, parameter in net.named_parameters():
             # Stands for patches that are hidden when a backbone is trained alone.
             parameter.requires_grad_(parameter.requires_grad and not name.endswith("mask_token"))

@@ -43,6 +43,7 @@ class MMDetNetwork(Network):
         self.masks = bool(getattr(net, "with_mask", False)) or first(settings, "num_things_classes") is not None
         self.multiple = int((settings.get("data_preprocessor") or {}).get("pad_size_divisor", 1)) or 1
         self.multiple = max(self.multiple, 32)
+        self.queries = int(settings.get("num_queries") or 0)
 
     def loss(self, pixels_3HW: Tensor, truth: Things) -> Tensor:
         with self._learning():

@@ -53,7 +53,6 @@ class OwlNetwork(Prompted):
     def __init__(self, net: Any, settings: dict[str, Any]) -> None:
         super().__init__(net, settings, int(net.config.text_config.hidden_size))
         self.multiple = int(net.config.vision_config.patch_size)
-        self.least = 2 * self.multiple
         held = net.owlv2 if hasattr(net, "owlv2") else net.owlvit
         for name in ("text_model", "text_projection", "visual_projection"):
             setattr(held, name, None)

@@ -51,6 +51,8 @@ class Optimizer(torch.optim.AdamW):
     serves both. A kernel is the matrix of its output channels.
     """
 
+    param_groups: list[dict[str, Any]]
+
     @torch.no_grad()
     def step(self, closure: Any = None) -> Any:
         """One step.

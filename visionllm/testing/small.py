@@ -54,9 +54,10 @@ def tiny_d_fine() -> dict[str, Any]:
 
 
 def tiny_detr(kind: str = "detr") -> dict[str, Any]:
-    """Keys of the smallest DETR, or two-stage Deformable DETR (``deformable_detr``)."""
+    """Keys of the smallest DETR, or Deformable DETR (``deformable_detr``) of one stage: transformers' own loss does not
+    reach the heads of a second."""
     levels = ["stage4"] if kind == "detr" else ["stage2", "stage3", "stage4"]
-    fine = {"num_feature_levels": 3, "two_stage": True, "with_box_refine": True, "two_stage_num_proposals": 20}
+    fine = {"num_feature_levels": 3, "with_box_refine": True}
     return {
         "model_type": kind, "num_labels": 80, "d_model": 32, "encoder_layers": 1, "decoder_layers": 2,
         "encoder_ffn_dim": 32, "decoder_ffn_dim": 32, "encoder_attention_heads": 2, "decoder_attention_heads": 2,

@@ -275,8 +275,9 @@ class VisionLLM(Answering, PreTrainedModel):
     def counts(self, batch: Batch) -> dict[str, float]:
         """The divisor of every loss ``forward`` gives for this batch; from targets alone, before any pass."""
         labels = batch.labels[:, 1:]
+        ends = float((labels == self.vocabulary.control(END)).sum())
         counts = {
-            "lm": float((labels != -100).sum()), "end": float((labels == self.vocabulary.control(END)).sum()),
+            "lm": float((labels != -100).sum()), "end": ends, "weakest": ends,
             "words": float(self._said(batch.labels).sum()),
         }  # fmt: skip
         if len(batch.links):
@@ -299,7 +300,7 @@ class VisionLLM(Answering, PreTrainedModel):
 
     def loss_weights(self) -> dict[str, float]:
         """Default weight of every loss by name."""
-        return {"lm": 1.0, "end": 0.1, "words": 0.0, "link": 0.5, "sight": 0.0, "region": 0.0, "gaze": 0.0} | {
+        return {"lm": 1.0, "end": 0.1, "weakest": 0.0, "words": 0.0, "link": 0.5, "sight": 0.0, "region": 0.0, "gaze": 0.0} | {
             f"{task.decoder}/{key}": value for task in self.tasks for key, value in task.loss_weights.items()
         }
 
@@ -322,6 +323,10 @@ class VisionLLM(Answering, PreTrainedModel):
         early.
 
         Replies in plain words count once more for the same reason: "red" is one token beside lists of names.
+
+        And so does the weakest token of every reply: a reply is right when its worst token is, and the mean over tokens
+        that are certain, most of them, hides it (max loss: Shalev-Shwartz and Wexler, 2016, "Minimizing the Maximal
+        Loss", here over the tokens of a reply).
         """
         wanted = batch.labels[:, 1:] != -100
         labels = batch.labels[:, 1:][wanted]
@@ -335,13 +340,18 @@ class VisionLLM(Answering, PreTrainedModel):
         choice = torch.isin(batch.input_ids[:, :-1][wanted], routing) | torch.isin(labels, routing) | (labels == end)
         choice &= whole
         said = self._said(batch.labels)[:, 1:][wanted]
-        return {"lm": loss.sum(), "end": loss[choice].sum(), "words": loss[said].sum()}
+        # Every reply of every row has a number of its own.
+        reply = _replies(wanted)
+        reply = (reply + reply.shape[1] * torch.arange(len(reply), device=reply.device)[:, None])[wanted][whole]
+        number = reply.unique(return_inverse=True)[1]
+        weakest = loss.new_zeros(int(number.max()) + 1 if len(number) else 0)
+        weakest = weakest.scatter_reduce(0, number, loss[whole], "amax")
+        return {"lm": loss.sum(), "end": loss[choice].sum(), "weakest": weakest.sum(), "words": loss[said].sum()}
 
     def _said(self, labels: Tensor) -> Tensor:
         """(B, T) supervised tokens of replies that route nowhere."""
         wanted = labels != -100
-        before = torch.cat([torch.zeros_like(wanted[:, :1]), wanted[:, :-1]], 1)
-        reply = (wanted & ~before).cumsum(1)
+        reply = _replies(wanted)
         routing = torch.tensor(sorted(self.vocabulary.routing), device=labels.device)
         routes = torch.zeros_like(labels).scatter_add(1, reply, torch.isin(labels, routing).long())
         return wanted & (routes.gather(1, reply) == 0)
@@ -401,6 +411,12 @@ class VisionLLM(Answering, PreTrainedModel):
                 digest.update(total.to_bytes(8, "little"))
             self._fingerprint = digest.hexdigest()[:12]
         return self._fingerprint
+
+
+def _replies(wanted: Tensor) -> Tensor:
+    """(B, T) how many runs of wanted tokens of its row have begun at each place."""
+    before = torch.cat([torch.zeros_like(wanted[:, :1]), wanted[:, :-1]], 1)
+    return (wanted & ~before).cumsum(1)
 
 
 def _merged(held: Any, given: Mapping[str, Mapping[str, Any]], *, source: str) -> dict[str, Any]:

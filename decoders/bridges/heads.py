@@ -145,7 +145,12 @@ def _build(settings: dict[str, Any]) -> Any:
         raise ConfigError(
             f"decoders.transformers.network.model_type: {kind!r} is no detector or mask network of transformers"
         ) from None
-    return auto.from_config(config)
+    net = auto.from_config(config)
+    for layer in net.modules():
+        if isinstance(layer, nn.modules.batchnorm._BatchNorm):
+            # RT-DETR and its kin begin these near nought, and no signal passes: they never learn from scratch.
+            layer.reset_parameters()
+    return net
 
 
 def _with_labels(settings: dict[str, Any], count: int) -> nn.Module:

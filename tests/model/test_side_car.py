@@ -319,3 +319,10 @@ def test_where_a_reply_leads_is_counted_again(model: Any, asked: list[Sample], t
     torch.testing.assert_close(losses.sums["end"], expected, atol=1e-4, rtol=1e-5)
     assert model.counts(batch)["end"] == (0 if tree else 3)
     assert float(losses.sums["lm"]) > float(losses.sums["end"]) > (-1 if tree else 0)
+    worst = torch.zeros(())
+    for row in () if tree else range(3):
+        wanted = batch.labels[row, 1:]
+        told = wanted != -100
+        worst = worst + (-scores[row, :-1][told].gather(1, wanted[told][:, None])).max()
+    torch.testing.assert_close(losses.sums["weakest"], worst, atol=1e-4, rtol=1e-5)
+    assert model.counts(batch)["weakest"] == (0 if tree else 3)

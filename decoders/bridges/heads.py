@@ -148,7 +148,7 @@ def _build(settings: dict[str, Any]) -> Any:
     net = auto.from_config(config)
     for layer in net.modules():
         if isinstance(layer, nn.modules.batchnorm._BatchNorm):
-            # RT-DETR and its kin begin these near nought, and no signal passes: they never learn from scratch.
+            # transformers begins those of RT-DETR near nought, where no signal passes: it never learns from scratch.
             layer.reset_parameters()
     return net
 

@@ -21,14 +21,13 @@ from visionllm.decoders import Decoder
 from visionllm.metrics import METRICS
 from visionllm.testing import Case
 from visionllm.testing.bench import Bench, Stage
-from visionllm.testing.small import tiny_detr, tiny_mask2former, tiny_owlv2, tiny_rf_detr, tiny_sam2, tiny_vitpose
+from visionllm.testing.small import tiny_d_fine, tiny_detr, tiny_mask2former, tiny_owlv2, tiny_rt_detr
 from visionllm.testing.toolboxes import (
     mmdet_dino,
     mmdet_grounding,
     mmdet_mask2former,
     mmdet_rcnn,
     mmdet_retinanet,
-    mmpose_heatmap,
     mmpose_simcc,
 )  # fmt: skip
 
@@ -213,6 +212,15 @@ KINDS: dict[str, Kind] = {
     "Mask2Former": _transformers(network=tiny_mask2former, task="segmentation", settled=True),
     "Deformable DETR": _transformers(network=deformable_detr, settled=True),
     "OWLv2": _transformers(network=owlv2),
+    "RTMPose": Kind(
+        decoder="mmpose",
+        package="mmpose",
+        network=mmpose_simcc,
+        task="pose",
+        steps=140,
+        settled=True,
+        finder={"mmdet": mmdet_retinanet},
+    ),
 }
 
 
@@ -223,10 +231,19 @@ def test_eight_scenes_by_heart(name: str) -> None:
     if importlib.util.find_spec(kind.package) is None:
         pytest.skip(f"{kind.package} is not installed")
     samples = scenes(kind.task)
-    bench = Bench(
-        kind.decoder, Case(config=kind.config, sample=lambda *_, **__: samples[0], options={"threshold": 0.0})
-    )
+    case = Case(config=kind.config, sample=lambda *_, **__: samples[0], options={"threshold": 0.0})
+    bench = Bench(kind.decoder, case)
     decoder, words, first = learn(bench, samples, steps=kind.steps, lr=kind.lr, settled=kind.settled)
     assert first > 0, "the words have no gradient"
     report = score(decoder, words)
     assert (report["poses"]["person"] if kind.finder else report)["AP50"] > 0.9
+
+
+@pytest.mark.parametrize("network", [tiny_rt_detr, tiny_d_fine])
+def test_from_scratch_normalisation_passes_a_signal(network: Callable[[], dict[str, Any]]) -> None:
+    """transformers begins these weights near nought, and neither signal nor gradient comes through a dozen of them."""
+    case = Case(config={"network": network(), "longest": 96, "width": 8}, sample=lambda *_, **__: None)
+    held = Bench("transformers", case).built(stirred=0.0)
+    layers = [layer for layer in held.modules() if isinstance(layer, nn.BatchNorm2d)]
+    assert layers
+    assert all(bool((layer.weight == 1).all()) for layer in layers)

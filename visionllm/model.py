@@ -300,7 +300,8 @@ class VisionLLM(Answering, PreTrainedModel):
 
     def loss_weights(self) -> dict[str, float]:
         """Default weight of every loss by name."""
-        return {"lm": 1.0, "end": 0.1, "weakest": 0.0, "words": 0.0, "link": 0.5, "sight": 0.0, "region": 0.0, "gaze": 0.0} | {
+        off = dict.fromkeys(("weakest", "words", "sight", "region", "gaze"), 0.0)
+        return {"lm": 1.0, "end": 0.1, "link": 0.5, **off} | {
             f"{task.decoder}/{key}": value for task in self.tasks for key, value in task.loss_weights.items()
         }
 

@@ -111,7 +111,7 @@ def learn(bench: Bench, samples: list[Sample], *, steps: int, lr: float, settled
         loss.backward()
         if not step:
             first = float(gradient(words.table))
-        nn.utils.clip_grad_norm_([p for p in groups if p.grad is not None], 1.0 if step else 1e9)
+        nn.utils.clip_grad_norm_([p for p in groups if p.grad is not None], 1.0)
         learns.step()
         plan.step()
     return decoder.eval(), words, first
@@ -205,9 +205,8 @@ _transformers = partial(Kind, decoder="transformers")
 KINDS: dict[str, Kind] = {
     "RetinaNet": _mmdet(network=mmdet_retinanet, steps=150, lr=1e-3),
     "DINO": _mmdet(network=mmdet_dino, lr=1e-3),
-    "Grounding DINO": _mmdet(network=mmdet_grounding, steps=75, lr=1e-3, settled=True),
+    "Grounding DINO": _mmdet(network=mmdet_grounding, steps=120, lr=1e-3, settled=True),
     "Faster R-CNN": _mmdet(network=mmdet_rcnn, steps=140, settled=True),
-    "Mask R-CNN": _mmdet(network=partial(mmdet_rcnn, masks=True), task="segmentation", settled=True),
     "Mask2Former of mmdet": _mmdet(network=mmdet_mask2former, task="segmentation", settled=True),
     "Mask2Former": _transformers(network=tiny_mask2former, task="segmentation", settled=True),
     "Deformable DETR": _transformers(network=deformable_detr, settled=True),

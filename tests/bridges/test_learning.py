@@ -239,7 +239,7 @@ def test_eight_scenes_by_heart(name: str) -> None:
 
 
 def test_from_scratch_normalisation_passes_a_signal() -> None:
-    """transformers begins those of RT-DETR near nought, and neither signal nor gradient comes through a dozen of them."""
+    """transformers begins those of RT-DETR near nought; neither signal nor gradient comes through a dozen of them."""
     case = Case(config={"network": tiny_rt_detr(), "longest": 96, "width": 8}, sample=lambda *_, **__: None)
     held = Bench("transformers", case).built(stirred=0.0)
     layers = [layer for layer in held.modules() if isinstance(layer, nn.BatchNorm2d)]

@@ -71,6 +71,9 @@ class Decoder(nn.Module):
         any file beside it."""
         return dict(values)
 
+    def attend(self, kind: str) -> None:
+        """Choose how attention is computed, where there is a choice: a value of ``train.attention``."""
+
     def operating_point(self, task: str) -> float | None:
         """The score that results of a task reach unless a call asks for another; None where nothing is left out."""
         return None

@@ -23,8 +23,20 @@ from visionllm.config import FORMAT_VERSION
 from visionllm.core.errors import CheckpointError, ConfigError
 
 EMBEDDED = Path(__file__).parent / "assets" / "nano"
+
+
+def _without_places(values: dict[str, Any]) -> dict[str, Any]:
+    """1 -> 2: the states of a diffusion decoder begin at places of their own; those of version 1 did not."""
+    decoders = values.get("decoders")
+    for name in ("generation", "editing"):
+        settings = decoders.get(name) if isinstance(decoders, dict) else None
+        if isinstance(settings, dict):
+            settings.setdefault("places", False)
+    return values
+
+
 # version -> function that turns the config values of that version into those of the next.
-_MIGRATIONS: dict[int, Callable[[dict[str, Any]], dict[str, Any]]] = {}
+_MIGRATIONS: dict[int, Callable[[dict[str, Any]], dict[str, Any]]] = {1: _without_places}
 _PATTERNS = ["config.json", "*.safetensors", "*.safetensors.index.json", "tokenizer.json", "README.md"]
 
 

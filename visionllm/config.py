@@ -11,7 +11,7 @@ from visionllm.core.errors import CheckpointError, ConfigError
 from visionllm.decoders import DECODERS
 from visionllm.mllm.regions import RegionConfig
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 
 
 class VisionLLMConfig(PretrainedConfig):

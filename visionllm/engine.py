@@ -160,6 +160,8 @@ def train(config: TrainConfig, *, resume: bool = False) -> Path:
     wrapped, optimizer = accelerator.prepare(model, optimizer)
     if run.attention is not None:
         model.mllm.attend(run.attention)
+        for decoder in model.decoders.values():
+            decoder.attend(run.attention)
     log = RunLog(folder, steps=run.steps, start=start, enabled=accelerator.is_main_process)
     clock = Clock()
     sights = any(weights[name] > 0 for name in ("sight", "region", "gaze"))

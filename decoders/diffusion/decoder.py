@@ -20,14 +20,14 @@ from visionllm.core.config import Config
 from visionllm.core.errors import Cancelled, ConfigError
 from visionllm.core.images import Images, Recipe, places_of
 from visionllm.core.pixels import PixelSpec
-from visionllm.core.sample import Picture, PictureTarget
+from visionllm.core.sample import Picture, PictureTarget, Shows
 from visionllm.core.superlink import LinkMeta, SuperLinks
 from visionllm.core.task import Task
 from visionllm.decoders.base import Context, Decoder, register_decoder
 from visionllm.decoders.diffusion.latent import LatentDiffusion
 from visionllm.decoders.diffusion.mapper import LinkMapper
 from visionllm.decoders.diffusion.tasks import EDITING, GENERATION
-from visionllm.decoders.diffusion.teacher import TextTeacher
+from visionllm.decoders.diffusion.teacher import TextTeacher, names, told
 
 
 class DiffusionConfig(Config):
@@ -39,6 +39,7 @@ class DiffusionConfig(Config):
     outputs: PositiveInt = Field(77, description="states the UNet attends to")
     mapper_layers: PositiveInt = Field(2, description="layers between links and these states")
     mapper_heads: PositiveInt = 8
+    places: bool = Field(True, description="whether each of the states begins beside the link query of its own place")
     learn: Literal["drawing", "autoencoder"] = Field(
         "drawing", description="what a training is for: the UNet under the links, or, before it, the latents themselves"
     )
@@ -50,6 +51,11 @@ class DiffusionConfig(Config):
     align: str | None = Field(
         None, description="pipeline whose text encoder the mapped links learn to be like; used in training alone"
     )
+
+    tell: PositiveInt | None = Field(
+        None, description="things of a picture that its first states learn to name, with their colours, where the data "
+                          "say what is to be seen; used in training alone"
+    )  # fmt: skip
 
     @model_validator(mode="after")
     def _one_origin(self) -> DiffusionConfig:
@@ -103,12 +109,18 @@ class DiffusionDecoder(Decoder):
     def __init__(
         self, model: LatentDiffusion, *, link_width: int, size: int, outputs: int, mapper_layers: int,
         mapper_heads: int, drop: float, min_snr: float | None, lora: int | None = None, align: str | None = None,
-        learn: str = "drawing",
+        learn: str = "drawing", places: bool = True, tell: int | None = None,
     ) -> None:  # fmt: skip
         super().__init__()
         task = self.tasks[0]
         if align is not None:
             self.tasks = (replace(task, loss_weights={**task.loss_weights, "align": 1.0}),)
+        if tell is not None:
+            if 2 * tell + 1 > outputs:
+                raise ConfigError(f"decoders.{task.decoder}.tell: {tell} things take {2 * tell + 1} states; set "
+                                  f"outputs to so many, or tell to {(outputs - 1) // 2}")  # fmt: skip
+            self.tasks = (replace(task, loss_weights={**self.tasks[0].loss_weights, "told": 0.1}),)
+        self.tell = tell
         self.latents_first = learn == "autoencoder"
         if self.latents_first:
             self.tasks = (replace(task, loss_weights={"reconstruction": 1.0}),)
@@ -129,7 +141,7 @@ class DiffusionDecoder(Decoder):
         self.model = model
         self.mapper = LinkMapper(
             queries=queries, link_width=link_width, outputs=outputs, width=model.width, layers=mapper_layers,
-            heads=mapper_heads,
+            heads=mapper_heads, places=places,
         )  # fmt: skip
         # What stands in for the link of a phrase that was left out; nothing to learn where none is.
         self.null = nn.Parameter(torch.randn(queries, link_width) * 0.02, requires_grad=drop > 0)
@@ -146,8 +158,11 @@ class DiffusionDecoder(Decoder):
         return cls(model, link_width=link_width, **kept)
 
     def described(self, values: Mapping[str, Any]) -> dict[str, Any]:
-        kept = {name: value for name, value in values.items() if name not in ("pretrained", "align", "learn")}
+        kept = {name: value for name, value in values.items() if name not in ("pretrained", "align", "learn", "tell")}
         return {**kept, "network": self.model.network}
+
+    def attend(self, kind: str) -> None:
+        self.model.attend(kind)
 
     @property
     def pixels(self) -> Mapping[str, PixelSpec]:
@@ -179,6 +194,9 @@ class DiffusionDecoder(Decoder):
             wanted_LOC = teacher([meta.phrase for meta in links.meta]).to(states_LOC)
             apart_L = (states_LOC - wanted_LOC).square().flatten(1).mean(1)
             losses["align"] = (apart_L * keep_L.to(apart_L)).sum()  # what was left out is to be like nothing
+        if self.tell is not None:
+            losses["told"] = told([shows for shows, keep in zip(self._shows(links, ctx), keep_L.tolist(), strict=True)
+                                   if keep], states_LOC[keep_L.to(states_LOC.device)], self.tell)  # fmt: skip
         return losses
 
     def _wanted(self, links: SuperLinks, ctx: Context) -> Iterator[tuple[list[int], tuple[int, int], Tensor]]:
@@ -197,7 +215,19 @@ class DiffusionDecoder(Decoder):
         return total
 
     def counts(self, links: SuperLinks, ctx: Context) -> dict[str, float]:
-        return dict.fromkeys(self.tasks[0].loss_weights, float(len(links)))
+        counts = dict.fromkeys(self.tasks[0].loss_weights, float(len(links)))
+        if self.tell is not None and not self.latents_first:
+            counts["told"] = float(sum(len(names(shows, self.tell)) for shows in self._shows(links, ctx)))
+        return counts
+
+    def _shows(self, links: SuperLinks, ctx: Context) -> list[Shows]:
+        """What the picture of each link has to show; nothing where nobody knows."""
+        found = []
+        for meta in links.meta:
+            target = ctx.batch.samples[meta.sample].turns[meta.turn].target
+            assert isinstance(target, PictureTarget), f"{meta.task} is learned from pictures"
+            found.append(target.shows[meta.group] if target.shows else Shows())
+        return found
 
     @torch.no_grad()
     def predict(self, links: SuperLinks, ctx: Context, options: Any) -> list[Images]:

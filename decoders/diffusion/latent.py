@@ -106,6 +106,13 @@ class LatentDiffusion(nn.Module):
         self.unet.requires_grad_(False)
         self.unet.add_adapter(config)  # type: ignore[operator]
 
+    def attend(self, kind: str) -> None:
+        """Choose how the UNet computes attention: ``sdpa`` (torch), or anything else for plain products of matrices,
+        whose gradient is the faster one on a CPU."""
+        from diffusers.models.attention_processor import AttnProcessor, AttnProcessor2_0
+
+        self.unet.set_attn_processor(AttnProcessor2_0() if kind == "sdpa" else AttnProcessor())  # type: ignore
+
     def learn_autoencoder(self) -> None:
         """The autoencoder learns, and the UNet stands still: what it will draw is not yet there.
 

@@ -13,19 +13,26 @@ class LinkMapper(nn.Module):
     """A small transformer whose learned queries read a link (Wu et al. 2024, "VisionLLM v2": 64 link queries to the 77
     states that stand in for a text encoder's).
 
+    Each begins beside the link query of its own place, as the states of a text encoder stand at their words. Learned
+    queries alone begin with one average of the whole link, and the noise of a UNet's loss is slow to part them:
+    docs/pictures.md has figures.
+
     Args:
         queries: Q.
         link_width: D.
         outputs: O.
         width: C, ``cross_attention_dim`` of the UNet.
         layers, heads: of the transformer, as wide as its output.
+        places: begin as above; False for learned queries alone.
     """
 
     def __init__(
-        self, *, queries: int, link_width: int, outputs: int, width: int, layers: int = 2, heads: int = 8
-    ) -> None:
+        self, *, queries: int, link_width: int, outputs: int, width: int, layers: int = 2, heads: int = 8,
+        places: bool = True,
+    ) -> None:  # fmt: skip
         super().__init__()
         self.queries = queries
+        self._placed = min(queries, outputs) if places else 0
         self.read = nn.Sequential(
             nn.LayerNorm(link_width), nn.Linear(link_width, width), nn.GELU(), nn.Linear(width, width)
         )
@@ -40,4 +47,8 @@ class LinkMapper(nn.Module):
     def forward(self, states_LQD: Tensor) -> Tensor:
         """(L, Q, D) link states -> (L, O, C)."""
         memory = self.read(states_LQD) + self.place
-        return self.out(self.layers(self.wanted.expand(len(states_LQD), -1, -1), memory))
+        wanted = self.wanted.expand(len(states_LQD), -1, -1)
+        if self._placed:
+            own = memory[:, : self._placed]
+            wanted = wanted + nn.functional.pad(own, (0, 0, 0, wanted.shape[1] - self._placed))
+        return self.out(self.layers(wanted, memory))

@@ -59,16 +59,17 @@ class SharpeningAsker(Asker):
 
     Args:
         scale: how many times as large the picture is.
+        most_off: how far, at most, in small pixels.
     """
 
     task = "super_resolution"
 
-    def __init__(self, scale: int) -> None:
-        self.scale = scale
+    def __init__(self, scale: int, most_off: float = MOST_OFF) -> None:
+        self.scale, self.most_off = scale, most_off
 
     def draw(self, record: Record, wording: Wording, rng: np.random.Generator, *partners: Record) -> Sample:
-        """Off by up to ``MOST_OFF`` small pixels in each direction."""
-        return self._sample(record, rng.uniform(-MOST_OFF, MOST_OFF, 2))
+        """Off by up to ``most_off`` small pixels in each direction."""
+        return self._sample(record, rng.uniform(-self.most_off, self.most_off, 2))
 
     def every(
         self, record: Record, wording: Wording, *partners: Record, chunk: int | None = None
@@ -105,6 +106,8 @@ class SharpeningAsker(Asker):
 
 ASKERS.add("super_resolution", SharpeningAsker(2))
 ASKERS.add("super_resolution_x4", SharpeningAsker(4))
+# What enlarges is learned before what aligns: to one that aligns nothing yet, a pair that is off teaches a blur.
+ASKERS.add("super_resolution_aligned", SharpeningAsker(2, 0))
 
 
 def _captions(record: Record) -> tuple[str, ...]:

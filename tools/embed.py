@@ -6,6 +6,9 @@ Measures every data set of its mixture on its TRAINING split with the known-task
 which a phrase gets no box in 95 % of the pictures that lack it, in each of the data sets whose card says that what is
 not annotated is not there. A pixel belongs to a phrase from the likelihood on that has the highest mean IoU on
 training scenes, among all phrases and by itself. Saves the weights as bf16 to visionllm/assets/nano.
+
+With `--keep` none of this is measured again: for parts that find nothing, taken with `--part` from where they were
+trained.
 """
 
 from pathlib import Path
@@ -14,6 +17,8 @@ from typing import Annotated
 import typer
 
 from visionllm import VisionLLM, evaluate, open_dataset
+from visionllm.checkpoint import locate, read_config
+from visionllm.decoders import DECODERS
 
 MIXTURE = ("scenes", "carla_streets", "bccd")
 
@@ -26,12 +31,18 @@ def main(
     overlap: Annotated[float, typer.Option(help="IoU above which the weaker of two boxes is dropped.")] = 0.6,
     without: Annotated[list[str] | None, typer.Option(help="Decoders that are left out.")] = None,
     part: Annotated[
-        list[str] | None, typer.Option(help="PREFIX=CHECKPOINT: parameters that are taken from another checkpoint.")
+        list[str] | None, typer.Option(help="PREFIX=CHECKPOINT: taken from there; a whole decoder with its settings.")
     ] = None,
+    keep: Annotated[bool, typer.Option("--keep", help="Leave the operating point as it is.")] = False,
     data_root: Path | None = None,
 ) -> None:
     parts = dict(given.split("=", 1) for given in part or ())
-    model = VisionLLM.from_pretrained(checkpoint, parts=parts).without(*without or ())
+    whole = {prefix.removeprefix("decoders."): folder for prefix, folder in parts.items()}
+    settings = {name: read_config(locate(of))["decoders"][name] for name, of in whole.items() if name in DECODERS}
+    model = VisionLLM.from_pretrained(checkpoint, parts=parts, decoders=settings, fresh=list(parts))
+    model = model.without(*without or ())
+    if keep:
+        return save(model, out)
     exhaustive = [name for name in MIXTURE if open_dataset(name, "train", data_root).wording.negatives]
     best = (-1.0, 0, 0.0, 0.0)
     for side in longest or [320]:
@@ -47,8 +58,6 @@ def main(
         best = max(best, (score, side, threshold, found["scenes"]["counting"]["threshold"]))
     _, side, threshold, counts = best
     model.configure("objects", longest=side, overlap=overlap, threshold=round(threshold, 3), thresholds={})
-    import torch
-
     # A task that is told has its findings counted by what is said of them.
     fixed = {task.name: counts for task in model.tasks if task.told}
     scenes, area = open_dataset("scenes", "train", data_root, task="segmentation"), None
@@ -59,10 +68,17 @@ def main(
         area = max(points, key=lambda point: point["mIoU"] + point["mIoU_alone"])["threshold"]
         model.configure("objects", area_threshold=area)
     model.configure("objects", thresholds=fixed)
+    print(f"longest {side}, threshold {threshold:.3f}, {fixed}, areas {area}")
+    save(model, out)
+
+
+def save(model: VisionLLM, out: Path) -> None:
+    """Write it small."""
+    import torch
 
     model.save_pretrained(out, dtype=torch.bfloat16)
     size = sum(path.stat().st_size for path in out.iterdir()) / 1e6
-    print(f"{out}: longest {side}, threshold {threshold:.3f}, {fixed}, areas {area}, {size:.1f} MB")
+    print(f"{out}: {model.fingerprint} before rounding, {size:.1f} MB")
 
 
 if __name__ == "__main__":

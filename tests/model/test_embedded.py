@@ -7,11 +7,12 @@ import re
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import pytest
 import torch
 
-from visionllm import Box, Point, VisionLLM
+from visionllm import Box, Point, VisionLLM, open_dataset
 from visionllm.core.sample import Sample, Turn
 
 LARGEST = 45_000_000  # bytes, all files together
@@ -156,6 +157,20 @@ def test_a_picture_is_drawn_and_drawn_again(embedded: VisionLLM, tmp_path: Path)
     answer.images[0].save(tmp_path / "banana.png")
     again = embedded.replay(tmp_path / "banana.png")
     assert np.array_equal(again.pictures[0].pixels, picture.pixels)
+
+
+def test_a_picture_gets_its_pixels_back(embedded: VisionLLM) -> None:
+    """Nearer to a scene it has not seen than bicubic interpolation is."""
+    gains = []
+    for index in range(3):
+        (sample,) = open_dataset("scenes", "val", task="super_resolution").ask_all(index)
+        small, sharp = sample.pictures[0].pixels, sample.turns[0].target.pictures[0].pixels
+        (made,) = embedded.upscale(small, ["picture"]).images.pictures
+        assert made.size == (2 * small.shape[1], 2 * small.shape[0])
+        plain = cv2.resize(small, made.size, interpolation=cv2.INTER_CUBIC)
+        away = [np.square(one.astype(float) - sharp).mean() for one in (plain, made.pixels)]
+        gains.append(10 * np.log10(away[0] / away[1]))
+    assert np.mean(gains) > 0.5, gains
 
 
 def test_eighty_names_at_once(embedded: VisionLLM, street: Path) -> None:

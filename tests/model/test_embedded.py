@@ -62,7 +62,8 @@ def test_data_and_licences_are_named(name: str, folder: Path, root: Path) -> Non
 
 
 def test_the_card_is_of_these_weights(embedded: VisionLLM, folder: Path) -> None:
-    assert {task.name for task in embedded.tasks} == {"detection", "segmentation", "pose", "looking", "generation"}
+    tasks = {"detection", "segmentation", "pose", "looking", "generation", "super_resolution"}
+    assert {task.name for task in embedded.tasks} == tasks
     assert embedded.fingerprint in (folder / "README.md").read_text(encoding="utf-8")
 
 

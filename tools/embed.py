@@ -17,8 +17,6 @@ from typing import Annotated
 import typer
 
 from visionllm import VisionLLM, evaluate, open_dataset
-from visionllm.checkpoint import locate, read_config
-from visionllm.decoders import DECODERS
 
 MIXTURE = ("scenes", "carla_streets", "bccd")
 
@@ -38,7 +36,8 @@ def main(
 ) -> None:
     parts = dict(given.split("=", 1) for given in part or ())
     whole = {prefix.removeprefix("decoders."): folder for prefix, folder in parts.items()}
-    settings = {name: read_config(locate(of))["decoders"][name] for name, of in whole.items() if name in DECODERS}
+    settings = {name: held[name] for name, folder in whole.items()
+                if name in (held := VisionLLM.from_pretrained(folder).config.decoders)}  # fmt: skip
     model = VisionLLM.from_pretrained(checkpoint, parts=parts, decoders=settings, fresh=list(parts))
     model = model.without(*without or ())
     if keep:

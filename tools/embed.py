@@ -35,9 +35,11 @@ def main(
     data_root: Path | None = None,
 ) -> None:
     parts = dict(given.split("=", 1) for given in part or ())
-    whole = {prefix.removeprefix("decoders."): folder for prefix, folder in parts.items()}
-    settings = {name: held[name] for name, folder in whole.items()
-                if name in (held := VisionLLM.from_pretrained(folder).config.decoders)}  # fmt: skip
+    settings = {}
+    for prefix, folder in parts.items():
+        within, _, name = prefix.partition(".")
+        held = VisionLLM.from_pretrained(folder).config.decoders if within == "decoders" else {}
+        settings |= {name: held[name]} if name in held else {}
     model = VisionLLM.from_pretrained(checkpoint, parts=parts, decoders=settings, fresh=list(parts))
     model = model.without(*without or ())
     if keep:

@@ -398,7 +398,7 @@ def text_encoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_links_learn_to_say_what_a_text_encoder_says(
-    settings: dict[str, Any], text_encoder: Path, tmp_path: Path
+    settings: dict[str, Any], text_encoder: Path, learn: Make, tmp_path: Path
 ) -> None:
     keys = settings["decoders"]["generation"]
     torch.manual_seed(0)
@@ -407,15 +407,7 @@ def test_links_learn_to_say_what_a_text_encoder_says(
     batch = model.processor.encode([sample_of("a bus", (9, 30, 30)), sample_of("red", (90, 30, 30))])
     assert model.loss_weights()["generation/align"] == 1.0
     assert model.counts(batch)["generation/align"] == 2.0
-    optimizer = torch.optim.Adam(model.parameters(), lr=3e-3)
-    lost = []
-    model.train()
-    for _ in range(60):
-        loss = model(batch).sums["generation/align"]
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-        lost.append(float(loss.detach()))
+    lost = learn(model, batch, "generation/align")
     assert lost[-1] < 0.1 * lost[0], (lost[0], lost[-1])
     # The teacher stays behind.
     model.eval().save_pretrained(tmp_path / "model")

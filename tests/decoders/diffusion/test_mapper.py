@@ -87,7 +87,7 @@ def settings(tiny_settings: Make, tiny_diffusion: Make) -> dict[str, Any]:
     return keys
 
 
-def test_states_learn_to_say_what_is_to_be_seen(settings: dict[str, Any], tmp_path: Path) -> None:
+def test_states_learn_to_say_what_is_to_be_seen(settings: dict[str, Any], learn: Make, tmp_path: Path) -> None:
     torch.manual_seed(0)
     model = build_model(ModelConfig(**settings))
     samples = [sample_of("a red car left of a tree", CAR), sample_of("blue cup", CUP), sample_of("anything")]
@@ -95,15 +95,7 @@ def test_states_learn_to_say_what_is_to_be_seen(settings: dict[str, Any], tmp_pa
     assert model.loss_weights()["generation/told"] == 0.1
     assert model.counts(batch)["generation/told"] == 6.0
     assert model.counts(batch)["generation/noise"] == 3.0
-    optimizer = torch.optim.Adam(model.parameters(), lr=3e-3)
-    lost = []
-    model.train()
-    for _ in range(60):
-        loss = model(batch).sums["generation/told"]
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-        lost.append(float(loss.detach()))
+    lost = learn(model, batch, "generation/told")
     assert lost[-1] < 0.1 * lost[0], (lost[0], lost[-1])
     model.eval().save_pretrained(tmp_path / "model")
     assert "tell" not in json.loads((tmp_path / "model" / "config.json").read_text())["decoders"]["generation"]

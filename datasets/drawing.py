@@ -14,6 +14,8 @@ from visionllm.datasets.formats.reader import Wording
 
 _ARTICLE = re.compile(r"^an? ", re.IGNORECASE)
 MOST_OFF = 3  # small pixels
+# What people call what they want more pixels of.
+_CALLED = ("picture", "image", "photo", "picture", "image", "photograph")
 
 
 @register_asker("generation")
@@ -69,7 +71,8 @@ class SharpeningAsker(Asker):
 
     def draw(self, record: Record, wording: Wording, rng: np.random.Generator, *partners: Record) -> Sample:
         """Off by up to ``most_off`` small pixels in each direction."""
-        return self._sample(record, rng.uniform(-self.most_off, self.most_off, 2))
+        off = rng.uniform(-self.most_off, self.most_off, 2)
+        return self._sample(record, off, _CALLED[int(rng.integers(len(_CALLED)))])
 
     def every(
         self, record: Record, wording: Wording, *partners: Record, chunk: int | None = None
@@ -77,7 +80,7 @@ class SharpeningAsker(Asker):
         """One question a picture."""
         return (self._sample(record, np.zeros(2)),)
 
-    def _sample(self, record: Record, off_xy: np.ndarray) -> Sample:
+    def _sample(self, record: Record, off_xy: np.ndarray, called: str = _CALLED[0]) -> Sample:
         if record.smaller is not None:
             width, height = record.smaller.size
             if record.picture.size != (width * self.scale, height * self.scale):
@@ -85,7 +88,7 @@ class SharpeningAsker(Asker):
                     f"{record.source}: {record.picture.size[0]} x {record.picture.size[1]} is not {self.scale} times "
                     f"{width} x {height}; ask for the task of the split's scale"
                 )
-            return self._paired(record.smaller, record.picture, record)
+            return self._paired(record.smaller, record.picture, record, called)
         # What a shift brings in at an edge is cut off: nobody took it.
         edge = (MOST_OFF + 1) * self.scale
         whole = record.picture
@@ -97,10 +100,10 @@ class SharpeningAsker(Asker):
         inner = (slice(edge, edge + height * self.scale), slice(edge, edge + width * self.scale))
         small = cv2.resize(shifted[inner], (width, height), interpolation=cv2.INTER_AREA)
         sharp = Picture(pixels=np.ascontiguousarray(whole.pixels[inner]), name=whole.name)
-        return self._paired(Picture(pixels=small, name=whole.name), sharp, record)
+        return self._paired(Picture(pixels=small, name=whole.name), sharp, record, called)
 
-    def _paired(self, small: Picture, sharp: Picture, record: Record) -> Sample:
-        turn = Turn(task=self.task, phrases=("picture",), target=PictureTarget(pictures=(sharp,)))
+    def _paired(self, small: Picture, sharp: Picture, record: Record, called: str) -> Sample:
+        turn = Turn(task=self.task, phrases=(called,), target=PictureTarget(pictures=(sharp,)))
         return Sample(pictures=(small,), turns=(turn,), source=record.source)
 
 

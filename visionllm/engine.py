@@ -97,10 +97,15 @@ class RunConfig(Config):
     save_every: PositiveInt = 500
     conflict_every: NonNegativeInt = Field(0, description="steps between two looks at who fights whom; 0 never looks")
     conflict_on: str = Field("mllm", description="prefix of the parameters in which data sets may fight")
+    hold: list[str] = Field(
+        default_factory=list,
+        description="decoders whose links stay near those of the model at the start, by the loss `held`; its weight "
+        "says how near",
+    )
     keep: PositiveInt = Field(2, description="checkpoints kept")
     cache_bytes: NonNegativeInt = Field(1_000_000_000, description="memory for decoded pictures")
     max_side: PositiveInt | None = None
-    channels_last: bool = False
+    channels_last: bool = Field(False, description="kernels lie in memory by pixels: convolutions are faster so")
     data_root: str | None = None
 
 
@@ -150,6 +155,9 @@ def train(config: TrainConfig, *, resume: bool = False) -> Path:
     torch.manual_seed(run.seed)
     # Before anything copies it: the running average lives beside the weights.
     model = build_model(config.model).train().to(accelerator.device)
+    if run.hold:
+        # Before a checkpoint is gone on from: held is what was there at the start.
+        model.hold(run.hold)
     weights = weights_of(config, model)
     silent = model.silent(weights)
     optimizer = make_optimizer(model, config.optim)
@@ -159,9 +167,9 @@ def train(config: TrainConfig, *, resume: bool = False) -> Path:
     start = _resume(folder, model, optimizer, average, loader) if resume else 0
     wrapped, optimizer = accelerator.prepare(model, optimizer)
     if run.attention is not None:
-        model.mllm.attend(run.attention)
-        for decoder in model.decoders.values():
-            decoder.attend(run.attention)
+        model.attend(run.attention)
+    if run.channels_last:
+        model.to(memory_format=torch.channels_last)
     log = RunLog(folder, steps=run.steps, start=start, enabled=accelerator.is_main_process)
     clock = Clock()
     sights = any(weights[name] > 0 for name in ("sight", "region", "gaze"))
@@ -237,6 +245,8 @@ def weights_of(config: TrainConfig, model: VisionLLM) -> dict[str, float]:
             hint = f"did you mean {close[0]}?" if close else f"known: {', '.join(known)}"
             raise ConfigError(f"loss_weights.{name}: no such loss ({hint})")
         found |= dict.fromkeys(own, weight)
+    if bool(config.train.hold) != (found["held"] > 0):
+        raise ConfigError("loss_weights.held: goes with train.hold, decoders whose links are held; set both or none")
     if found["gaze"] > 0 and config.train.attention != "matmul":
         raise ConfigError("loss_weights.gaze: reads attention, which only train.attention: matmul gives; set it")
     return found
@@ -452,7 +462,8 @@ def _save(
     aside.mkdir(parents=True)
     raw = model.state_dict()
     if average is not None:
-        save_file({name: value.clone() for name, value in raw.items()}, aside / "raw.safetensors")
+        apart = {name: value.clone(memory_format=torch.contiguous_format) for name, value in raw.items()}
+        save_file(apart, aside / "raw.safetensors")
         model.load_state_dict(average.state)
         model.save_pretrained(aside / "model")
         model.load_state_dict(load_file(aside / "raw.safetensors"))

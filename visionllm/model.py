@@ -31,6 +31,7 @@ from visionllm.mllm.internvl import InternVL, internvl_config
 from visionllm.mllm.regions import RegionEncoder
 from visionllm.mllm.vision import count_tiles, make_tiles
 from visionllm.processor import Processor, Tiling
+from visionllm.routing.former import Former
 from visionllm.routing.gazes import gaze_loss, layers_of
 from visionllm.routing.queries import LinkQueries, spelling
 from visionllm.routing.readout import Text, read_out, run_text
@@ -102,6 +103,8 @@ class VisionLLM(Answering, PreTrainedModel):
             regions=regions is not None,
         )
         self._fingerprint: str | None = None
+        # No module: what is held to is no part of the model, and is not saved with it.
+        self._former: Former | None = None
 
     # -- on disk ---------------------------------------------------------------------------------------------------
 
@@ -241,6 +244,24 @@ class VisionLLM(Answering, PreTrainedModel):
 
     # -- training --------------------------------------------------------------------------------------------------
 
+    def hold(self, decoders: Collection[str]) -> None:
+        """From here on ``forward`` gives the loss ``held``: how far the links of some decoders are from what this model
+        as it is now makes of the same text (``Former``).
+
+        Raises:
+            UnknownNameError: there is no such decoder.
+        """
+        tasks = [task.name for name in decoders for task in self._decoder(name).tasks]
+        self._former = Former(self.mllm, self.link_queries, tasks)
+
+    def attend(self, kind: str) -> None:
+        """Choose how attention is computed everywhere: a value of ``train.attention``."""
+        self.mllm.attend(kind)
+        if self._former is not None:
+            self._former.mllm.attend(kind)
+        for _, decoder in self._decoders():
+            decoder.attend(kind)
+
     def forward(self, batch: Batch, idle: Sequence[str] = (), silent: Collection[str] = ()) -> Losses:
         """Losses of a batch that was encoded with its replies.
 
@@ -262,6 +283,8 @@ class VisionLLM(Answering, PreTrainedModel):
         if len(batch.links):
             links = read_out(self.mllm, self.link_queries, text, batch.links, out.cache)
             sums["link"] = self._spelling_loss(links, batch)
+            if self._former is not None:
+                sums["held"] = self._former.moved(links, batch.links, text, seen.all)
             taught = links.select(_with_targets(batch))
             ctx = Context(batch=batch, vision=seen.tiles)
             for name, decoder in self._decoders():
@@ -282,6 +305,8 @@ class VisionLLM(Answering, PreTrainedModel):
         }  # fmt: skip
         if len(batch.links):
             counts["link"] = float((spelling(batch.links, self.vocabulary) != -100).sum())
+            if self._former is not None:
+                counts["held"] = float(sum(batch.links.queries[place] for place in self._former.places(batch.links)))
         if batch.sights is not None:
             positions = 0 if batch.tiles is None else len(batch.tiles) * self.mllm.tokens_per_tile
             tiled = batch.sights.slot < positions
@@ -300,7 +325,7 @@ class VisionLLM(Answering, PreTrainedModel):
 
     def loss_weights(self) -> dict[str, float]:
         """Default weight of every loss by name."""
-        off = dict.fromkeys(("weakest", "words", "sight", "region", "gaze"), 0.0)
+        off = dict.fromkeys(("weakest", "words", "sight", "region", "gaze", "held"), 0.0)
         return {"lm": 1.0, "end": 0.1, "link": 0.5, **off} | {
             f"{task.decoder}/{key}": value for task in self.tasks for key, value in task.loss_weights.items()
         }

@@ -21,7 +21,7 @@ from visionllm.decoders import Decoder
 from visionllm.metrics import METRICS
 from visionllm.testing import Case
 from visionllm.testing.bench import Bench, Stage
-from visionllm.testing.small import tiny_detr, tiny_mask2former, tiny_owlv2, tiny_rt_detr
+from visionllm.testing.small import tiny_detr, tiny_mask2former, tiny_owlv2, tiny_rf_detr, tiny_rt_detr, tiny_vitpose
 from visionllm.testing.toolboxes import (
     mmdet_dino,
     mmdet_grounding,
@@ -208,9 +208,16 @@ KINDS: dict[str, Kind] = {
     "Grounding DINO": _mmdet(network=mmdet_grounding, steps=120, lr=1e-3, settled=True),
     "Faster R-CNN": _mmdet(network=mmdet_rcnn, steps=140, settled=True),
     "Mask2Former of mmdet": _mmdet(network=mmdet_mask2former, task="segmentation", settled=True),
+    "Mask R-CNN": _mmdet(
+        network=partial(mmdet_rcnn, masks=True), task="segmentation", steps=300, lr=2.5e-3, settled=True
+    ),
     "Mask2Former": _transformers(network=tiny_mask2former, task="segmentation", settled=True),
     "Deformable DETR": _transformers(network=deformable_detr, settled=True),
     "OWLv2": _transformers(network=owlv2),
+    "RF-DETR": _transformers(network=tiny_rf_detr, steps=450, lr=3e-3),
+    "ViTPose": Kind(
+        decoder="vitpose", network=tiny_vitpose, task="pose", steps=450, lr=4e-3, finder={"transformers": owlv2}
+    ),
     "RTMPose": Kind(
         decoder="mmpose",
         package="mmpose",

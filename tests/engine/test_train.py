@@ -98,6 +98,17 @@ def test_a_resumed_run_is_the_run(write: Make, changes: dict[str, Any], tmp_path
     assert {"loss", "lm", "objects/class", "lr", "grad_norm", "samples/s"} <= log[-1].keys()
 
 
+def test_how_kernels_lie_in_memory_changes_nothing(write: Make) -> None:
+    plain, by_pixels = (
+        train(load_config(write(name, train__steps=2, train__channels_last=last))).parent
+        for name, last in (("plain", False), ("last", True))
+    )
+    one, other = tensors(plain), tensors(by_pixels)
+    assert one.keys() == other.keys()
+    for name, value in one.items():
+        torch.testing.assert_close(value, other[name], rtol=1e-3, atol=1e-3)
+
+
 def test_the_average_is_what_is_shipped(write: Make) -> None:
     folder = train(load_config(write(train__steps=2))).parent
     raw, shipped = load_file(folder / "raw.safetensors"), load_file(folder / "model" / "model.safetensors")
@@ -243,6 +254,26 @@ def test_frozen_parts_stay(write: Make, frozen: str) -> None:
     assert moved
     assert not {name for name in moved if name.startswith(frozen)}
     assert any(name.startswith("link_queries") for name in moved)
+
+
+def test_links_are_held_where_the_run_began(write: Make, tmp_path: Path) -> None:
+    """Not where it was interrupted: a resumed run is the run."""
+    first = train(load_config(write("first", train__steps=1)))
+    changes = {"model": {"start": str(first)}, "train__hold": ["objects"], "loss_weights": {"held": 10.0}}
+    whole = train(load_config(write("whole", **changes)))
+    shutil.copytree(tmp_path / "whole" / "step-0000003", tmp_path / "halves" / "step-0000003")
+    halves = train(load_config(write("halves", **changes)), resume=True)
+    one, other = tensors(whole.parent), tensors(halves.parent)
+    assert not [name for name, value in one.items() if not torch.equal(value, other[name])]
+    log = [json.loads(line) for line in (tmp_path / "whole" / "log.jsonl").read_text().splitlines()]
+    assert 0 < log[0]["held"] < log[-1]["held"]
+
+
+@pytest.mark.parametrize("changes", [{"train__hold": ["objects"]}, {"loss_weights": {"held": 1.0}}])
+def test_links_are_held_with_a_weight(write: Make, changes: dict[str, Any]) -> None:
+    with pytest.raises(ConfigError, match=r"goes with train\.hold") as caught:
+        train(load_config(write(**changes)))
+    assert "\n" not in str(caught.value)
 
 
 def test_going_on_from_a_checkpoint(write: Make, tmp_path: Path) -> None:

@@ -1,0 +1,77 @@
+"""Links that are held where they were."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+
+from visionllm.core.errors import UnknownNameError
+from visionllm.routing.render import Style
+
+Make = Callable[..., Any]
+
+
+@pytest.fixture
+def held(make_model: Make, boxed: Make) -> tuple[Any, Any]:
+    model = make_model().train()
+    model.hold(["objects"])
+    samples = [boxed(phrases=("car", "big dog")), boxed(phrases=("cat",))]
+    return model, model.processor.encode(samples, [Style(), Style(tree=True)])
+
+
+def mean(model: Any, batch: Any) -> torch.Tensor:
+    """What training makes of the loss."""
+    return model(batch).sums["held"] / model.counts(batch)["held"]
+
+
+def test_nothing_has_moved_at_the_start(held: tuple[Any, Any]) -> None:
+    model, batch = held
+    assert float(mean(model, batch)) == 0.0
+    assert model.counts(batch)["held"] == sum(batch.links.queries)
+
+
+@torch.no_grad()
+def test_how_far_links_have_moved(held: tuple[Any, Any]) -> None:
+    """Twice as long is once their length away, whichever their length."""
+    model, batch = held
+    norm = model.mllm.net.model.language_model.norm
+    norm.weight.mul_(2.0)
+    assert float(mean(model, batch)) == pytest.approx(1.0, abs=1e-4)
+    norm.weight.mul_(1.5)
+    assert float(mean(model, batch)) == pytest.approx(4.0, abs=1e-3)
+
+
+def test_only_what_learns_is_pulled_back(held: tuple[Any, Any]) -> None:
+    """A step against the gradient brings links nearer; what is held to gets none, and is no part of the model."""
+    model, batch = held
+    with torch.no_grad():
+        for parameter in model.mllm.net.model.language_model.layers.parameters():
+            parameter.add_(0.01 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(0)))
+    away = mean(model, batch)
+    away.backward()
+    layers = list(model.mllm.net.model.language_model.layers.parameters())
+    assert all(p.grad is not None and bool(p.grad.abs().sum() > 0) for p in layers if p.ndim > 1)
+    assert all(not p.requires_grad and p.grad is None for p in model._former.mllm.parameters())
+    assert not [name for name in model.state_dict() if "former" in name]
+    with torch.no_grad():
+        for parameter in layers:
+            parameter.sub_(1e-3 * parameter.grad)
+    assert 0 < float(mean(model, batch)) < float(away)
+
+
+def test_links_of_other_decoders_are_free(make_model: Make, boxed: Make) -> None:
+    model = make_model().train()
+    batch = model.processor.encode([boxed()])
+    assert "held" not in model(batch).sums
+    model.hold([])
+    with torch.no_grad():
+        model.mllm.net.model.language_model.norm.weight.mul_(2.0)
+    assert float(model(batch).sums["held"]) == 0.0 == model.counts(batch)["held"]
+
+
+def test_what_is_held_must_be_there(make_model: Make) -> None:
+    with pytest.raises(UnknownNameError, match="speech"):
+        make_model().hold(["speech"])

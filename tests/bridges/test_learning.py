@@ -216,7 +216,12 @@ KINDS: dict[str, Kind] = {
     "OWLv2": _transformers(network=owlv2),
     "RF-DETR": _transformers(network=tiny_rf_detr, steps=450, lr=3e-3),
     "ViTPose": Kind(
-        decoder="vitpose", network=tiny_vitpose, task="pose", steps=450, lr=4e-3, finder={"transformers": owlv2}
+        decoder="vitpose",
+        network=tiny_vitpose,
+        task="pose",
+        steps=600,
+        lr=3e-3,
+        finder={"transformers": owlv2},
     ),
     "RTMPose": Kind(
         decoder="mmpose",

@@ -62,7 +62,7 @@ def test_data_and_licences_are_named(name: str, folder: Path, root: Path) -> Non
 
 
 def test_the_card_is_of_these_weights(embedded: VisionLLM, folder: Path) -> None:
-    tasks = {"detection", "segmentation", "pose", "looking", "generation", "super_resolution"}
+    tasks = {"detection", "segmentation", "pose", "looking", "generation", "editing", "super_resolution"}
     assert {task.name for task in embedded.tasks} == tasks
     assert embedded.fingerprint in (folder / "README.md").read_text(encoding="utf-8")
 
@@ -172,6 +172,25 @@ def test_a_picture_gets_its_pixels_back(embedded: VisionLLM) -> None:
         away = [np.square(one.astype(float) - sharp).mean() for one in (plain, made.pixels)]
         gains.append(10 * np.log10(away[0] / away[1]))
     assert np.mean(gains) > 0.5, gains
+
+
+@pytest.mark.parametrize("index", range(3))
+def test_night_falls(embedded: VisionLLM, index: int) -> None:
+    """Free-running, on sketches it has not seen: darker, and still the same place."""
+    before = open_dataset("scenes", "sketches_val", task="editing").ask_all(index)[0].pictures[0].pixels
+    answer = embedded(before, "turn day into night", options={"editing": {"steps": 10}})
+    assert list(answer.trace.routed) == [("[EDIT]", "turn day into night")]
+    (after,) = answer.images.pictures
+    source = cv2.resize(before, after.size, interpolation=cv2.INTER_AREA)
+    assert after.pixels.mean() < 0.7 * source.mean()
+    assert np.corrcoef(cv2.GaussianBlur(source, (0, 0), 2).ravel(), after.pixels.ravel())[0, 1] > 0.5
+
+
+def test_free_words_ask_for_more_pixels(embedded: VisionLLM, street: Path) -> None:
+    answer = embedded(street, "upscale this picture")
+    assert answer.text == "<ref>picture</ref>[SR]"
+    (made,) = answer.images.pictures
+    assert made.size == tuple(2 * side for side in answer.pictures[0].size)
 
 
 def test_eighty_names_at_once(embedded: VisionLLM, street: Path) -> None:

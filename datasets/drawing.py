@@ -14,7 +14,7 @@ from visionllm.datasets.formats.reader import Wording
 
 _ARTICLE = re.compile(r"^an? ", re.IGNORECASE)
 MOST_OFF = 3  # small pixels
-# What people call what they want more pixels of.
+# What people call what they want more pixels of, the commoner words twice.
 _CALLED = ("picture", "image", "photo", "picture", "image", "photograph")
 
 

@@ -105,7 +105,6 @@ class RunConfig(Config):
     keep: PositiveInt = Field(2, description="checkpoints kept")
     cache_bytes: NonNegativeInt = Field(1_000_000_000, description="memory for decoded pictures")
     max_side: PositiveInt | None = None
-    channels_last: bool = Field(False, description="kernels lie in memory by pixels: convolutions are faster so")
     data_root: str | None = None
 
 
@@ -168,8 +167,6 @@ def train(config: TrainConfig, *, resume: bool = False) -> Path:
     wrapped, optimizer = accelerator.prepare(model, optimizer)
     if run.attention is not None:
         model.attend(run.attention)
-    if run.channels_last:
-        model.to(memory_format=torch.channels_last)
     log = RunLog(folder, steps=run.steps, start=start, enabled=accelerator.is_main_process)
     clock = Clock()
     sights = any(weights[name] > 0 for name in ("sight", "region", "gaze"))
@@ -462,8 +459,7 @@ def _save(
     aside.mkdir(parents=True)
     raw = model.state_dict()
     if average is not None:
-        apart = {name: value.clone(memory_format=torch.contiguous_format) for name, value in raw.items()}
-        save_file(apart, aside / "raw.safetensors")
+        save_file({name: value.clone() for name, value in raw.items()}, aside / "raw.safetensors")
         model.load_state_dict(average.state)
         model.save_pretrained(aside / "model")
         model.load_state_dict(load_file(aside / "raw.safetensors"))

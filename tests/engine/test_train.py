@@ -98,17 +98,6 @@ def test_a_resumed_run_is_the_run(write: Make, changes: dict[str, Any], tmp_path
     assert {"loss", "lm", "objects/class", "lr", "grad_norm", "samples/s"} <= log[-1].keys()
 
 
-def test_how_kernels_lie_in_memory_changes_nothing(write: Make) -> None:
-    plain, by_pixels = (
-        train(load_config(write(name, train__steps=2, train__channels_last=last))).parent
-        for name, last in (("plain", False), ("last", True))
-    )
-    one, other = tensors(plain), tensors(by_pixels)
-    assert one.keys() == other.keys()
-    for name, value in one.items():
-        torch.testing.assert_close(value, other[name], rtol=1e-3, atol=1e-3)
-
-
 def test_the_average_is_what_is_shipped(write: Make) -> None:
     folder = train(load_config(write(train__steps=2))).parent
     raw, shipped = load_file(folder / "raw.safetensors"), load_file(folder / "model" / "model.safetensors")

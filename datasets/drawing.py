@@ -14,6 +14,7 @@ from visionllm.datasets.formats.reader import Wording
 
 _ARTICLE = re.compile(r"^an? ", re.IGNORECASE)
 MOST_OFF = 3  # small pixels
+_OTHER = 0.5  # share of changes asked for in other words than the plainest
 # What people call what they want more pixels of, the commoner words twice.
 _CALLED = ("picture", "image", "photo", "picture", "image", "photograph")
 
@@ -44,14 +45,16 @@ class EditingAsker(Asker):
     needs = frozenset({"edits"})
 
     def draw(self, record: Record, wording: Wording, rng: np.random.Generator, *partners: Record) -> Sample:
-        """Any of the changes."""
-        return _edited(record, _edits(record)[int(rng.integers(len(record.edits)))])
+        """Any of the changes, half of the time in other words."""
+        edit = _edits(record)[int(rng.integers(len(record.edits)))]
+        other = edit.wordings and rng.random() < _OTHER
+        return _edited(record, edit, edit.wordings[int(rng.integers(len(edit.wordings)))] if other else edit.text)
 
     def every(
         self, record: Record, wording: Wording, *partners: Record, chunk: int | None = None
     ) -> tuple[Sample, ...]:
         """Every change, each by itself."""
-        return tuple(_edited(record, edit) for edit in _edits(record))
+        return tuple(_edited(record, edit, edit.text) for edit in _edits(record))
 
 
 class SharpeningAsker(Asker):
@@ -125,10 +128,10 @@ def _edits(record: Record) -> tuple[Edit, ...]:
     return record.edits
 
 
-def _edited(record: Record, edit: Edit) -> Sample:
+def _edited(record: Record, edit: Edit, words: str) -> Sample:
     target = PictureTarget(pictures=(edit.after,), changed=(edit.changed,), shows=(edit.shows,))
     # What is named must not be cut off, nor "the rightmost tree" another.
-    turn = Turn(task="editing", phrases=(edit.text,), target=target, whole=True)
+    turn = Turn(task="editing", phrases=(words,), target=target, whole=True)
     return Sample(pictures=(edit.before,), turns=(turn,), source=record.source)
 
 

@@ -6,7 +6,7 @@ from collections.abc import Collection
 from copy import deepcopy
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from visionllm.core.batch import LinkLayout
 from visionllm.core.superlink import SuperLinks
@@ -25,10 +25,9 @@ class Former:
         tasks: names of the tasks whose links are held.
     """
 
-    def __init__(self, mllm: nn.Module, queries: LinkQueries, tasks: Collection[str]) -> None:
-        self.mllm, self.queries, self.tasks = deepcopy(mllm), deepcopy(queries), frozenset(tasks)
-        for part in (self.mllm, self.queries):
-            part.requires_grad_(False)
+    def __init__(self, mllm: LanguageModel, queries: LinkQueries, tasks: Collection[str]) -> None:
+        self.mllm, self.queries, self.tasks = mllm.reader(), deepcopy(queries), frozenset(tasks)
+        self.queries.requires_grad_(False)
 
     def places(self, links: LinkLayout) -> list[int]:
         """Indices of the links that are held."""
@@ -45,9 +44,8 @@ class Former:
         places = self.places(layout)
         if not places:
             return links.states.new_zeros(())
-        mllm: LanguageModel = self.mllm  # type: ignore[assignment]
         with torch.no_grad():
-            out = run_text(mllm, text, None if seen is None else seen.detach())
-            before = read_out(mllm, self.queries, text, layout.select(places), out.cache).states.float()
+            out = run_text(self.mllm, text, None if seen is None else seen.detach())
+            before = read_out(self.mllm, self.queries, text, layout.select(places), out.cache).states.float()
         apart = (links.select(places).states.float() - before).square().sum(-1)
         return (apart / before.square().sum(-1)).sum()

@@ -28,6 +28,7 @@ class LanguageModel(Protocol):
     def text(self, embeds_BTD: Tensor, mask: Tensor | None, position_ids: Tensor, cache: Any = None,
              keep_cache: bool = True) -> Any: ...  # fmt: skip
     def logits(self, hidden: Tensor) -> Tensor: ...
+    def reader(self) -> LanguageModel: ...
 
 
 @dataclass(kw_only=True, slots=True, frozen=True, eq=False)

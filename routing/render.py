@@ -20,7 +20,7 @@ from visionllm.routing.wording import Templates, load_templates
 _VOWELS = frozenset("aeiou")
 _BARE = 0.4
 # Between questions asked in one breath; the first stands between their replies.
-_BREATHS = ("; ", "; ", ", then ", ". ", " and ", ", and ", "\n")
+_BREATHS = ("; ", "; ", ", then ", " and then ", ". ", " and ", ", and ", "\n")
 _RELATION = re.compile(
     r" (?:of|in|on|with|without|for|near|next|to|left|right|above|below|behind|under|beside|between|facing|holding"
     r"|that) "
@@ -206,9 +206,10 @@ def _question(turn: Turn, templates: Templates, rng: np.random.Generator | None,
     named = _owning(turn, named, owns, inner)
     listed = last.join([between.join(named[:-1]), named[-1]]) if len(named) > 1 else named[0]
     words = _pick(group.questions, rng).replace("{phrases}", listed)
-    words = _pick(templates.prefixes, rng) + words + _pick(templates.suffixes, rng)
+    # Nobody greets twice in one breath.
+    words = ("" if turn.joined else _pick(templates.prefixes, rng)) + words + _pick(templates.suffixes, rng)
     # A name that opens the question keeps its case: the reply repeats names as they were typed.
-    if rng.random() < 0.3 and not words.startswith(listed):
+    if not turn.joined and rng.random() < 0.3 and not words.startswith(listed):
         words = words[:1].upper() + words[1:]
     return words, group.reply
 

@@ -50,6 +50,31 @@ _PLACES = (
     " on grass", " on a road", " on a table", " on grass", " on a road", " on a table", " in the rain", " at night",
     " in a room", " by the sea", " on a hill", " in the sky", " under a tree", " in winter",
 )  # fmt: skip
+_CHANGES = (
+    "remove the {one}", "delete the {one}", "erase the {one}", "get rid of the {one}", "take the {one} away",
+    "take out the {one}", "add {other}", "add {other}", "insert {other}", "put {other} into the picture",
+    "place {other} here", "put {other} {relation} the {one}", "add {other} {relation} the {one}",
+    "replace the {one} with {other}", "replace the {one} by {other}", "turn the {one} into {other}",
+    "change the {one} into {other}", "swap the {one} for {other}", "make the {one} {other}",
+    "move the {one} to the {side}", "shift the {one} to the {side}", "move the {one} {side}",
+    "put the {one} further to the {side}",
+)  # fmt: skip
+_PAINTINGS = (
+    "make the {one} {hue}", "make the {one} {hue}", "make the {one} {hue}", "paint the {one} {hue}",
+    "turn the {one} {hue}", "colour the {one} {hue}", "color the {one} {hue}", "dye the {one} {hue}",
+    "change the colour of the {one} to {hue}", "change the color of the {one} to {hue}",
+)  # fmt: skip
+_LIGHTS = (
+    "make it {mood}", "make it look like {mood}", "turn {mood} into {other}", "change it to {mood}", "make it dark",
+    "make it bright", "turn it into {mood}",
+)  # fmt: skip
+_COLOURS = (
+    "red", "blue", "green", "yellow", "orange", "purple", "pink", "brown", "black", "white", "gray", "grey",
+)  # fmt: skip
+_CALLED = (
+    "picture", "picture", "picture", "image", "image", "image", "photo", "photo", "photograph", "shot", "snapshot",
+    "screenshot", "drawing", "scan", "frame", "scene", "painting", "view",
+)  # fmt: skip
 _MOODS = ("night", "day", "winter", "summer", "rain", "a painting", "dawn", "a sketch")
 _TASKS = 1  # stream of random numbers that draws the tasks
 
@@ -300,21 +325,37 @@ def caption(rng: np.random.Generator, names: Sequence[str]) -> str:
 
 def change(rng: np.random.Generator, names: Sequence[str]) -> str:
     """A change of a picture in which some of the names occur, drawn from ``rng``: "add a pale toga"."""
-    one, other = names[0], names[-1]
-    other = f"{_adjective(rng)} {other}" if rng.random() < 0.4 else other
-    article = "an" if other[0] in "aeiou" else "a"
-    wordings = (
-        f"remove the {one}", f"delete the {one}", f"add {article} {other}", f"make the {one} {_adjective(rng)}",
-        f"paint the {one} {_adjective(rng)}", f"replace the {one} with {article} {other}",
-        f"turn the {one} into {article} {other}", f"move the {one} to the {_pick(rng, ('left', 'right'))}",
-        f"put {article} {other} {_pick(rng, _RELATIONS)} the {one}", f"make it {_pick(rng, _MOODS)}",
-        f"turn {_pick(rng, _MOODS)} into {_pick(rng, _MOODS)}",
-    )  # fmt: skip
-    return _pick(rng, wordings)
+    kind = rng.random()
+    if kind < 0.12:
+        return _pick(rng, _LIGHTS).replace("{mood}", _pick(rng, _MOODS)).replace("{other}", _pick(rng, _MOODS))
+    # "detect the cars and then make the red one blue": a thing that was named before is "the red one".
+    one = f"{_hue(rng)} one" if rng.random() < 0.12 else names[0]
+    if kind < 0.4:
+        return _pick(rng, _PAINTINGS).replace("{one}", one).replace("{hue}", _hue(rng))
+    other = names[-1]
+    if rng.random() < 0.4:
+        other = f"{_hue(rng)} {other}"
+    other = f"{'an' if other[0] in 'aeiou' else 'a'} {other}"
+    relation, side = _pick(rng, _RELATIONS), _pick(rng, ("left", "right"))
+    words = _pick(rng, _CHANGES).replace("{relation}", relation).replace("{side}", side)
+    return words.replace("{one}", one).replace("{other}", other)
+
+
+def _hue(rng: np.random.Generator) -> str:
+    """A colour, or another adjective."""
+    return _pick(rng, _COLOURS) if rng.random() < 0.7 else _adjective(rng)
+
+
+def whole(rng: np.random.Generator, names: Sequence[str]) -> str:
+    """What a picture itself is called, drawn from ``rng``: "picture", "blurry photo"; rarely by what is on it."""
+    if rng.random() < 0.1:
+        return names[0]
+    word = _pick(rng, _CALLED)
+    return f"{_adjective(rng)} {word}" if rng.random() < 0.15 else word
 
 
 # What a phrase of a task says -> how one is invented.
-_SAID = {"picture": caption, "change": change}
+_SAID = {"picture": caption, "change": change, "whole": whole}
 
 
 def _thing(rng: np.random.Generator) -> str:

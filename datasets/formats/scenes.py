@@ -137,7 +137,7 @@ class ScenesReader:
             Edit(
                 text=change.text, before=Picture(pixels=change.before, name=f"scene {seed}"),
                 after=Picture(pixels=change.after, name=f"scene {seed}, {change.text}"),
-                changed=Mask.of(change.region), shows=change.shows,
+                changed=Mask.of(change.region), shows=change.shows, wordings=change.wordings,
             )
             for change in draw_edits(seed, size=self._size, world=self._world)
         )  # fmt: skip

@@ -26,6 +26,17 @@ _NEAR = 0.06
 # How far things move, of the width; how much of a thing may be hidden that is spoken of.
 _FAR = (0.15, 0.35)
 _SEEN = 0.6
+# Other words for a change, by kind: ``one`` is the thing spoken of, ``other`` what is new (a thing, a colour, a side).
+_WORDINGS = {
+    "remove": ("delete {one}", "erase {one}", "get rid of {one}", "take {one} away"),
+    "add": ("insert {other}", "put {other} into the picture", "place {other} here"),
+    "replace": ("turn {one} into {other}", "change {one} into {other}", "swap {one} for {other}", "make {one} {other}"),
+    "recolour": ("paint {one} {other}", "turn {one} {other}", "colour {one} {other}", "color {one} {other}",
+                 "change the colour of {one} to {other}"),
+    "move": ("shift {one} to the {other}", "move {one} {other}", "put {one} further to the {other}"),
+    "night": ("make it dark", "make it look like night", "change it to night"),
+    "day": ("make it bright", "make it look like day", "change it to day"),
+}  # fmt: skip
 # Part of a thing that a new colour must change.
 _PAINTED = 0.35
 # Channels that differ by less are the same to anybody; pixels around what changed that may change with it.
@@ -42,6 +53,7 @@ class SceneEdit:
         before, after: (H, W, 3) uint8.
         region: (H, W) bool, where the two differ, and a little around it.
         shows: what is so in the picture after.
+        wordings: the change in other words.
     """
 
     kind: str
@@ -50,6 +62,7 @@ class SceneEdit:
     after: np.ndarray = field(repr=False)
     region: np.ndarray = field(repr=False)
     shows: Shows
+    wordings: tuple[str, ...] = ()
 
 
 def draw_edits(seed: int, *, size: tuple[int, int] = (320, 240), world: str | None = None) -> tuple[SceneEdit, ...]:
@@ -86,15 +99,17 @@ def draw_edits(seed: int, *, size: tuple[int, int] = (320, 240), world: str | No
     rng.shuffle(free)
     edits: list[SceneEdit] = []
 
-    def told(kind: str, text: str, before: Scene, after: Scene, number: int | None, shows: Shows) -> None:
+    def told(kind: str, text: str, before: Scene, after: Scene, number: int | None, shows: Shows, other: str = "",
+             ) -> None:  # fmt: skip
         region = _region(before.image, after.image)
         # Of one among several of its kind nobody can tell by names whether it was the one.
         if number is not None and sum(one.category == labelled[number].category for one in labelled) > 1:
             shows = Shows()
         if region.any():
-            edits.append(
-                SceneEdit(kind=kind, text=text, before=before.image, after=after.image, region=region, shows=shows)
-            )
+            one = "" if number is None else single[number]
+            wordings = tuple(words.format(one=one, other=other) for words in _WORDINGS[kind])
+            edits.append(SceneEdit(kind=kind, text=text, before=before.image, after=after.image, region=region,
+                                   shows=shows, wordings=wordings))  # fmt: skip
 
     if free:
         number = free[0]
@@ -102,15 +117,15 @@ def draw_edits(seed: int, *, size: tuple[int, int] = (320, 240), world: str | No
         category = labelled[number].category
         told("remove", f"remove {single[number]}", plain, without, number, Shows(absent=(category,)))
         colour = colour_of(plain.objects[number])
-        told("add", f"add {article(f'{colour} {category}' if colour else category)}", without, plain, number,
-             Shows(things=((category, colour),)))  # fmt: skip
+        named = article(f"{colour} {category}" if colour else category)
+        told("add", f"add {named}", without, plain, number, Shows(things=((category, colour),)), named)
         if stage.instead is not None:
             other = stage.instead(labelled[number], rng)
             there = drawn(_with(things, labelled[number], other))
             colour = colour_of(there.objects[number])
             named = article(f"{colour} {other.category}" if colour else other.category)
             told("replace", f"replace {single[number]} with {named}", plain, there, number,
-                 Shows(things=((other.category, colour),), absent=(category,)))  # fmt: skip
+                 Shows(things=((other.category, colour),), absent=(category,)), named)  # fmt: skip
     for number in free:
         old, category = colour_of(plain.objects[number]), labelled[number].category
         if old is None or old in _GRAYS:
@@ -122,7 +137,7 @@ def draw_edits(seed: int, *, size: tuple[int, int] = (320, 240), world: str | No
         if (cv2.absdiff(plain.image, after.image)[mask] >= _SAME).any(-1).mean() < _PAINTED:
             continue  # what it is called by is not what most of it is
         told("recolour", f"make {single[number]} {new}", plain, after, number,
-             Shows(things=((category, new),)))  # fmt: skip
+             Shows(things=((category, new),)), new)  # fmt: skip
         break
     for number in free:
         shift = _room(labelled[number], stage, rng)
@@ -134,7 +149,7 @@ def draw_edits(seed: int, *, size: tuple[int, int] = (320, 240), world: str | No
             continue
         way = "right" if shift > 0 else "left"
         told("move", f"move {single[number]} to the {way}", plain, gone, number,
-             Shows(things=((labelled[number].category, None),), moved=((0, way),)))  # fmt: skip
+             Shows(things=((labelled[number].category, None),), moved=((0, way),)), way)  # fmt: skip
         break
     day, night = drawn(things, DAY), drawn(things, NIGHT)
     told("night", rng.choice(("make it night", "turn day into night")), day, night, None, Shows(light=True))

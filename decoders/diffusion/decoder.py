@@ -40,9 +40,10 @@ class DiffusionConfig(Config):
     mapper_layers: PositiveInt = Field(2, description="layers between links and these states")
     mapper_heads: PositiveInt = 8
     places: bool = Field(True, description="whether each of the states begins beside the link query of its own place")
-    learn: Literal["drawing", "autoencoder"] = Field(
-        "drawing", description="what a training is for: the UNet under the links, or, before it, the latents themselves"
-    )
+    learn: Literal["drawing", "autoencoder", "pixels"] = Field(
+        "drawing", description="what a training is for: the UNet under the links; before it, the latents themselves; "
+                               "or, after it, how latents that stand become pixels"
+    )  # fmt: skip
     drop: float = Field(0.1, ge=0, lt=1, description="share of the phrases that are left out in training, for guidance")
     min_snr: PositiveFloat | None = Field(None, description="bound of the signal-to-noise weights; None weighs alike")
     lora: PositiveInt | None = Field(
@@ -121,10 +122,10 @@ class DiffusionDecoder(Decoder):
                                   f"outputs to so many, or tell to {(outputs - 1) // 2}")  # fmt: skip
             self.tasks = (replace(task, loss_weights={**self.tasks[0].loss_weights, "told": 0.1}),)
         self.tell = tell
-        self.latents_first = learn == "autoencoder"
-        if self.latents_first:
+        self.unlinked = learn != "drawing"
+        if self.unlinked:
             self.tasks = (replace(task, loss_weights={"reconstruction": 1.0}),)
-            model.learn_autoencoder()
+            model.learn_autoencoder(latents=learn == "autoencoder")
         # In a list: what is learned from is no part of the model, and is not saved with it.
         self._teachers = [] if align is None else [TextTeacher(align, outputs, model.width)]
         if lora is not None:
@@ -173,7 +174,7 @@ class DiffusionDecoder(Decoder):
         total = torch.zeros((), device=links.states.device)
         if not len(links):
             return dict.fromkeys(self.tasks[0].loss_weights, total)
-        if self.latents_first:
+        if self.unlinked:
             return {"reconstruction": self._reconstructed(links, ctx)}
         states_LQD = links.states.to(self.null.dtype).reshape(len(links), self.mapper.queries, -1)
         keep_L = torch.ones(len(links), dtype=torch.bool)
@@ -216,7 +217,7 @@ class DiffusionDecoder(Decoder):
 
     def counts(self, links: SuperLinks, ctx: Context) -> dict[str, float]:
         counts = dict.fromkeys(self.tasks[0].loss_weights, float(len(links)))
-        if self.tell is not None and not self.latents_first:
+        if self.tell is not None and not self.unlinked:
             counts["told"] = float(sum(len(names(shows, self.tell)) for shows in self._shows(links, ctx)))
         return counts
 
@@ -257,7 +258,7 @@ class DiffusionDecoder(Decoder):
 
     def idle(self) -> Tensor:
         device = self.null.device
-        if self.latents_first:
+        if self.unlinked:
             return self.model.idle_autoencoder()
         side = self.model.multiple // self.model.factor
         states = self.mapper(torch.zeros_like(self.null)[None] + self.null)

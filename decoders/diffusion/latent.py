@@ -52,6 +52,7 @@ class LatentDiffusion(nn.Module):
         self.vae = None if vae is None else vae.requires_grad_(False)
         # Keys that a given schedule leaves out mean diffusers' own defaults, as they do in its pipelines.
         self.schedule = _public(schedule) or dict(SCHEDULE)
+        self._made_new = False  # whether the latents themselves are being learned
         self._spread: float | None = None  # of the latents, where they are being learned
         self._train_schedule = DDPMScheduler.from_config(self.schedule)
         kind = self._train_schedule.config.prediction_type
@@ -113,8 +114,12 @@ class LatentDiffusion(nn.Module):
 
         self.unet.set_attn_processor(AttnProcessor2_0() if kind == "sdpa" else AttnProcessor())  # type: ignore
 
-    def learn_autoencoder(self) -> None:
-        """The autoencoder learns, and the UNet stands still: what it will draw is not yet there.
+    def learn_autoencoder(self, *, latents: bool) -> None:
+        """The autoencoder learns, and the UNet stands still.
+
+        Args:
+            latents: all of it learns, for what the UNet will draw is not yet there. Else its decoder alone, so that a
+                UNet that knows these latents draws on.
 
         Raises:
             ConfigError: there is none.
@@ -123,6 +128,11 @@ class LatentDiffusion(nn.Module):
             raise ConfigError("learn: this network has no vae; leave learn out, or give network.vae")
         self.vae.requires_grad_(True)
         self.unet.requires_grad_(False)
+        if not latents:
+            for part in (self.vae.encoder, self.vae.quant_conv):
+                if part is not None:
+                    part.requires_grad_(False)
+        self._made_new = latents
 
     @property
     def network(self) -> dict[str, Any]:
@@ -173,13 +183,14 @@ class LatentDiffusion(nn.Module):
         assert self.vae is not None
         posterior = self.vae.encode(pixels_B3HW).latent_dist  # type: ignore[operator]
         latents = posterior.sample()
-        self._spread = float(latents.detach().float().std())
+        if self._made_new:
+            self._spread = float(latents.detach().float().std())
         lost_B3HW = self.vae.decode(latents).sample.float() - pixels_B3HW.float()  # type: ignore[operator]
         apart_B = (lost_B3HW.abs() + _SQUARES * lost_B3HW.square()).flatten(1).mean(1)
         return apart_B + _DIVERGENCE * posterior.kl().float() / latents[0].numel()
 
     def idle_autoencoder(self) -> Tensor:
-        """A number that hangs on every weight of the autoencoder, from the smallest picture."""
+        """A number that hangs on every weight of the autoencoder that learns, from the smallest picture."""
         assert self.vae is not None
         nothing = torch.zeros(1, 3, self.multiple, self.multiple, device=next(self.vae.parameters()).device)
         posterior = self.vae.encode(nothing).latent_dist  # type: ignore[operator]

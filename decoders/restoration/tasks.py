@@ -14,5 +14,6 @@ SUPER_RESOLUTION = register_task(
         templates="super_resolution.yaml",
         metric="sharpness",
         loss_weights={"sharp": 1.0, "aligned": 1.0},
+        says="whole",
     )
 )

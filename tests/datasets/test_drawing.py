@@ -100,6 +100,17 @@ def test_a_scene_and_a_change_of_it() -> None:
         assert np.abs(before.pixels.astype(int) - after.pixels)[still].max(initial=0) < 6
 
 
+def test_a_change_is_learned_in_many_words_and_measured_in_the_plainest() -> None:
+    dataset = open_dataset("scenes", "sketches", task="editing")
+    record = dataset.read(0)
+    plain = {edit.text for edit in record.edits}
+    others = {words for edit in record.edits for words in edit.wordings}
+    assert {sample.turns[0].phrases[0] for sample in dataset.ask_all(0)} == plain
+    drawn = [dataset.ask_about(record, item_rng(0, number)).turns[0].phrases[0] for number in range(200)]
+    assert set(drawn) <= plain | others
+    assert 0.35 < np.mean([words in plain for words in drawn]) < 0.65
+
+
 def test_both_sides_of_a_change_are_augmented_alike() -> None:
     """A flip and a resize, and no light: what differs is still what the mask says."""
     dataset = open_dataset("scenes", "train", task="editing")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import socket
 import subprocess
 import sys
 from collections.abc import Callable
@@ -18,11 +17,9 @@ SCRIPT = Path(__file__).with_name("gradients.py")
 
 
 def launch(config: Path, out: Path, processes: int) -> dict[str, torch.Tensor]:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--nnodes=1", f"--nproc-per-node={processes}",
-                "--master-addr=127.0.0.1", f"--master-port={port}"]  # fmt: skip
+    # A port that the launcher itself binds, so that two of these never meet at one.
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--local-addr=127.0.0.1",
+                f"--nproc-per-node={processes}"]  # fmt: skip
     done = subprocess.run([*launcher, str(SCRIPT), str(config), str(out)], capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr[-3000:]
     return load_file(out)

@@ -57,6 +57,21 @@ def test_a_picture_alone_is_a_picture_of_a_batch() -> None:
     torch.testing.assert_close(stem(tiles)[1:2], stem(tiles[1:2]), atol=1e-5, rtol=1e-5)
 
 
+@torch.no_grad()
+def test_attention_is_chosen_beside_a_backbone_without_any(tiny_settings: Make) -> None:
+    torch.manual_seed(0)
+    keys = tiny_settings()["mllm"]
+    keys["vision_config"] |= {"patch_size": [16, 16], "stem": STEM}
+    model = InternVL(keys).eval()
+    tiles, seen = torch.randn(2, 3, model.tile_size, model.tile_size), []
+    for kind in ("eager", "sdpa", "matmul"):
+        model.attend(kind)
+        assert model.config.vision_config._attn_implementation == kind == model.config.text_config._attn_implementation
+        seen.append(model.vision(tiles))
+    for other in seen[1:]:
+        torch.testing.assert_close(other, seen[0], atol=1e-5, rtol=1e-5)
+
+
 def test_a_trained_tower_gets_one(tiny_settings: Make, tmp_path: Path) -> None:
     """It begins as the backbone it is a copy of, and is there again when the model is loaded."""
     settings = tiny_settings()

@@ -29,7 +29,7 @@ def mean(model: Any, batch: Any) -> torch.Tensor:
 
 def test_nothing_has_moved_at_the_start(held: tuple[Any, Any]) -> None:
     model, batch = held
-    assert float(mean(model, batch)) == 0.0
+    assert float(mean(model, batch).detach()) == 0.0
     assert model.counts(batch)["held"] == sum(batch.links.queries)
 
 
@@ -54,12 +54,16 @@ def test_only_what_learns_is_pulled_back(held: tuple[Any, Any]) -> None:
     away.backward()
     layers = list(model.mllm.net.model.language_model.layers.parameters())
     assert all(p.grad is not None and bool(p.grad.abs().sum() > 0) for p in layers if p.ndim > 1)
-    assert all(not p.requires_grad and p.grad is None for p in model._former.mllm.parameters())
+    reader, tower = model._former.mllm, model.mllm.net.model.vision_tower
+    assert all(not p.requires_grad and p.grad is None for p in reader.net.model.language_model.parameters())
+    # What sees is neither copied nor frozen.
+    assert reader.net.model.vision_tower is tower
+    assert all(p.requires_grad for p in tower.parameters())
     assert not [name for name in model.state_dict() if "former" in name]
     with torch.no_grad():
         for parameter in layers:
             parameter.sub_(1e-3 * parameter.grad)
-    assert 0 < float(mean(model, batch)) < float(away)
+    assert 0 < float(mean(model, batch).detach()) < float(away.detach())
 
 
 def test_links_of_other_decoders_are_free(make_model: Make, boxed: Make) -> None:
@@ -69,7 +73,7 @@ def test_links_of_other_decoders_are_free(make_model: Make, boxed: Make) -> None
     model.hold([])
     with torch.no_grad():
         model.mllm.net.model.language_model.norm.weight.mul_(2.0)
-    assert float(model(batch).sums["held"]) == 0.0 == model.counts(batch)["held"]
+    assert float(model(batch).sums["held"].detach()) == 0.0 == model.counts(batch)["held"]
 
 
 def test_what_is_held_must_be_there(make_model: Make) -> None:

@@ -37,6 +37,15 @@ def test_one_breath_is_one_reply_and_each_link_keeps_its_turn() -> None:
     assert render_question(*sample.turns) == "detect cars, dog; segment red car; How many cars?"
 
 
+def test_nobody_greets_twice_in_one_breath() -> None:
+    rng = np.random.default_rng(0)
+    asked = [render_question(CARS, replace(MASKS, joined=True), rng=rng).lower() for _ in range(200)]
+    greetings = ("hi, ", "hello! ", "now ", "next, ")
+    assert any(words.startswith(greetings) for words in asked)
+    assert not any(greeting in words[1:] for words in asked for greeting in ("hi, ", "hello! "))
+    assert any(" and then " in words for words in asked)
+
+
 def test_turns_apart_are_exchanges_of_their_own() -> None:
     sample = Sample(turns=(CARS, MASKS, replace(TALK, joined=True)))
     whole = text_of(sample)

@@ -214,6 +214,7 @@ class Edit(NamedTuple):
         before, after: the picture without and with it.
         changed: ``Mask`` of what differs.
         shows: what the picture with it must show, and no longer show.
+        wordings: the change in other words, for training.
     """
 
     text: str
@@ -221,6 +222,7 @@ class Edit(NamedTuple):
     after: Picture
     changed: Any
     shows: Shows = Shows()
+    wordings: tuple[str, ...] = ()
 
 
 @dataclass(kw_only=True, slots=True, frozen=True, eq=False)

@@ -48,8 +48,9 @@ class Task:
         told: what is found is told to the language model, which only then says its answer. Its results have
             ``boxes_xyxy`` and ``scores``.
         pictures: least number of pictures that it is about; 0 for what is made from words alone.
-        says: what a phrase of it says: the ``things`` that are meant, the ``picture`` that is to be made, or the
-            ``change`` of one. A change keeps its verb; neither of the others has an article in front.
+        says: what a phrase of it says: the ``things`` that are meant, the ``picture`` that is to be made, the
+            ``change`` of one, or the ``whole`` picture itself. A change keeps its verb; none of the others has an
+            article in front.
     """
 
     name: str
@@ -62,7 +63,7 @@ class Task:
     loss_weights: dict[str, float]
     told: bool = False
     pictures: int = 1
-    says: Literal["things", "picture", "change"] = "things"
+    says: Literal["things", "picture", "change", "whole"] = "things"
 
     @property
     def parts_token(self) -> Token | None:

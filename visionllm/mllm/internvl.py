@@ -6,6 +6,7 @@ B = rows, T = positions, D = width of the language model.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from copy import deepcopy
 from dataclasses import dataclass
 from typing import Any
 
@@ -110,7 +111,18 @@ class InternVL(nn.Module):
     def attend(self, kind: str) -> None:
         """Choose how attention is computed: ``sdpa`` (torch), ``eager`` (transformers) or ``matmul`` (ours)."""
         register_matmul()
-        self.net.set_attn_implementation(kind)
+        # Of the two parts that attend; a stem may be of a kind that knows no such choice.
+        self.net.set_attn_implementation({"": "eager", "text_config": kind, "vision_config": kind})
+
+    def reader(self) -> InternVL:
+        """A frozen copy that reads text. What sees pictures is not copied: the two share it, and it learns on."""
+        seeing = (self.net.model.vision_tower, self.net.model.multi_modal_projector)
+        shared = {id(parameter) for part in seeing for parameter in part.parameters()}
+        copy = deepcopy(self, {id(part): part for part in seeing})
+        for parameter in copy.parameters():
+            if id(parameter) not in shared:
+                parameter.requires_grad_(False)
+        return copy
 
     def vision(self, tiles: Tensor) -> Tensor:
         """Projected features (tiles, tokens per tile, D)."""

@@ -255,5 +255,27 @@ def test_a_change_keeps_its_verb() -> None:
     data = open_dataset("phrases", "changed")
     told = [turn.phrases for i in range(100) for turn in data.read(i).turns if turn.task == "editing"]
     assert len(told) > 60
-    verbs = ("remove", "delete", "add", "make", "paint", "replace", "turn", "move", "put")
+    verbs = (
+        "remove", "delete", "erase", "get rid", "take", "add", "insert", "make", "paint", "dye", "colo", "replace",
+        "swap", "turn", "change", "move", "shift", "put", "place",
+    )  # fmt: skip
     assert all(len(phrases) == 1 and phrases[0].startswith(verbs) for phrases in told)
+    assert not any("{" in phrase for (phrase,) in told)
+
+
+def test_a_change_may_speak_of_what_was_named_before() -> None:
+    """"Detect the cars and then make the red one blue"."""
+    data = open_dataset("phrases", "mixed")
+    joined = [turn for i in range(300) for turn in data.read(i).turns if turn.joined and turn.task == "editing"]
+    assert len(joined) > 60
+    assert any(" one " in f"{turn.phrases[0]} " for turn in joined)
+
+
+def test_a_picture_is_called_one_thing_at_a_time() -> None:
+    """Nobody asks for more pixels of a list; "make the car blue" is a change, for no car is made sharper."""
+    data = open_dataset("phrases", "pixels")
+    told = [turn.phrases for i in range(300) for turn in data.read(i).turns if turn.task == "super_resolution"]
+    assert len(told) > 80
+    assert all(len(phrases) == 1 for phrases in told)
+    called = [phrases[0].split()[-1] for phrases in told]
+    assert np.mean([word in ("picture", "image", "photo") for word in called]) > 0.4

@@ -46,6 +46,24 @@ def test_what_is_removed_is_gone_and_what_is_added_was_not_there() -> None:
         assert added.text.endswith(scene.objects[index].category)
 
 
+def test_other_words_say_the_same() -> None:
+    """They name what the plainest words name, and what is new; a verb stands in front, as in every request."""
+    verbs = {"delete", "erase", "get", "take", "insert", "put", "place", "turn", "change", "swap", "make", "paint",
+             "colour", "color", "shift", "move"}  # fmt: skip
+    said = set()
+    for seed in SEEDS:
+        for edit in draw_edits(seed, size=(128, 128), world="sketch"):
+            own = edit.text.split()
+            assert len(set(edit.wordings)) == len(edit.wordings) > 2
+            assert edit.text not in edit.wordings
+            for words in edit.wordings:
+                assert words.split()[0] in verbs, words
+                kept = set(own[1:]) - {"to", "with", "it", "day", "night", "into"}
+                assert kept <= set(words.split()), (edit.text, words)
+            said.add(edit.kind)
+    assert said == set(KINDS)
+
+
 def test_a_new_colour_is_the_one_that_is_named() -> None:
     """The hue of what changed, where it is strongest."""
     import cv2

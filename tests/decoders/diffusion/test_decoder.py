@@ -339,7 +339,7 @@ def test_the_autoencoder_learns_by_itself(settings: dict[str, Any], tiny_diffusi
     model.eval().save_pretrained(tmp_path)
     again = VisionLLM.from_pretrained(tmp_path)
     decoder = again.decoders["generation"]
-    assert not decoder.latents_first
+    assert not decoder.unlinked
     assert "learn" not in again.config.decoders["generation"]
     assert {"noise"} == set(decoder.tasks[0].loss_weights)
     assert not any(parameter.requires_grad for parameter in decoder.model.vae.parameters())
@@ -349,6 +349,33 @@ def test_the_autoencoder_learns_by_itself(settings: dict[str, Any], tiny_diffusi
     bare = {**own, "network": tiny_diffusion(vae=False), "learn": "autoencoder"}
     with pytest.raises(ConfigError, match="learn: this network has no vae"):
         build_model(ModelConfig(**settings | {"decoders": {"generation": bare}}))
+
+
+def test_latents_that_stand_become_pixels_better(settings: dict[str, Any], tiny_diffusion: Make) -> None:
+    """The autoencoder's decoder learns alone; what a UNet knows of latents, and their scale, stays true."""
+    torch.manual_seed(0)
+    own = {"network": tiny_diffusion(), "size": 16, "outputs": 5, "mapper_heads": 4, "learn": "pixels"}
+    model = build_model(ModelConfig(**settings | {"decoders": {"generation": own}})).train()
+    batch = model.processor.encode([sample_of("a", (220, 30, 30)), sample_of("b", (30, 90, 200))])
+    decoder = model.decoders["generation"]
+    pixels = decoder._stack([one.turns[0].target.pictures[0] for one in batch.samples], (16, 16))
+    latents, described = decoder.model.encode(pixels), decoder.model.network
+    optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-2, weight_decay=0.1)
+    lost = []
+    for _ in range(60):
+        loss = model(batch).sums["generation/reconstruction"]
+        optimizer.zero_grad()
+        loss.backward()
+        learned = {name.split(".")[4] for name, p in model.named_parameters() if p.grad is not None and p.grad.any()}
+        assert learned == {"decoder", "post_quant_conv"}
+        optimizer.step()
+        lost.append(float(loss.detach()))
+    assert lost[-1] < 0.85 * lost[0], (lost[0], lost[-1])  # of latents that nobody chose
+    assert torch.equal(decoder.model.encode(pixels), latents)
+    assert decoder.model.network == described
+    model.zero_grad()
+    decoder.idle().backward()
+    assert all((p.grad is not None) == p.requires_grad for p in decoder.model.vae.parameters())
 
 
 def test_adapters_change_nothing_at_first_and_learn_alone(settings: dict[str, Any], tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from transformers.models.mm_grounding_dino import modeling_mm_grounding_dino as 
 
 from visionllm.core.config import validate
 from visionllm.core.errors import ConfigError
-from visionllm.decoders.objects.attention import DeformableSampling
+from visionllm.decoders.objects.attention import DeformableSampling, sum_of_rows
 from visionllm.decoders.objects.decoder import ObjectsConfig, ObjectsDecoder
 from visionllm.decoders.objects.detector import LinkDetector
 
@@ -67,6 +67,25 @@ def test_sampling_equals_transformers(owner: Any, seed: int) -> None:
         outputs.append([out.detach(), *(tensor.grad for tensor in inputs)])
     for theirs, ours in zip(*outputs, strict=True):
         torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=1e-5)
+    with torch.no_grad():
+        again = DeformableSampling()(inputs[0], shapes, SHAPES, starts, inputs[1], inputs[2], 64)
+    torch.testing.assert_close(again, outputs[0][0], atol=1e-5, rtol=1e-5)
+
+
+@torch.no_grad()
+def test_points_far_outside_read_nothing_and_no_number_stays_none() -> None:
+    """Whichever the row of the batch: the first row's last cell lies next to the second row's first."""
+    value, place, weights = sampling_inputs(0)
+    far = value + 10
+    for outside in (-1e6, -0.5, 1.5, 1e6, float("inf")):
+        for axis in (0, 1):
+            moved = place.clone()
+            moved[..., axis] = outside
+            assert not sum_of_rows(far, SHAPES, moved, weights).any(), (outside, axis)
+    place[0, 3, 1, 2, 0, 1] = float("nan")
+    out = sum_of_rows(value, SHAPES, place, weights)
+    assert out[0, 3, 5:10].isnan().all()
+    assert out.isnan().sum() == 5
 
 
 # --- the whole network ----------------------------------------------------------------------------------------------

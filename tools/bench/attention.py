@@ -12,39 +12,51 @@ from visionllm.decoders.objects.attention import DeformableSampling
 from visionllm.mllm.attention import matmul_attention
 
 ROUNDS = 9
-SHAPES = [(30, 40), (15, 20), (8, 10)]
+# Levels of a training picture of 320 x 240 and of one of 640 x 480 to answer about, and pictures at a time.
+TRAINING, ANSWERING = ([(30, 40), (15, 20), (8, 10)], 4), ([(60, 80), (30, 40), (15, 20)], 1)
+Shapes = list[tuple[int, int]]
 
 
-def case(queries: int, heads: int = 4, width: int = 32, points: int = 3, batch: int = 4) -> tuple[torch.Tensor, ...]:
+def case(shapes: Shapes, batch: int, queries: int, heads: int = 4, width: int = 32, points: int = 3
+         ) -> tuple[torch.Tensor, ...]:  # fmt: skip
     generator = torch.Generator().manual_seed(0)
-    size = sum(h * w for h, w in SHAPES)
+    size = sum(h * w for h, w in shapes)
     value = torch.randn(batch, size, heads, width, generator=generator, requires_grad=True)
-    place = torch.rand(batch, queries, heads, len(SHAPES), points, 2, generator=generator, requires_grad=True)
-    weight = torch.rand(batch, queries, heads, len(SHAPES), points, generator=generator, requires_grad=True)
+    place = torch.rand(batch, queries, heads, len(shapes), points, 2, generator=generator, requires_grad=True)
+    weight = torch.rand(batch, queries, heads, len(shapes), points, generator=generator, requires_grad=True)
     return value, place, weight
 
 
-def run(module: torch.nn.Module, tensors: tuple[torch.Tensor, ...]) -> float:
+def run(module: torch.nn.Module, shapes: Shapes, tensors: tuple[torch.Tensor, ...], learn: bool) -> float:
     value, place, weight = tensors
     started = time.perf_counter()
-    module(value, torch.tensor(SHAPES), SHAPES, torch.zeros(3), place, weight, 64).square().mean().backward()
+    with torch.set_grad_enabled(learn):
+        out = module(value, torch.tensor(shapes), shapes, torch.zeros(3), place, weight, 64)
+    if learn:
+        out.square().mean().backward()
     return time.perf_counter() - started
 
 
 def main() -> None:
-    print(f"threads {torch.get_num_threads()}, load {os.getloadavg()[0]:.2f}; forward + backward")
-    for queries in (100, sum(h * w for h, w in SHAPES)):
-        tensors, theirs, ours = case(queries), [], []
-        for _ in range(ROUNDS):
-            theirs.append(run(MultiScaleDeformableAttention(), tensors))
-            ours.append(run(DeformableSampling(), tensors))
-        ratios = [a / b for a, b in zip(theirs, ours, strict=True)]
-        print(f"{queries:5} queries: "
-              f"theirs median {1000 * statistics.median(theirs):7.1f} ms (min {1000 * min(theirs):.1f}), "
-              f"ours {1000 * statistics.median(ours):7.1f} ms (min {1000 * min(ours):.1f}), "
-              f"ratio median {statistics.median(ratios):.2f}, min {min(ratios):.2f}")  # fmt: skip
+    print(f"threads {torch.get_num_threads()}, load {os.getloadavg()[0]:.2f}")
+    for (shapes, batch), learn in ((TRAINING, True), (ANSWERING, False)):
+        print("forward + backward" if learn else "answering")
+        for queries in (100, sum(h * w for h, w in shapes)):
+            measure(shapes, batch, queries, learn)
     for width in (128, 448):
         texts(width)
+
+
+def measure(shapes: Shapes, batch: int, queries: int, learn: bool) -> None:
+    tensors, theirs, ours = case(shapes, batch, queries), [], []
+    for _ in range(ROUNDS):
+        theirs.append(run(MultiScaleDeformableAttention(), shapes, tensors, learn))
+        ours.append(run(DeformableSampling(), shapes, tensors, learn))
+    ratios = [a / b for a, b in zip(theirs, ours, strict=True)]
+    print(f"{queries:5} queries: "
+          f"theirs median {1000 * statistics.median(theirs):7.1f} ms (min {1000 * min(theirs):.1f}), "
+          f"ours {1000 * statistics.median(ours):7.1f} ms (min {1000 * min(ours):.1f}), "
+          f"ratio median {statistics.median(ratios):.2f}, min {min(ratios):.2f}")  # fmt: skip
 
 
 def texts(width: int, rows: int = 24, heads: int = 5) -> None:

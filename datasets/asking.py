@@ -94,7 +94,7 @@ class BoxAsker(Asker):
         # Where not all objects are annotated, a word without a meaning is absent all the same.
         if rng.random() < STRANGERS:
             asked, phrases = among_strangers(asked, phrases, wording, rng)
-        return self._sample(record, asked, phrases)
+        return self.of(record, asked, phrases)
 
     def every(
         self, record: Record, wording: Wording, *partners: Record, chunk: int | None = None
@@ -102,9 +102,11 @@ class BoxAsker(Asker):
         count = len(record.names)
         starts = range(0, count, chunk or max(1, count))
         groups = [list(range(start, min(count, start + (chunk or count)))) for start in starts]
-        return tuple(self._sample(record, asked, [record.names[i] for i in asked]) for asked in groups)
+        return tuple(self.of(record, asked, [record.names[i] for i in asked]) for asked in groups)
 
-    def _sample(self, record: Record, asked: Sequence[int], phrases: Sequence[str]) -> Sample:
+    def of(self, record: Record, asked: Sequence[int], phrases: Sequence[str]) -> Sample:
+        """The sample that asks for these categories (indices of the record's names; -1 for what is none) by these
+        phrases."""
         place = np.full(len(record.names), -1, np.int64)
         for at, category in enumerate(asked):
             if category >= 0:
@@ -164,7 +166,7 @@ class PoseAsker(BoxAsker):
 
     def _posed(self, record: Record, asked: Sequence[int], phrases: Sequence[str], parts: Sequence[Sequence[str]], *,
                usual: bool) -> Sample:  # fmt: skip
-        sample = self._sample(record, asked, phrases)
+        sample = self.of(record, asked, phrases)
         return sample.with_turns(replace(sample.turns[0], parts=tuple(map(tuple, parts)), usual=usual))
 
 

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 
 import cv2
 import numpy as np
 
 from visionllm.core.errors import AnnotationError
 from visionllm.core.sample import Edit, Picture, PictureTarget, Record, Sample, Turn
-from visionllm.datasets.asking import ASKERS, Asker, register_asker
+from visionllm.datasets.asking import ASKERS, SEEN, Asker, BoxAsker, choose, contents, register_asker, words_for
 from visionllm.datasets.formats.reader import Wording
 
 _ARTICLE = re.compile(r"^an? ", re.IGNORECASE)
 MOST_OFF = 3  # small pixels
+MOST_ASKED = 3  # categories of a question beside a change, at most
 _OTHER = 0.5  # share of changes asked for in other words than the plainest
 # What people call what they want more pixels of, the commoner words twice.
 _CALLED = ("picture", "image", "photo", "picture", "image", "photograph")
@@ -55,6 +57,50 @@ class EditingAsker(Asker):
     ) -> tuple[Sample, ...]:
         """Every change, each by itself."""
         return tuple(_edited(record, edit, edit.text) for edit in _edits(record))
+
+
+@register_asker("breath")
+class BreathAsker(Asker):
+    """Boxes or masks of some things and a change of the picture, asked in one breath: "detect cars and then make the
+    red one blue". What was asked for by its name is "one" half of the time, where something tells it from others.
+
+    An evaluation measures what is routed.
+    """
+
+    kinds = ("detection", "segmentation", "editing")
+    needs = EditingAsker.needs | SEEN
+
+    def draw(self, record: Record, wording: Wording, rng: np.random.Generator, *partners: Record) -> Sample:
+        """One or two questions for up to three categories each, that of the thing to be changed in half of them, and
+        one of the changes of the very picture, which is asked for last in three of four."""
+        usable = [edit for edit in _edits(record) if np.array_equal(edit.before.pixels, record.picture.pixels)]
+        if not usable:
+            raise AnnotationError(f"{record.source}: no edit of this very picture; remove it")
+        edit = usable[int(rng.integers(len(usable)))]
+        words = (edit.text, *edit.wordings)[int(rng.integers(1 + len(edit.wordings)))]
+        changed = next((i for i, name in enumerate(record.names) if re.search(rf"\b{re.escape(name)}\b", words)), None)
+        found, absent = contents(record)
+        turns = []
+        for kind in rng.choice(self.kinds[:2], 1 + int(rng.random() < 0.25)):
+            asked = choose(found, absent if wording.negatives else [], rng)[: 1 + int(rng.integers(MOST_ASKED))]
+            if changed in found and changed not in asked and rng.random() < 0.5:
+                asked[int(rng.integers(len(asked)))] = changed
+            phrases = words_for([record.names[i] for i in asked], wording, rng)
+            asker = ASKERS[str(kind)]
+            assert isinstance(asker, BoxAsker)
+            turns.append(asker.of(record, asked, phrases).turns[0])
+            if changed in asked and rng.random() < 0.5:
+                words = re.sub(rf"\bthe (\w+) {re.escape(record.names[changed])}\b", r"the \1 one", words)
+        change = _edited(record, edit, words).turns[0]
+        turns.insert(len(turns) if rng.random() < 0.75 else 0, change)
+        joined = tuple(replace(turn, joined=number > 0) for number, turn in enumerate(turns))
+        return Sample(pictures=(record.picture,), turns=joined, source=record.source)
+
+    def every(
+        self, record: Record, wording: Wording, *partners: Record, chunk: int | None = None
+    ) -> tuple[Sample, ...]:
+        """One sample, always the same."""
+        return (self.draw(record, wording, np.random.default_rng(record.source.index)),)
 
 
 class SharpeningAsker(Asker):

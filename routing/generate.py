@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from visionllm.routing.quoting import Quoting
 from visionllm.routing.readout import LanguageModel, Text, run_text
 
 
@@ -31,8 +32,12 @@ class Step:
 
 @torch.no_grad()
 def generate(model: LanguageModel, text: Text, vision: Tensor | None, *, end: int, banned: Sequence[int],
-             limits: Sequence[int]) -> Iterator[Step]:  # fmt: skip
-    """Write replies until every row has written ``end`` or as many tokens as its own of the ``limits``."""
+             limits: Sequence[int], quoting: Sequence[Quoting] = ()) -> Iterator[Step]:  # fmt: skip
+    """Write replies until every row has written ``end`` or as many tokens as its own of the ``limits``.
+
+    Args:
+        quoting: of each row what may follow; empty where all may.
+    """
     out = run_text(model, text, vision)
     shut = torch.tensor(sorted(banned), dtype=torch.long, device=text.ids.device)
     alive = torch.ones(len(text.ids), dtype=torch.bool, device=text.ids.device)
@@ -40,7 +45,11 @@ def generate(model: LanguageModel, text: Text, vision: Tensor | None, *, end: in
     for count in range(1, max(limits) + 1):
         logits = model.logits(out.hidden_BTD[:, -1]).float()
         logits[:, shut] = float("-inf")
+        for row, rule in enumerate(quoting):
+            restrict(logits[row], rule)
         tokens = logits.argmax(-1)
+        for rule, token in zip(quoting, tokens.tolist() if quoting else (), strict=True):
+            rule.wrote(token)
         text = text.append(tokens, alive)
         alive = alive & (tokens != end) & (room > count)
         yield Step(text=text, cache=out.cache, tokens=tokens, alive=alive)
@@ -48,3 +57,12 @@ def generate(model: LanguageModel, text: Text, vision: Tensor | None, *, end: in
             return
         mask = (text.owner >= 0).long()
         out = model.text(model.embed(text.ids[:, -1:], None), mask, text.position[:, -1:], out.cache)
+
+
+def restrict(logits_V: Tensor, rule: Quoting) -> None:
+    """Shut all ids that may not follow, in place."""
+    allowed = rule.allowed()
+    if allowed is not None:
+        kept = logits_V[allowed].clone()
+        logits_V.fill_(float("-inf"))
+        logits_V[allowed] = kept

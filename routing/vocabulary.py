@@ -8,7 +8,9 @@ harmless pieces of text, whatever its spelling.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable, Sequence
+from functools import cache, cached_property
 from pathlib import Path
 
 from tokenizers import AddedToken, Tokenizer
@@ -86,6 +88,27 @@ class Vocabulary:
         """Ids back to text, control tokens shown or left out."""
         return self._full.decode(list(ids), skip_special_tokens=not control)
 
+    @cached_property
+    def spelled(self) -> dict[int, bytes]:
+        """What each id that is no control token says."""
+        kind = json.dumps(json.loads(self._full.to_str()).get("decoder"))
+        read = _read_bytes if "ByteLevel" in kind else _read_marked
+        return {token: read(piece) for piece, token in self._full.get_vocab(with_added_tokens=False).items()
+                if token not in self.added}  # fmt: skip
+
+    @cached_property
+    def by_piece(self) -> dict[bytes, tuple[int, ...]]:
+        """The ids that say some bytes."""
+        found: dict[bytes, list[int]] = {}
+        for token, piece in self.spelled.items():
+            found.setdefault(piece, []).append(token)
+        return {piece: tuple(tokens) for piece, tokens in found.items()}
+
+    @cached_property
+    def leads(self) -> bool:
+        """Whether a text that begins with a word is encoded as if a blank stood before it."""
+        return self.spelled[self.plain("a")[0]].startswith(b" ")
+
     def banned(self, allowed: Iterable[Task] | None = None) -> list[int]:
         """Ids generation must not produce: picture marks, chat starts, and routing tokens of tasks not allowed."""
         routes = {t.text for task in (self._tasks if allowed is None else allowed) for t in task.tokens}
@@ -97,6 +120,26 @@ class Vocabulary:
         assert len(ids) == 1, f"{text} is not one token: {ids}"
         assert ids[0] in self.added, f"{text} is not an added token: {ids}"
         return ids[0]
+
+
+@cache
+def _bytes_of_letters() -> dict[str, int]:
+    """What the letters of a byte-level vocabulary stand for (Radford et al. 2019, "Language models are unsupervised
+    multitask learners": bytes that print stand for themselves, the others for letters from 256 on)."""
+    printed = [*range(33, 127), *range(161, 173), *range(174, 256)]
+    others = [byte for byte in range(256) if byte not in printed]
+    return {chr(byte): byte for byte in printed} | {chr(256 + n): byte for n, byte in enumerate(others)}
+
+
+def _read_bytes(piece: str) -> bytes:
+    letters = _bytes_of_letters()
+    return bytes(letters[letter] for letter in piece) if all(letter in letters for letter in piece) else piece.encode()
+
+
+def _read_marked(piece: str) -> bytes:
+    """Of a vocabulary as SentencePiece writes it: a mark for a blank, and bytes as "<0x0A>"."""
+    byte = re.fullmatch(r"<0x([0-9A-Fa-f]{2})>", piece)
+    return bytes([int(byte[1], 16)]) if byte else piece.replace("\u2581", " ").encode()
 
 
 def _without_added_tokens(tokenizer: Tokenizer) -> Tokenizer:

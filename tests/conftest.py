@@ -127,6 +127,7 @@ def dictate(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
             return table
 
         monkeypatch.setattr(model.mllm, "logits", logits)
+        monkeypatch.setattr(model.config, "quote", False)  # a script may hold what no prompt says
 
     return patch
 

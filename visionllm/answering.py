@@ -32,8 +32,9 @@ from visionllm.mllm.regions import RegionEncoder
 from visionllm.processor import Processor
 from visionllm.requests import Pictures, request_of, sample_of, turn_of, worded
 from visionllm.routing.findings import tell
-from visionllm.routing.generate import Step, generate
+from visionllm.routing.generate import Step, generate, restrict
 from visionllm.routing.queries import LinkQueries
+from visionllm.routing.quoting import Quoting
 from visionllm.routing.readout import Text, find_links, read_out, run_text
 from visionllm.routing.render import Style, render_question
 from visionllm.routing.vocabulary import Vocabulary
@@ -116,6 +117,8 @@ class Answering(nn.Module):
             allow: names of the tasks that may route in this call; None for all that are loaded.
             options: decoder name -> its per-call options.
             max_new_tokens: length limit of a reply.
+            quote: whether phrases that a reply lists are written from the prompt's words (``routing.quoting``); None as
+                the model was built.
             progress: called with (tokens written, limit) after every token; returning False cancels the call.
         """
         loaded: dict[str | bytes | Path, Picture] = {}  # one file is read, and looked at, once
@@ -253,7 +256,7 @@ class Answering(nn.Module):
     # As a decorator it lets go of the caller's thread at every yield; as a block it would not.
     @torch.no_grad()
     def _answer(self, samples: Sequence[Sample], *, allow: Sequence[str] | None = None,
-                options: Mapping[str, Any] | None = None, max_new_tokens: int | None = None,
+                options: Mapping[str, Any] | None = None, max_new_tokens: int | None = None, quote: bool | None = None,
                 progress: Callable[[int, int], bool | None] | None = None) -> Iterator[Progress]:  # fmt: skip
         if not samples:
             return
@@ -272,7 +275,9 @@ class Answering(nn.Module):
         times["write"] = time.perf_counter()
         with self._using():
             seen = self._see(batch).all
-            steps = generate(self.mllm, Text.of(batch), seen, end=self.vocabulary.end, banned=banned, limits=limits)
+            text = Text.of(batch)
+            steps = generate(self.mllm, text, seen, end=self.vocabulary.end, banned=banned, limits=limits,
+                             quoting=self._quoting(text, start, quote))  # fmt: skip
             shown = [""] * len(samples)
             step: Step | None = None
             for count, step in enumerate(steps, 1):
@@ -319,10 +324,19 @@ class Answering(nn.Module):
             requests = list(looked)
             # What is said of findings is words: a reply that looked again would never end.
             for event in self._answer([sample for sample, _ in looked.values()], allow=(), options=options,
-                                      max_new_tokens=max_new_tokens, progress=progress):  # fmt: skip
+                                      max_new_tokens=max_new_tokens, quote=quote, progress=progress):  # fmt: skip
                 request = requests[event.request]
                 said = event.answer and _after(looked[request][1], event.answer)
                 yield replace(event, request=request, answer=said)
+
+    def _quoting(self, text: Text, start: int, quote: bool | None) -> list[Quoting]:
+        """What may follow in each row, whose prompt ends at column ``start``."""
+        if not (self.config.quote if quote is None else quote):
+            return []
+        rows = zip(text.ids[:, :start].tolist(), text.owner[:, :start].tolist(), strict=True)
+        return [
+            Quoting(self.vocabulary, [token for token, owner in zip(*row, strict=True) if owner >= 0]) for row in rows
+        ]
 
     def _told(self, sample: Sample, answer: Answer) -> Sample:
         """The conversation with a reply that looked, and what was found."""
@@ -396,15 +410,21 @@ class Answering(nn.Module):
             out = run_text(self.mllm, text, self._see(batch).all)
             logits = self.mllm.logits(out.hidden_BTD[:, :-1])
             logits[..., self._banned(self.tasks)] = float("-inf")
-            wanted = batch.labels[:, 1:] != -100
-            agrees = bool((logits.argmax(-1) == batch.labels[:, 1:])[wanted].all())
+            wanted = batch.labels[0, 1:] != -100
+            reply = batch.labels[0, 1:][wanted].tolist()
+            start = int(wanted.nonzero()[0]) + 1
+            for rule in self._quoting(text, start, None):
+                for column, token in enumerate(reply, start - 1):
+                    restrict(logits[0, column], rule)
+                    rule.wrote(token)
+            agrees = logits[0].argmax(-1)[wanted].tolist() == reply
             if agrees:
                 links = read_out(self.mllm, self.link_queries, text, batch.links, out.cache)
                 found = self._decode(links, batch, options)[0]
         question = render_question(turn)
         if not agrees:
             return self.ask(list(sample.pictures), question, regions=turn.regions, options=options)
-        reply = [t for t in batch.labels[0].tolist() if t not in (-100, self.vocabulary.end)]
+        reply = [token for token in reply if token != self.vocabulary.end]
         trace = Trace(token_ids=tuple(reply), seconds={"total": time.perf_counter() - started}, model=self.fingerprint)
         return Answer(text=self.vocabulary.text(reply), links=tuple(found), pictures=sample.pictures, prompt=question,
                       trace=trace)  # fmt: skip

@@ -23,6 +23,8 @@ class VisionLLMConfig(PretrainedConfig):
         regions: keys of a ``RegionConfig``; None leaves out regions as input.
         max_tiles: tiles a picture may take, the thumbnail not counted.
         max_new_tokens: default length limit of a reply.
+        quote: whether phrases that a reply lists are written from the words of the prompt (``routing.quoting``); false
+            for a model whose replies name things by other words than the user's.
         format_version: version of the checkpoint layout (see ``checkpoint``).
         providers: decoder name -> ``{"distribution", "version"}`` that provides it.
     """
@@ -34,6 +36,7 @@ class VisionLLMConfig(PretrainedConfig):
     regions: dict[str, Any] | None = None
     max_tiles: int = 12
     max_new_tokens: int = 512
+    quote: bool = True
     format_version: int = FORMAT_VERSION
     providers: dict[str, Any] | None = None
 

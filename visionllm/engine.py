@@ -102,6 +102,9 @@ class RunConfig(Config):
         description="decoders whose links stay near those of the model at the start, by the loss `held`; its weight "
         "says how near",
     )
+    hold_to: str | None = Field(
+        None, description="checkpoint, or `embedded`, whose links these are instead; None: the model's at the start"
+    )
     keep: PositiveInt = Field(2, description="checkpoints kept")
     cache_bytes: NonNegativeInt = Field(1_000_000_000, description="memory for decoded pictures")
     max_side: PositiveInt | None = None
@@ -156,7 +159,7 @@ def train(config: TrainConfig, *, resume: bool = False) -> Path:
     model = build_model(config.model).train().to(accelerator.device)
     if run.hold:
         # Before a checkpoint is gone on from: held is what was there at the start.
-        model.hold(run.hold)
+        model.hold(run.hold, None if run.hold_to is None else _pretrained(run.hold_to))
     weights = weights_of(config, model)
     silent = model.silent(weights)
     optimizer = make_optimizer(model, config.optim)
@@ -242,6 +245,8 @@ def weights_of(config: TrainConfig, model: VisionLLM) -> dict[str, float]:
             hint = f"did you mean {close[0]}?" if close else f"known: {', '.join(known)}"
             raise ConfigError(f"loss_weights.{name}: no such loss ({hint})")
         found |= dict.fromkeys(own, weight)
+    if config.train.hold_to is not None and not config.train.hold:
+        raise ConfigError("train.hold_to: goes with train.hold, decoders whose links are held; set both or none")
     if bool(config.train.hold) != (found["held"] > 0):
         raise ConfigError("loss_weights.held: goes with train.hold, decoders whose links are held; set both or none")
     if found["gaze"] > 0 and config.train.attention != "matmul":
@@ -333,9 +338,8 @@ def build_model(config: ModelConfig) -> VisionLLM:
     if config.start is not None:
         if config.tokenizer is not None:
             raise ConfigError("model.tokenizer: start brings its own; leave this key out")
-        start = None if config.start == "embedded" else config.start
-        model = VisionLLM.from_pretrained(start, fresh=config.fresh, decoders=config.decoders, mllm=config.mllm,
-                                          regions=config.regions, parts=config.parts)  # fmt: skip
+        model = _pretrained(config.start, fresh=config.fresh, decoders=config.decoders, mllm=config.mllm,
+                            regions=config.regions, parts=config.parts)  # fmt: skip
         copy_weights(model, config.copies)
         return model
     if config.tokenizer is None or not config.mllm:
@@ -351,6 +355,10 @@ def build_model(config: ModelConfig) -> VisionLLM:
     take_weights(model, config.parts)
     copy_weights(model, config.copies)
     return model
+
+
+def _pretrained(start: str, **changes: Any) -> VisionLLM:
+    return VisionLLM.from_pretrained(None if start == "embedded" else start, **changes)
 
 
 def make_loader(config: TrainConfig, rank: int = 0, world_size: int = 1) -> Loader:

@@ -244,15 +244,16 @@ class VisionLLM(Answering, PreTrainedModel):
 
     # -- training --------------------------------------------------------------------------------------------------
 
-    def hold(self, decoders: Collection[str]) -> None:
-        """From here on ``forward`` gives the loss ``held``: how far the links of some decoders are from what this model
-        as it is now makes of the same text (``Former``).
+    def hold(self, decoders: Collection[str], former: VisionLLM | None = None) -> None:
+        """From here on ``forward`` gives the loss ``held``: how far the links of some decoders are from what another
+        model of the same vocabulary, or (None) this one as it is now, makes of the same text (``Former``).
 
         Raises:
             UnknownNameError: there is no such decoder.
         """
         tasks = [task.name for name in decoders for task in self._decoder(name).tasks]
-        self._former = Former(self.mllm, self.link_queries, tasks)
+        before = self if former is None else former.to(self.device)
+        self._former = Former(before.mllm, before.link_queries, tasks)
 
     def attend(self, kind: str) -> None:
         """Choose how attention is computed everywhere: a value of ``train.attention``."""
@@ -298,10 +299,11 @@ class VisionLLM(Answering, PreTrainedModel):
     def counts(self, batch: Batch) -> dict[str, float]:
         """The divisor of every loss ``forward`` gives for this batch; from targets alone, before any pass."""
         labels = batch.labels[:, 1:]
-        ends = float((labels == self.vocabulary.control(END)).sum())
+        said = self._said(batch.labels)[:, 1:]
+        is_end = labels == self.vocabulary.control(END)
         counts = {
-            "lm": float((labels != -100).sum()), "end": ends, "weakest": ends,
-            "words": float(self._said(batch.labels).sum()),
+            "lm": float(((labels != -100) & ~said).sum()), "end": float(is_end.sum()),
+            "weakest": float((is_end & ~said).sum()), "words": float(len(_numbered(said).unique())),
         }  # fmt: skip
         if len(batch.links):
             counts["link"] = float((spelling(batch.links, self.vocabulary) != -100).sum())
@@ -325,8 +327,8 @@ class VisionLLM(Answering, PreTrainedModel):
 
     def loss_weights(self) -> dict[str, float]:
         """Default weight of every loss by name."""
-        off = dict.fromkeys(("weakest", "words", "sight", "region", "gaze", "held"), 0.0)
-        return {"lm": 1.0, "end": 0.1, "link": 0.5, **off} | {
+        off = dict.fromkeys(("weakest", "sight", "region", "gaze", "held"), 0.0)
+        return {"lm": 1.0, "words": 1.0, "end": 0.1, "link": 0.5, **off} | {
             f"{task.decoder}/{key}": value for task in self.tasks for key, value in task.loss_weights.items()
         }
 
@@ -348,11 +350,12 @@ class VisionLLM(Answering, PreTrainedModel):
         count once more, a reply at a time. Both sides of the end: with the ends alone a model that is unsure would stop
         early.
 
-        Replies in plain words count once more for the same reason: "red" is one token beside lists of names.
+        Replies in plain words stand apart (``words``) and count alike, long or short: "red" is one token beside lists
+        of names, and a caption, of which nobody can know every token, is forty.
 
-        And so does the weakest token of every reply: a reply is right when its worst token is, and the mean over tokens
-        that are certain, most of them, hides it (max loss: Shalev-Shwartz and Wexler, 2016, "Minimizing the Maximal
-        Loss", here over the tokens of a reply).
+        The weakest token of every reply that routes counts once more: such a reply is right when its worst token is,
+        and the mean over tokens that are certain, most of them, hides it (max loss: Shalev-Shwartz and Wexler, 2016,
+        "Minimizing the Maximal Loss", here over the tokens of a reply).
         """
         wanted = batch.labels[:, 1:] != -100
         labels = batch.labels[:, 1:][wanted]
@@ -365,14 +368,15 @@ class VisionLLM(Answering, PreTrainedModel):
         whole = (batch.labels == end).any(1, keepdim=True).expand_as(wanted)[wanted]
         choice = torch.isin(batch.input_ids[:, :-1][wanted], routing) | torch.isin(labels, routing) | (labels == end)
         choice &= whole
-        said = self._said(batch.labels)[:, 1:][wanted]
-        # Every reply of every row has a number of its own.
-        reply = _replies(wanted)
-        reply = (reply + reply.shape[1] * torch.arange(len(reply), device=reply.device)[:, None])[wanted][whole]
-        number = reply.unique(return_inverse=True)[1]
+        said_BT = self._said(batch.labels)[:, 1:]
+        said = said_BT[wanted]
+        routes = whole & ~said
+        number = _numbered(wanted)[routes].unique(return_inverse=True)[1]
         weakest = loss.new_zeros(int(number.max()) + 1 if len(number) else 0)
-        weakest = weakest.scatter_reduce(0, number, loss[whole], "amax")
-        return {"lm": loss.sum(), "end": loss[choice].sum(), "weakest": weakest.sum(), "words": loss[said].sum()}
+        weakest = weakest.scatter_reduce(0, number, loss[routes], "amax")
+        _, reply, length = _numbered(said_BT).unique(return_inverse=True, return_counts=True)
+        return {"lm": loss[~said].sum(), "end": loss[choice].sum(), "weakest": weakest.sum(),
+                "words": (loss[said] / length[reply]).sum()}  # fmt: skip
 
     def _said(self, labels: Tensor) -> Tensor:
         """(B, T) supervised tokens of replies that route nowhere."""
@@ -443,6 +447,12 @@ def _replies(wanted: Tensor) -> Tensor:
     """(B, T) how many runs of wanted tokens of its row have begun at each place."""
     before = torch.cat([torch.zeros_like(wanted[:, :1]), wanted[:, :-1]], 1)
     return (wanted & ~before).cumsum(1)
+
+
+def _numbered(wanted: Tensor) -> Tensor:
+    """(N,) a number for each wanted token, in order: that of its reply among the replies of all rows."""
+    reply = _replies(wanted)
+    return (reply + reply.shape[1] * torch.arange(len(reply), device=reply.device)[:, None])[wanted]
 
 
 def _merged(held: Any, given: Mapping[str, Mapping[str, Any]], *, source: str) -> dict[str, Any]:

@@ -45,6 +45,9 @@ class DiffusionConfig(Config):
                                "or, after it, how latents that stand become pixels"
     )  # fmt: skip
     drop: float = Field(0.1, ge=0, lt=1, description="share of the phrases that are left out in training, for guidance")
+    noises: PositiveInt = Field(
+        1, description="noises of each picture in a step of training: what is read and encoded once serves them all"
+    )
     min_snr: PositiveFloat | None = Field(None, description="bound of the signal-to-noise weights; None weighs alike")
     lora: PositiveInt | None = Field(
         None, description="rank of adapters on the UNet's attention; all else of it stands"
@@ -110,7 +113,7 @@ class DiffusionDecoder(Decoder):
     def __init__(
         self, model: LatentDiffusion, *, link_width: int, size: int, outputs: int, mapper_layers: int,
         mapper_heads: int, drop: float, min_snr: float | None, lora: int | None = None, align: str | None = None,
-        learn: str = "drawing", places: bool = True, tell: int | None = None,
+        learn: str = "drawing", places: bool = True, tell: int | None = None, noises: int = 1,
     ) -> None:  # fmt: skip
         super().__init__()
         task = self.tasks[0]
@@ -146,7 +149,7 @@ class DiffusionDecoder(Decoder):
         )  # fmt: skip
         # What stands in for the link of a phrase that was left out; nothing to learn where none is.
         self.null = nn.Parameter(torch.randn(queries, link_width) * 0.02, requires_grad=drop > 0)
-        self.size, self.drop, self.min_snr = size, drop, min_snr
+        self.size, self.drop, self.min_snr, self.noises = size, drop, min_snr, noises
 
     @classmethod
     def from_config(cls, config: DiffusionConfig, link_width: int) -> DiffusionDecoder:
@@ -159,7 +162,8 @@ class DiffusionDecoder(Decoder):
         return cls(model, link_width=link_width, **kept)
 
     def described(self, values: Mapping[str, Any]) -> dict[str, Any]:
-        kept = {name: value for name, value in values.items() if name not in ("pretrained", "align", "learn", "tell")}
+        training = ("pretrained", "align", "learn", "tell", "noises")
+        kept = {name: value for name, value in values.items() if name not in training}
         return {**kept, "network": self.model.network}
 
     def attend(self, kind: str) -> None:
@@ -188,8 +192,11 @@ class DiffusionDecoder(Decoder):
                 # InstructPix2Pix: the picture is left out as often as the words, and both in some.
                 seen = torch.rand(len(rows)) >= self.drop
                 source = source * seen.to(source)[:, None, None, None]
-            latents = self.model.encode(wanted, sample=self.training)
-            total = total + self.model.loss(latents, states_LOC[rows], source, min_snr=self.min_snr).sum()
+            latents, many = self.model.encode(wanted, sample=self.training), self.noises if self.training else 1
+            latents, states, source = (
+                None if each is None else torch.cat([each] * many) for each in (latents, states_LOC[rows], source)
+            )
+            total = total + self.model.loss(latents, states, source, min_snr=self.min_snr).sum() / many
         losses = {"noise": total}
         for teacher in self._teachers:
             wanted_LOC = teacher([meta.phrase for meta in links.meta]).to(states_LOC)

@@ -208,7 +208,9 @@ class LatentDiffusion(nn.Module):
     ) -> Tensor:
         """(B,) mean squared error of what the UNet is to predict (the noise, or v), at a step drawn for each picture.
 
-        In evaluation mode step and noise of a picture are always the same, so that two such losses compare.
+        The steps of a batch lie at equal distances from a first one that is drawn, so that every batch has early and
+        late ones (Kingma et al. 2021, "Variational diffusion models", appendix I.1). In evaluation mode step and noise
+        of a picture are always the same, so that two such losses compare.
 
         Args:
             source_BLhw: latents of the pictures to be changed, read beside the noise (Brooks et al. 2023,
@@ -219,7 +221,8 @@ class LatentDiffusion(nn.Module):
         most = schedule.config.num_train_timesteps
         if self.training:
             noise = torch.randn_like(latents_BLhw)
-            time_B = torch.randint(most, (len(latents_BLhw),)).to(device)
+            apart_B = torch.randperm(len(latents_BLhw)) / len(latents_BLhw)
+            time_B = ((torch.rand(()) + apart_B) % 1 * most).long().clamp(max=most - 1).to(device)
         else:
             one = torch.randn(latents_BLhw.shape[1:], generator=torch.Generator().manual_seed(0))
             noise = one.to(latents_BLhw).expand_as(latents_BLhw)

@@ -111,6 +111,37 @@ def test_a_change_is_learned_in_many_words_and_measured_in_the_plainest() -> Non
     assert 0.35 < np.mean([words in plain for words in drawn]) < 0.65
 
 
+def test_things_and_a_change_are_asked_for_in_one_breath() -> None:
+    """Of the very picture that is shown; a thing that was named before may be "one"."""
+    dataset = open_dataset("scenes", "train", task="breath")
+    first, said = set(), []
+    for index in range(24):
+        record = dataset.read(index)
+        assert isinstance(record, Record)
+        sample = dataset.ask_about(record, item_rng(0, index))
+        assert [turn.joined for turn in sample.turns] == [False] + [True] * (len(sample.turns) - 1)
+        first.add(sample.turns[0].task)
+        changes = [turn for turn in sample.turns if turn.task == "editing"]
+        assert len(changes) == 1
+        assert len(sample.turns) > 1
+        assert sample.pictures == (record.picture,)
+        words, target = changes[0].phrases[0], changes[0].target
+        own = [edit for edit in record.edits if edit.after is target.pictures[0]]
+        assert len(own) == 1
+        assert np.array_equal(own[0].before.pixels, record.picture.pixels)
+        for turn in sample.turns:
+            if turn.task != "editing":
+                assert 1 <= len(turn.phrases) <= 3
+                assert (turn.target.masks is not None) or turn.task == "detection"
+        if words not in (own[0].text, *own[0].wordings):
+            said.append(words)
+            assert " one" in words
+    assert first == {"detection", "segmentation", "editing"}
+    assert said
+    once, again = dataset.ask_all(3)[0], dataset.ask_all(3)[0]
+    assert [turn.phrases for turn in once.turns] == [turn.phrases for turn in again.turns]
+
+
 def test_both_sides_of_a_change_are_augmented_alike() -> None:
     """A flip and a resize, and no light: what differs is still what the mask says."""
     dataset = open_dataset("scenes", "train", task="editing")

@@ -258,6 +258,20 @@ def test_links_are_held_where_the_run_began(write: Make, tmp_path: Path) -> None
     assert 0 < log[0]["held"] < log[-1]["held"]
 
 
+def test_links_are_held_where_another_model_has_them(write: Make, tmp_path: Path) -> None:
+    """At the first step too, where a run that holds its own links finds none that moved."""
+    before = train(load_config(write("before", train__steps=1, optim={"lr": 1.0e-5, "ema": None})))
+    after = train(load_config(write("after", model={"start": str(before)}, train__steps=3)))
+    changes = {"model": {"start": str(after)}, "train__hold": ["objects"], "train__steps": 1,
+               "train__log_every": 1, "loss_weights": {"held": 10.0}}  # fmt: skip
+    for name, to, moved in (("own", None, False), ("same", str(after), False), ("other", str(before), True)):
+        train(load_config(write(name, **changes, train__hold_to=to)))
+        log = [json.loads(line) for line in (tmp_path / name / "log.jsonl").read_text().splitlines()]
+        assert (log[0]["held"] > 1e-7) == moved, name
+    with pytest.raises(ConfigError, match=r"hold_to: goes with train\.hold"):
+        train(load_config(write("alone", train__hold_to=str(before))))
+
+
 @pytest.mark.parametrize("changes", [{"train__hold": ["objects"]}, {"loss_weights": {"held": 1.0}}])
 def test_links_are_held_with_a_weight(write: Make, changes: dict[str, Any]) -> None:
     with pytest.raises(ConfigError, match=r"goes with train\.hold") as caught:

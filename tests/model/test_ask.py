@@ -280,7 +280,7 @@ def agreeing(model: Any, phrases: tuple[str, ...], reply_ids: Make, wrong: int |
         if wrong is not None:
             place = 0 if hidden.dim() == 2 else len(ids) - len(script) - after + wrong
             if hidden.dim() == 3 or number == wrong:
-                table[place] = 0
+                table[place] /= 2  # the second best
                 table[place, model.vocabulary.plain("z")[0]] = 9.0
         return table if hidden.dim() == 2 else table[None]
 
@@ -308,10 +308,28 @@ def test_a_model_that_disagrees_speaks_for_itself(
     """The last one is the end mark: the model would have gone on."""
     phrases = ("car", "red dog")
     wrong = wrong % len(reply_ids(model, phrases))
+    monkeypatch.setattr(model.config, "quote", False)
     monkeypatch.setattr(model.mllm, "logits", agreeing(model, phrases, reply_ids, wrong))
     verified = model.detect(picture(), list(phrases), verify=True)
     assert "write" in verified.trace.seconds, "the reply must have been generated"
     assert "z" in verified.text
+
+
+def test_a_model_that_would_misspell_quotes(
+    model: Any, picture: Make, reply_ids: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Asked freely it writes a letter of its own into a phrase; from the prompt's words it cannot, verified or not."""
+    phrases = ("car", "red dog")
+    reply = reply_ids(model, phrases)
+    at = reply.index(model.vocabulary.control("</ref>")) - 1
+    monkeypatch.setattr(model.mllm, "logits", agreeing(model, phrases, reply_ids, at))
+    verified = model.detect(picture(), list(phrases), verify=True)
+    assert "write" not in verified.trace.seconds
+    assert [link.meta.phrase for link in verified.links] == list(phrases)
+    monkeypatch.setattr(model.mllm, "logits", agreeing(model, phrases, reply_ids, at))
+    assert model.ask(picture(), "detect car, red dog").text == verified.text
+    monkeypatch.setattr(model.mllm, "logits", agreeing(model, phrases, reply_ids, at))
+    assert "z" in model.ask(picture(), "detect car, red dog", quote=False).text
 
 
 def test_verifying_the_random_model_falls_back(model: Any, picture: Make) -> None:

@@ -14,6 +14,7 @@ from visionllm.core.errors import ConfigError
 from visionllm.core.sample import Sample, Turn
 from visionllm.evaluation import evaluate
 from visionllm.routing.findings import told
+from visionllm.routing.readout import Text, run_text
 from visionllm.routing.render import Style
 
 Make = Callable[..., Any]
@@ -141,7 +142,8 @@ def test_both_replies_teach_and_boxes_too(looking: Any, boxed: Make) -> None:
 
 
 def test_replies_in_plain_words_count_by_themselves(looking: Any, boxed: Make) -> None:
-    """The words said of findings and an answer without a look do; replies that route do not, branches neither."""
+    """The words said of findings and an answer without a look do, one like the other; replies that route do not,
+    branches neither."""
     listed, end = boxed(question="detect car, dog"), looking.vocabulary.end
     look = listed.with_turns(
         replace(listed.turns[0], task="looking", question="more cars than dogs?", then="yes"),
@@ -151,12 +153,21 @@ def test_replies_in_plain_words_count_by_themselves(looking: Any, boxed: Make) -
     said = looking._said(batch.labels)
     plain = looking.vocabulary.plain
     assert batch.labels[said].tolist() == [*plain("yes"), end, *plain("light blue"), end]
-    assert looking.counts(batch)["words"] == said.sum()
+    counts = looking.counts(batch)
+    assert (counts["words"], counts["weakest"], counts["end"]) == (2, 2, 4)
+    assert counts["lm"] == (batch.labels != -100).sum() - said.sum()
+    encoded = looking.processor.encode([look])
     with torch.no_grad():
         losses = looking(batch)
-        alone = looking(looking.processor.encode([look]))
+        alone = looking(encoded)
+        hidden = run_text(looking.mllm, Text.of(encoded), looking._see(encoded).all, keep_cache=False).hidden_BTD
+        lost = -looking.mllm.logits(hidden[:, :-1]).log_softmax(-1)[0]
     torch.testing.assert_close(losses.sums["words"], alone.sums["words"], atol=1e-3, rtol=1e-4)
-    assert losses.sums["words"] < losses.sums["lm"]
+    places, labels = looking._said(encoded.labels)[0, 1:].nonzero()[:, 0], encoded.labels[0, 1:]
+    each = lost[places, labels[places]]
+    answer = len(plain("yes")) + 1
+    expected = each[:answer].mean() + each[answer:].mean()
+    torch.testing.assert_close(alone.sums["words"], expected, atol=1e-4, rtol=1e-4)
 
 
 def test_a_model_without_regions_is_told_places(make_model: Make, dictate: Make, picture: Make) -> None:

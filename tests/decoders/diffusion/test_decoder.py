@@ -311,6 +311,33 @@ def test_two_pictures_are_learned_by_their_words(settings: dict[str, Any]) -> No
         assert far[phrase] < 40 < min(value for other, value in far.items() if other != phrase), (phrase, far)
 
 
+def test_many_noises_of_a_picture_share_what_is_read(settings: dict[str, Any]) -> None:
+    """The UNet sees each picture under so many noises, with early and late steps in every batch; the loss is the mean
+    of theirs, and nothing of it stays in a checkpoint."""
+    own = {**settings["decoders"]["generation"], "drop": 0.0, "noises": 4}
+    model = build_model(ModelConfig(**settings | {"decoders": {"generation": own}})).train()
+    decoder = model.decoders["generation"]
+    batch = model.processor.encode([sample_of("a red square", (220, 30, 30)), sample_of("a blue ring", (20, 40, 230))])
+    assert model.counts(batch)["generation/noise"] == 2
+    mapped, seen = [], []
+    decoder.mapper.register_forward_hook(lambda module, given, made: mapped.append(len(made)))
+    decoder.model.unet.register_forward_pre_hook(
+        lambda module, given, named: seen.append((given[0], given[1], named["encoder_hidden_states"])), with_kwargs=True
+    )
+    model(batch).sums["generation/noise"].backward()
+    (noisy, time, states), = seen
+    assert mapped == [2]
+    assert len(noisy) == 8
+    assert torch.equal(states[:2], states[2:4])
+    assert not torch.equal(states[0], states[1])
+    assert (time.sort().values.diff() - 125).abs().max() <= 1
+    decoder.model.loss = lambda latents, states, source, min_snr: latents.flatten(1).mean(1)
+    many = model(batch).sums["generation/noise"]
+    decoder.noises = 1
+    torch.testing.assert_close(many, model(batch).sums["generation/noise"])
+    assert "noises" not in decoder.described(own)
+
+
 def test_the_autoencoder_learns_by_itself(settings: dict[str, Any], tiny_diffusion: Make, tmp_path: Path) -> None:
     """Nothing else does; the latents' spread is kept with it, so that what is drawn later has unit variance."""
     torch.manual_seed(0)

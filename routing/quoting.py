@@ -1,0 +1,123 @@
+"""Phrases that a reply lists are quoted: while one is written, only what the prompt says next may follow."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cached_property
+from itertools import groupby
+
+from visionllm.routing.vocabulary import REF, REF_END, START, Vocabulary
+from visionllm.routing.wording import load_templates
+
+# No piece of a phrase is longer, in bytes; vocabularies of large models hold whole lines of blanks.
+_LONGEST = 48
+
+
+class Quoting:
+    """Which ids may follow in one reply.
+
+    A reply that lists what was asked for names it as the user did, and a language model copies: where each piece is the
+    likeliest, a small one puts in a letter or a word of its own once in some hundred names, and then another thing is
+    looked for than the one that was asked. So a phrase is written from the words of the prompt: it begins where a word
+    of them begins, goes on as they do, and ends where a word ends (De Cao et al. 2021, "Autoregressive entity
+    retrieval", section 3.2, where the names of a collection are what may be written); behind the phrase before it,
+    while words are left there. Which words, which token and where the list ends stays with the model.
+
+    Not quoted are the phrases of a reply that has words of its own, such as a caption that says where its things are,
+    and names of parts: a person's keypoints go without saying.
+
+    Args:
+        vocabulary: of the model.
+        prompt: the ids it has read.
+    """
+
+    def __init__(self, vocabulary: Vocabulary, prompt: Sequence[int]) -> None:
+        self._vocabulary = vocabulary
+        self._ref, self._ref_end = vocabulary.control(REF), vocabulary.control(REF_END)
+        self._ids = prompt
+        self._free = False  # the reply has words of its own
+        self._last: int | None = None  # the routing token before
+        self._between = b""  # what was written since
+        # Texts and places in them that the phrase may go on from; None where anything may follow.
+        self._at: list[tuple[int, int]] | None = None
+        self._written = b""
+        self._behind = (0, 0)  # the first place where the last quoted phrase may have ended
+
+    @cached_property
+    def _texts(self) -> list[tuple[bytes, list[int], set[int]]]:
+        """The words between two control tokens of the prompt: bytes, where one begins, where one ends."""
+        spelled, found, speaks = self._vocabulary.spelled, [], False
+        start = self._vocabulary.control(START)
+        for plain, group in groupby(self._ids, key=lambda token: token in spelled):
+            ids = list(group)
+            if not plain:
+                speaks = ids[-1] == start
+                continue
+            text = b"".join(spelled[token] for token in ids)
+            if speaks:  # who does is no word of theirs
+                text = text.partition(b"\n")[2]
+            starts, ends, place, before = list[int](), set[int](), 0, " "
+            for letter in (*text.decode("utf-8", "replace"), " "):
+                if _apart(before, letter):
+                    starts += [] if letter.isspace() else [place]
+                    ends |= set() if before.isspace() else {place}
+                place, before = place + len(letter.encode()), letter
+            found.append((text, starts, ends))
+        return found
+
+    def allowed(self) -> list[int] | None:
+        """Ids that may follow; None where all may."""
+        if self._at is None:
+            return None
+        first, found = not self._written, set[int]()
+        by_piece, lead = self._vocabulary.by_piece, b" " if self._vocabulary.leads else b""
+        for number, place in self._at:
+            text, _, ends = self._texts[number]
+            if not first and place in ends:
+                found.add(self._ref_end)
+            for end in range(place + 1, min(len(text), place + _LONGEST) + 1):
+                piece = text[place:end]
+                for spelling in (lead + piece, piece) if first and lead else (piece,):
+                    found.update(by_piece.get(spelling, ()))
+        return sorted(found)
+
+    def wrote(self, token: int) -> None:
+        """Take the next id of the reply."""
+        if token == self._ref:
+            self._at, self._written = self._begun(), b""
+        elif token == self._ref_end:
+            self._behind = min(self._at) if self._at else self._behind
+            self._at, self._between = None, b""
+        elif token in self._vocabulary.routing:
+            self._last, self._between = token, b""
+        elif self._at is None:
+            self._between += self._vocabulary.spelled.get(token, b"")
+        else:
+            piece = self._vocabulary.spelled.get(token, b"")
+            if not self._written and self._vocabulary.leads:
+                piece = piece.removeprefix(b" ")
+            self._at = [
+                (number, place + len(piece)) for number, place in self._at
+                if self._texts[number][0].startswith(piece, place)
+            ]  # fmt: skip
+            self._written += piece
+
+    def _begun(self) -> list[tuple[int, int]] | None:
+        """Where the phrase that begins now may stand in the prompt."""
+        between = self._between.decode("utf-8", "replace")
+        if self._last is not None:
+            task, _ = self._vocabulary.tokens[self._vocabulary.routing[self._last].text]
+            templates = load_templates(task.templates)
+            if task.parts_token is not None and between in (templates.opens, templates.parts_join):
+                return None
+            between = "" if between == templates.join else between
+        self._free = self._free or any(letter.isalnum() for letter in between)
+        starts = [(number, place) for number, (_, own, _) in enumerate(self._texts) for place in own]
+        if self._free or not starts:
+            return None
+        return [place for place in starts if place >= self._behind] or starts
+
+
+def _apart(one: str, other: str) -> bool:
+    """Whether a word may end between two letters: scripts without blanks (Thai and all behind it) are cut anywhere."""
+    return not (one.isalnum() and other.isalnum()) or max(one, other) >= "\u0e00"

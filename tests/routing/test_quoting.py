@@ -1,0 +1,170 @@
+"""Phrases of a list are the prompt's own words: what is right is never shut, what is left is never another word."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+
+from visionllm.core.regions import PLACEHOLDER, Point, region_name
+from visionllm.core.sample import Picture, Sample, Turn
+from visionllm.core.task import TASKS
+from visionllm.datasets.catalog import open_dataset
+from visionllm.datasets.plan import item_rng
+from visionllm.decoders import DECODERS
+from visionllm.routing.quoting import Quoting
+from visionllm.routing.render import Style, render
+from visionllm.routing.vocabulary import END, REF, REF_END, START, Vocabulary
+
+NANO = Path(__file__).resolve().parents[2] / "configs" / "models" / "nano" / "tokenizer.json"
+list(DECODERS)  # a task is known once its decoder is
+
+
+@pytest.fixture(scope="module")
+def vocabulary() -> Vocabulary:
+    """That of the nano model, with the tokens of every task."""
+    return Vocabulary(Tokenizer.from_file(str(NANO)), [TASKS[name] for name in TASKS])
+
+
+def prompt_of(vocabulary: Vocabulary, words: str) -> list[int]:
+    start, end = vocabulary.control(START), vocabulary.control(END)
+    return [start, *vocabulary.plain(f"user\n{words}"), end, *vocabulary.plain("\n"), start,
+            *vocabulary.plain("assistant\n")]  # fmt: skip
+
+
+def began(vocabulary: Vocabulary, words: str, reply: Sequence[int] = ()) -> Quoting:
+    """Inside a phrase of a reply to some words."""
+    rule = Quoting(vocabulary, prompt_of(vocabulary, words))
+    for token in (*reply, vocabulary.control(REF)):
+        rule.wrote(token)
+    return rule
+
+
+def phrases_left(vocabulary: Vocabulary, rule: Quoting, rng: np.random.Generator) -> str:
+    """A phrase that could be written from here, drawn."""
+    written: list[int] = []
+    while True:
+        allowed = rule.allowed()
+        assert allowed
+        token = allowed[int(rng.integers(len(allowed)))]
+        rule.wrote(token)
+        if token == vocabulary.control(REF_END):
+            return vocabulary.text(written)
+        written.append(token)
+
+
+def routed(vocabulary: Vocabulary, phrase: str, token: str) -> list[int]:
+    return [vocabulary.control(REF), *vocabulary.plain(phrase), vocabulary.control(REF_END), vocabulary.control(token)]
+
+
+@pytest.mark.parametrize("split", ["expressions", "mixed", "drawn", "pixels"])
+def test_the_right_reply_is_never_shut(vocabulary: Vocabulary, split: str) -> None:
+    """Of invented names in every script, all wordings, all tasks, several in one breath."""
+    dataset = open_dataset("phrases", split)
+    quoted = 0
+    for index in range(60):
+        rng = item_rng(7, index)
+        prompt, reply = list[int](), list[int]()
+        for piece in render(dataset.ask(index, rng), (), style=Style(rng=rng)):
+            ids = [vocabulary.control(piece.text)] if piece.control else vocabulary.plain(piece.text)
+            (reply if piece.supervised or reply else prompt).extend(ids)
+        rule = Quoting(vocabulary, prompt)
+        for token in reply:
+            allowed = rule.allowed()
+            assert allowed is None or token in allowed, (split, index)
+            quoted += allowed is not None
+            rule.wrote(token)
+    assert quoted > 200
+
+
+@pytest.mark.parametrize("words", [
+    "detect all the cars, a red-brown dog and Émile's 2nd hat!", "find\u00a0 naïve cafés; 検出して 汽车", "x",
+])  # fmt: skip
+def test_whatever_is_written_is_said_in_the_prompt(vocabulary: Vocabulary, words: str) -> None:
+    """Whole words of it, in scripts without blanks any run of letters; never who speaks."""
+    rng = np.random.default_rng(0)
+    found = {phrases_left(vocabulary, began(vocabulary, words), rng) for _ in range(300)}
+    for phrase in found:
+        assert phrase
+        assert phrase == phrase.strip()
+        place = words.find(phrase)
+        while place >= 0:
+            around = words[place - 1 : place], words[place + len(phrase) : place + len(phrase) + 1]
+            cut = [one.isalnum() and other.isalnum() and max(one, other) < "\u0e00"
+                   for one, other in ((around[0], phrase[0]), (phrase[-1], around[1]))]  # fmt: skip
+            if not any(cut):
+                break
+            place = words.find(phrase, place + 1)
+        assert place >= 0, phrase
+    assert len(found) > 20 or words == "x"
+    assert not found & {"user", "assistant"}
+
+
+def test_phrases_follow_each_other(vocabulary: Vocabulary) -> None:
+    """Behind the first place where the last may have ended; from the beginning where nothing is left."""
+    rng = np.random.default_rng(0)
+    words = "detect car, dog, car, tree"
+    after = [routed(vocabulary, phrase, "[DET]") for phrase in ("dog", "tree", "car")]
+    left = [{phrases_left(vocabulary, began(vocabulary, words, reply), rng) for _ in range(200)} for reply in after]
+    assert "car" in left[0]
+    assert not any("dog" in phrase for phrase in left[0])
+    assert "detect" in left[1]
+    assert {"dog", "car", "tree"} <= left[2]
+    assert not any("detect" in phrase for phrase in left[2])
+
+
+def test_words_of_its_own_and_parts_are_free(vocabulary: Vocabulary) -> None:
+    """A caption that points, and keypoints that go without saying; the next thing with keypoints is quoted again."""
+    assert began(vocabulary, "describe the picture").allowed()
+    said = vocabulary.plain("A street with ")
+    assert began(vocabulary, "describe the picture", said).allowed() is None
+    more = [*said, *routed(vocabulary, "two cars", "[DET]"), *vocabulary.plain(", ")]
+    assert began(vocabulary, "describe the picture", more).allowed() is None
+    person = routed(vocabulary, "person", "[POSE]")
+    assert began(vocabulary, "pose of a person", [*person, *vocabulary.plain(": ")]).allowed() is None
+    nose = [*person, *vocabulary.plain(": "), *routed(vocabulary, "nose", "[KPT]")]
+    assert began(vocabulary, "pose of a person and a dog", [*nose, *vocabulary.plain(" ")]).allowed() is None
+    assert began(vocabulary, "pose of a person and a dog", [*nose, *vocabulary.plain(", ")]).allowed()
+    assert Quoting(vocabulary, prompt_of(vocabulary, "x")).allowed() is None
+    assert began(vocabulary, "?").allowed() is not None
+
+
+def test_a_vocabulary_of_marked_blanks() -> None:
+    """As SentencePiece writes them: a blank leads, and what has no piece is written in bytes."""
+    pieces = ["▁", "▁car", "s", "▁red", "▁d", "og", "▁a", "▁the", ",", "x"]
+    vocab = {f"<0x{byte:02X}>": byte for byte in range(256)} | {piece: 256 + n for n, piece in enumerate(pieces)}
+    bare = Tokenizer(models.BPE(vocab=vocab, merges=[], byte_fallback=True, unk_token=None))
+    bare.pre_tokenizer = pre_tokenizers.Metaspace()
+    bare.decoder = decoders.Sequence([decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse()])
+    words = json.loads(bare.to_str())
+    words["model"]["merges"] = []
+    vocabulary = Vocabulary(Tokenizer.from_str(json.dumps(words)), [TASKS["detection"]])
+    assert vocabulary.spelled[vocab["▁car"]] == b" car"
+    assert vocabulary.spelled[7] == b"\x07"
+    prompt = [vocab[piece] for piece in ("▁the", "▁red", "▁car", "s", ",", "▁d", "og")]
+    rule = Quoting(vocabulary, prompt)
+    rule.wrote(vocabulary.control(REF))
+    assert {vocab["▁red"], vocab["▁car"], vocab["▁d"]} <= set(rule.allowed() or ()) if vocabulary.leads else True
+    rule.wrote(vocab["▁car"])
+    assert vocab["s"] in (rule.allowed() or ())
+    assert vocabulary.control(REF_END) not in (rule.allowed() or ())
+    rule.wrote(vocab["s"])
+    assert vocabulary.control(REF_END) in (rule.allowed() or ())
+
+
+def test_a_region_is_named_as_it_is_read(vocabulary: Vocabulary) -> None:
+    """By the name that stands before it in the prompt."""
+    turn = Turn(question=f"segment {PLACEHOLDER}", regions=(Point(3, 3),))
+    pieces = render(Sample(pictures=(Picture(pixels=np.zeros((8, 8, 3), np.uint8)),), turns=(turn,)), (4,), reply=False)
+    prompt = list[int]()
+    for piece in pieces:
+        prompt += [vocabulary.control(piece.text)] * piece.repeat if piece.control else vocabulary.plain(piece.text)
+    rule = Quoting(vocabulary, prompt)
+    for token in routed(vocabulary, region_name(0), "[SEG]")[:-1]:
+        allowed = rule.allowed()
+        assert allowed is None or token in allowed
+        rule.wrote(token)

@@ -15,7 +15,7 @@ from visionllm.core.errors import AnnotationError, ConfigError
 from visionllm.core.poses import Skeleton
 from visionllm.core.registry import Registry
 from visionllm.core.sample import BoxTarget, Record, Sample, Turn
-from visionllm.datasets.formats.phrases import nonsense
+from visionllm.datasets.formats.inventing import nonsense
 from visionllm.datasets.formats.reader import Wording
 
 # A list longer than this is the work of known-task chunks; free replies keep to what a context holds.

@@ -3,7 +3,7 @@
     python tools/make_tokenizer.py configs/models/nano/tokenizer.json
     python tools/make_tokenizer.py --parts configs/models/nano/tokenizer.json configs/datasets/phrase_parts.txt
 
-The second command lists the tokens that are letters: names to copy are glued from them (datasets/formats/phrases.py).
+The second command lists the tokens that are letters: names to copy are glued from them (datasets/formats/inventing.py).
 
 Words, spaces, digits and marks are tokens apart, so a word is the same tokens in a question ("find a mug") and behind
 ``<ref>`` ("<ref>mug"): copying it is copying tokens. Whatever it has not seen falls back to bytes.

@@ -19,7 +19,7 @@ from visionllm.core.sample import Sample, Turn
 from visionllm.core.task import TASKS
 from visionllm.datasets.asking import ASKERS
 from visionllm.datasets.catalog import Dataset, open_dataset
-from visionllm.datasets.formats.phrases import invent, plain
+from visionllm.datasets.formats.inventing import invent, plain
 from visionllm.datasets.plan import item_rng
 from visionllm.decoders import Decoder
 from visionllm.metrics import METRICS

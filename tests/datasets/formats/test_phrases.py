@@ -12,7 +12,8 @@ import pytest
 from visionllm.core.errors import AnnotationError, ConfigError, DatasetError
 from visionllm.datasets.catalog import catalogue, catalogue_folder, load_card, open_dataset
 from visionllm.datasets.formats import PhrasesReader, Place
-from visionllm.datasets.formats.phrases import PhrasesSplit, _glued, _words, plain
+from visionllm.datasets.formats.inventing import common_words, glued, plain
+from visionllm.datasets.formats.phrases import PhrasesSplit
 from visionllm.datasets.scenes import CATEGORIES
 from visionllm.routing.render import Style, render
 
@@ -228,8 +229,8 @@ def test_glued_names_hold_words_of_questions_and_none_is_one() -> None:
     """What a reader must copy there and pass over elsewhere: in a good share of names, never as a word by itself."""
     parts = ("ga", "ig", "bb", "to", "all")
     rng = np.random.default_rng(0)
-    names = [_glued(rng, parts) for _ in range(2000)]
-    asking = set(_words().asking)
+    names = [glued(rng, parts) for _ in range(2000)]
+    asking = set(common_words().asking)
     for name in names:
         words = name.replace("-", " ").split(" ")
         assert not set(words) & (asking - set(parts)), name

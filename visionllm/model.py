@@ -346,9 +346,9 @@ class VisionLLM(Answering, PreTrainedModel):
         """Cross entropy of every supervised token, from the position before it, and again of where a reply leads.
 
         Which routing token a question asks for, and where a list ends, are a few tokens among hundreds: averaged over
-        tokens they are the last thing a small model learns. So every routing token, the choice behind it and every end
-        count once more, a reply at a time. Both sides of the end: with the ends alone a model that is unsure would stop
-        early.
+        tokens they are the last thing a small model learns. So every routing token, the choice behind it, every end and
+        the first token of every reply, which says whether it routes at all, count once more, a reply at a time. Both
+        sides of the end: with the ends alone a model that is unsure would stop early.
 
         Replies in plain words stand apart (``words``) and count alike, long or short: "red" is one token beside lists
         of names, and a caption, of which nobody can know every token, is forty.
@@ -367,6 +367,7 @@ class VisionLLM(Answering, PreTrainedModel):
         # Replies in branches have no end, and are not counted.
         whole = (batch.labels == end).any(1, keepdim=True).expand_as(wanted)[wanted]
         choice = torch.isin(batch.input_ids[:, :-1][wanted], routing) | torch.isin(labels, routing) | (labels == end)
+        choice |= _first(wanted)[wanted]
         choice &= whole
         said_BT = self._said(batch.labels)[:, 1:]
         said = said_BT[wanted]
@@ -443,10 +444,15 @@ class VisionLLM(Answering, PreTrainedModel):
         return self._fingerprint
 
 
+def _first(wanted: Tensor) -> Tensor:
+    """(B, T) whether a run of wanted tokens begins."""
+    before = torch.cat([torch.zeros_like(wanted[:, :1]), wanted[:, :-1]], 1)
+    return wanted & ~before
+
+
 def _replies(wanted: Tensor) -> Tensor:
     """(B, T) how many runs of wanted tokens of its row have begun at each place."""
-    before = torch.cat([torch.zeros_like(wanted[:, :1]), wanted[:, :-1]], 1)
-    return (wanted & ~before).cumsum(1)
+    return _first(wanted).cumsum(1)
 
 
 def _numbered(wanted: Tensor) -> Tensor:

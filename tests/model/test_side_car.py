@@ -306,7 +306,7 @@ def test_detection_loss_reaches_the_language_model(make_model: Make, boxed: Make
 
 @pytest.mark.parametrize("tree", [False, True])
 def test_where_a_reply_leads_is_counted_again(model: Any, asked: list[Sample], tree: bool) -> None:
-    """At each routing token of a reply and behind it, nowhere else; as many divisors as replies."""
+    """At the first token of a reply, at each routing token and behind it, nowhere else; as many divisors as replies."""
     batch = model.processor.encode(asked, [Style(tree=tree)] * 3)
     with torch.no_grad():
         losses = model(batch)
@@ -316,6 +316,9 @@ def test_where_a_reply_leads_is_counted_again(model: Any, asked: list[Sample], t
     for row, column in zip(batch.links.row, batch.links.column, strict=True):
         for place in () if tree else (column - 1, column):
             expected = expected - scores[row, place, int(batch.labels[row, place + 1])]
+    for row in () if tree else range(3):
+        first = int((batch.labels[row] != -100).nonzero()[0])
+        expected = expected - scores[row, first - 1, int(batch.labels[row, first])]
     torch.testing.assert_close(losses.sums["end"], expected, atol=1e-4, rtol=1e-5)
     assert model.counts(batch)["end"] == (0 if tree else 3)
     assert float(losses.sums["lm"]) > float(losses.sums["end"]) > (-1 if tree else 0)

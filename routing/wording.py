@@ -12,16 +12,24 @@ from functools import cache
 from importlib import resources
 
 import yaml
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from visionllm.core.config import Config, validate
 
 
 class Group(Config):
-    """Questions that share a reply."""
+    """Questions that share a reply. Each says ``{phrases}``, from which the reply quotes them (``quoting``)."""
 
     questions: tuple[str, ...] = Field(min_length=1)
     reply: str
+
+    @field_validator("questions")
+    @classmethod
+    def _said(cls, questions: tuple[str, ...]) -> tuple[str, ...]:
+        for question in questions:
+            if "{phrases}" not in question:
+                raise ValueError(f"{question!r} does not say {{phrases}}, which a reply quotes; put it in")
+        return questions
 
 
 class Templates(Config):

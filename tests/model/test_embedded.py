@@ -110,6 +110,17 @@ def test_segment_all_cars(embedded: VisionLLM, street: Path) -> None:
         assert mask.area == pytest.approx(inside.sum(), rel=0.05)
 
 
+@pytest.mark.parametrize("prompt", ["make the car blue", "replace the car with a bus", "move the dog to the left"])
+def test_a_change_is_asked_for_as_it_is_said(embedded: VisionLLM, street: Path, prompt: str) -> None:
+    assert list(embedded(street, prompt, options={"editing": {"steps": 1}}).trace.routed) == [("[EDIT]", prompt)]
+
+
+def test_a_description_is_words(embedded: VisionLLM, street: Path) -> None:
+    answer = embedded(street, "describe the picture")
+    assert not answer.trace.routed
+    assert "street" in answer.text
+
+
 def test_a_car_that_is_pointed_at(embedded: VisionLLM, street: Path) -> None:
     """By its box, by a point on it and by its name it is the same car."""
     car = embedded.segment(street, ["car"]).masks[0]

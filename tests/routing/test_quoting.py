@@ -10,6 +10,8 @@ import numpy as np
 import pytest
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
+from visionllm.core.config import validate
+from visionllm.core.errors import ConfigError
 from visionllm.core.regions import PLACEHOLDER, Point, region_name
 from visionllm.core.sample import Picture, Sample, Turn
 from visionllm.core.task import TASKS
@@ -19,6 +21,7 @@ from visionllm.decoders import DECODERS
 from visionllm.routing.quoting import Quoting
 from visionllm.routing.render import Style, render
 from visionllm.routing.vocabulary import END, REF, REF_END, START, Vocabulary
+from visionllm.routing.wording import Templates
 
 NANO = Path(__file__).resolve().parents[2] / "configs" / "models" / "nano" / "tokenizer.json"
 list(DECODERS)  # a task is known once its decoder is
@@ -168,3 +171,10 @@ def test_a_region_is_named_as_it_is_read(vocabulary: Vocabulary) -> None:
         allowed = rule.allowed()
         assert allowed is None or token in allowed
         rule.wrote(token)
+
+
+def test_a_wording_says_what_is_asked() -> None:
+    """A reply to one that did not would have nothing to quote."""
+    group = {"reply": "{links}", "questions": ["how deep is {phrases}", "how deep is it"]}
+    with pytest.raises(ConfigError, match=r"depth\.yaml: groups\.0\.questions: .*'how deep is it' does not say"):
+        validate(Templates, {"groups": [group]}, source="depth.yaml")

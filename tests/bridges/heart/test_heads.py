@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
 import pytest
 from torch import nn
 
-from tests.bridges.learning import Kind, check_by_heart
 from visionllm.testing import Case
 from visionllm.testing.bench import Bench
 from visionllm.testing.small import tiny_detr, tiny_mask2former, tiny_owlv2, tiny_rf_detr, tiny_rt_detr, tiny_vitpose
@@ -26,27 +26,27 @@ def deformable_detr() -> dict[str, Any]:
     return {**tiny_detr("deformable_detr"), "d_model": 128, "encoder_ffn_dim": 128, "decoder_ffn_dim": 128}
 
 
-_transformers = partial(Kind, decoder="transformers")
-KINDS: dict[str, Kind] = {
+_transformers = partial(dict, decoder="transformers")
+KINDS: dict[str, dict[str, Any]] = {
     "Mask2Former": _transformers(network=tiny_mask2former, task="segmentation", settled=True),
     "Deformable DETR": _transformers(network=deformable_detr, settled=True),
     "OWLv2": _transformers(network=owlv2),
     "RF-DETR": _transformers(network=tiny_rf_detr, steps=450, lr=3e-3),
-    "ViTPose": Kind(
-        decoder="vitpose",
-        network=tiny_vitpose,
-        task="pose",
-        steps=600,
-        lr=3e-3,
-        finder={"transformers": owlv2},
-    ),
+    "ViTPose": {
+        "decoder": "vitpose",
+        "network": tiny_vitpose,
+        "task": "pose",
+        "steps": 600,
+        "lr": 3e-3,
+        "finder": {"transformers": owlv2},
+    },
 }
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", KINDS)
-def test_eight_scenes_by_heart(name: str) -> None:
-    check_by_heart(KINDS[name])
+def test_eight_scenes_by_heart(check_by_heart: Callable[..., None], name: str) -> None:
+    check_by_heart(**KINDS[name])
 
 
 def test_from_scratch_normalisation_passes_a_signal() -> None:

@@ -175,8 +175,14 @@ class Kind:
         return {**shared, "threshold": 0.0, "boxes": {name: {"network": network(), "longest": LONGEST, "width": WIDTH}}}
 
 
-def check_by_heart(kind: Kind) -> None:
-    """Boxes, masks or poses of what was learned come back, and the words have a gradient from the first step on."""
+@pytest.fixture(scope="session")
+def check_by_heart() -> Callable[..., None]:
+    """Boxes, masks or poses of what was learned come back, and the words have a gradient from the first step on; takes
+    what ``Kind`` does."""
+    return lambda **keys: _check(Kind(**keys))
+
+
+def _check(kind: Kind) -> None:
     if importlib.util.find_spec(kind.package) is None:
         pytest.skip(f"{kind.package} is not installed")
     samples = scenes(kind.task)

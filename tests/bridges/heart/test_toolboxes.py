@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 import pytest
 
-from tests.bridges.learning import Kind, check_by_heart
 from visionllm.testing.toolboxes import (
     mmdet_dino,
     mmdet_grounding,
@@ -16,8 +17,8 @@ from visionllm.testing.toolboxes import (
     mmpose_simcc,
 )  # fmt: skip
 
-_mmdet = partial(Kind, decoder="mmdet", package="mmdet")
-KINDS: dict[str, Kind] = {
+_mmdet = partial(dict, decoder="mmdet", package="mmdet")
+KINDS: dict[str, dict[str, Any]] = {
     "RetinaNet": _mmdet(network=mmdet_retinanet, steps=150, lr=1e-3),
     "DINO": _mmdet(network=mmdet_dino, lr=1e-3),
     "Grounding DINO": _mmdet(network=mmdet_grounding, steps=120, lr=1e-3, settled=True),
@@ -26,19 +27,19 @@ KINDS: dict[str, Kind] = {
     "Mask R-CNN": _mmdet(
         network=partial(mmdet_rcnn, masks=True), task="segmentation", steps=300, lr=2.5e-3, settled=True
     ),
-    "RTMPose": Kind(
-        decoder="mmpose",
-        package="mmpose",
-        network=mmpose_simcc,
-        task="pose",
-        steps=140,
-        settled=True,
-        finder={"mmdet": mmdet_retinanet},
-    ),
+    "RTMPose": {
+        "decoder": "mmpose",
+        "package": "mmpose",
+        "network": mmpose_simcc,
+        "task": "pose",
+        "steps": 140,
+        "settled": True,
+        "finder": {"mmdet": mmdet_retinanet},
+    },
 }
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", KINDS)
-def test_eight_scenes_by_heart(name: str) -> None:
-    check_by_heart(KINDS[name])
+def test_eight_scenes_by_heart(check_by_heart: Callable[..., None], name: str) -> None:
+    check_by_heart(**KINDS[name])

@@ -238,7 +238,7 @@ def covers(mask: Mask, pixels: np.ndarray) -> float:
 def test_masks_follow_the_pixels() -> None:
     seen = 0
     for position in range(40):
-        target = BoxAsker()._sample(masked(), [0], ["square"]).turns[0].target
+        target = BoxAsker().of(masked(), [0], ["square"]).turns[0].target
         sample = replace(square_sample(), turns=(Turn(target=target),))
         sample = Augment(sizes=((96, 72),), out=0.5, light=0)(sample, item_rng(0, position))
         moved = sample.turns[0].target

@@ -202,7 +202,7 @@ def test_a_vision_tower_learns_to_see_alone(write: Make, lists: bool) -> None:
     """What is where is learned, and nothing else moves; a part with nothing but a list teaches nothing."""
     seeing = ("mllm.net.model.vision_tower", "mllm.net.model.multi_modal_projector")
     scale = {"mllm": 0, "link_queries": 0, "decoders": 0} | dict.fromkeys(seeing, 1)
-    quiet = {"lm": 0, "end": 0, "link": 0, "sight": 1}
+    quiet = {"lm": 0, "words": 0, "end": 0, "link": 0, "sight": 1}
     path = write(train__steps=20, train__accumulate=4, optim__lr=1e-2, optim__lr_scale=scale, loss_weights=quiet)
     values = yaml.safe_load(path.read_text())
     values["data"][0]["task"] = "captions"
@@ -260,7 +260,7 @@ def test_links_are_held_where_the_run_began(write: Make, tmp_path: Path) -> None
 
 def test_links_are_held_where_another_model_has_them(write: Make, tmp_path: Path) -> None:
     """At the first step too, where a run that holds its own links finds none that moved."""
-    before = train(load_config(write("before", train__steps=1, optim={"lr": 1.0e-5, "ema": None})))
+    before = train(load_config(write("before", train__steps=1, optim={"lr": 1.0e-5})))
     after = train(load_config(write("after", model={"start": str(before)}, train__steps=3)))
     changes = {"model": {"start": str(after)}, "train__hold": ["objects"], "train__steps": 1,
                "train__log_every": 1, "loss_weights": {"held": 10.0}}  # fmt: skip

@@ -72,8 +72,10 @@ class BreathAsker(Asker):
 
     def draw(self, record: Record, wording: Wording, rng: np.random.Generator, *partners: Record) -> Sample:
         """One or two questions for up to three categories each, that of the thing to be changed in half of them, and
-        one of the changes of the very picture, which is asked for last in three of four."""
+        one change, which is asked for last in three of four: of the very picture, or, where it has none, of the same
+        things in other light."""
         usable = [edit for edit in _edits(record) if np.array_equal(edit.before.pixels, record.picture.pixels)]
+        usable = usable or [edit for edit in record.edits if edit.shows.light]
         if not usable:
             raise AnnotationError(f"{record.source}: no edit of this very picture; remove it")
         edit = usable[int(rng.integers(len(usable)))]
@@ -94,7 +96,7 @@ class BreathAsker(Asker):
         change = _edited(record, edit, words).turns[0]
         turns.insert(len(turns) if rng.random() < 0.75 else 0, change)
         joined = tuple(replace(turn, joined=number > 0) for number, turn in enumerate(turns))
-        return Sample(pictures=(record.picture,), turns=joined, source=record.source)
+        return Sample(pictures=(edit.before,), turns=joined, source=record.source)
 
     def every(
         self, record: Record, wording: Wording, *partners: Record, chunk: int | None = None

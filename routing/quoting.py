@@ -53,16 +53,17 @@ class Quoting:
             if not plain:
                 speaks = ids[-1] == start
                 continue
-            text = b"".join(spelled[token] for token in ids)
+            # A reply of an earlier turn may hold half a letter; behind blanks at the end nothing would follow.
+            text = b"".join(spelled[token] for token in ids).decode("utf-8", "surrogateescape").rstrip()
             if speaks:  # who does is no word of theirs
-                text = text.partition(b"\n")[2]
+                text = text.partition("\n")[2]
             starts, ends, place, before = list[int](), set[int](), 0, " "
-            for letter in (*text.decode("utf-8", "replace"), " "):
+            for letter in (*text, " "):
                 if _apart(before, letter):
                     starts += [] if letter.isspace() else [place]
                     ends |= set() if before.isspace() else {place}
-                place, before = place + len(letter.encode()), letter
-            found.append((text, starts, ends))
+                place, before = place + len(_bytes(letter)), letter
+            found.append((_bytes(text), starts, ends))
         return found
 
     def allowed(self) -> list[int] | None:
@@ -79,7 +80,8 @@ class Quoting:
                 piece = text[place:end]
                 for spelling in (lead + piece, piece) if first and lead else (piece,):
                     found.update(by_piece.get(spelling, ()))
-        return sorted(found)
+        # A letter that no piece spells ends the phrase.
+        return sorted(found) or [self._ref_end]
 
     def wrote(self, token: int) -> None:
         """Take the next id of the reply."""
@@ -116,6 +118,10 @@ class Quoting:
         if self._free or not starts:
             return None
         return [place for place in starts if place >= self._behind] or starts
+
+
+def _bytes(text: str) -> bytes:
+    return text.encode("utf-8", "surrogateescape")
 
 
 def _apart(one: str, other: str) -> bool:

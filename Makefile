@@ -60,10 +60,11 @@ types: $(READY)
 	@ln -s "$(CURDIR)"/visionllm/* "$(CURDIR)"/decoders "$(CURDIR)"/routing "$(CURDIR)"/datasets $(TYPES)/visionllm/
 	cd $(TYPES) && ../../$(PY) -m mypy --config-file ../../pyproject.toml --cache-dir ../../.mypy_cache -p visionllm
 
-# pytest speaks last: its closing line is the last line of the output.
+# pytest speaks last: its closing line is the last line of the output. Files run in their order: by default those with few
+# tests would come last, and the longest ones are among them.
 # Where wheels lie, the bridges are part of it.
 test: lint types $(if $(wildcard $(WHEELS)/mmcv-*.whl),$(BRIDGES))
-	@$(QUIET) $(PY) -m pytest -q -n $(WORKERS) --maxprocesses 4 --dist loadfile -p no:cacheprovider
+	@$(QUIET) $(PY) -m pytest -q -n $(WORKERS) --maxprocesses 4 --dist loadfile --no-loadscope-reorder -p no:cacheprovider
 
 bench: $(READY)
 	@for script in tools/bench/*.py; do echo "== $$script"; $(PY) "$$script" || exit 1; done

@@ -10,7 +10,9 @@ import numpy as np
 
 from visionllm.core.errors import AnnotationError
 from visionllm.core.sample import Edit, Picture, PictureTarget, Record, Sample, Turn
+from visionllm.core.task import TASKS
 from visionllm.datasets.asking import ASKERS, SEEN, Asker, BoxAsker, choose, contents, register_asker, words_for
+from visionllm.datasets.formats.inventing import SAID, invent, pick
 from visionllm.datasets.formats.reader import Wording
 
 _ARTICLE = re.compile(r"^an? ", re.IGNORECASE)
@@ -97,6 +99,33 @@ class BreathAsker(Asker):
         turns.insert(len(turns) if rng.random() < 0.75 else 0, change)
         joined = tuple(replace(turn, joined=number > 0) for number, turn in enumerate(turns))
         return Sample(pictures=(edit.before,), turns=joined, source=record.source)
+
+    def every(
+        self, record: Record, wording: Wording, *partners: Record, chunk: int | None = None
+    ) -> tuple[Sample, ...]:
+        """One sample, always the same."""
+        return (self.draw(record, wording, np.random.default_rng(record.source.index)),)
+
+
+@register_asker("beside")
+class BesideAsker(Asker):
+    """A request for a picture that says nothing of the one it is asked beside: "draw a pale toga" about a street. So
+    that the words decide which token answers, whatever there is to be seen. No picture is known for an answer.
+
+    An evaluation measures what is routed.
+    """
+
+    kinds = ("generation", "editing", "super_resolution")
+
+    def draw(self, record: Record, wording: Wording, rng: np.random.Generator, *partners: Record) -> Sample:
+        """Of a task that answers with a picture, in invented words: about the data set's categories half of the
+        time."""
+        known = [record.names[i] for i in rng.permutation(len(record.names))[:2]]
+        names = known if known and rng.random() < 0.5 else [invent(rng), invent(rng)]
+        task = ASKERS[pick(rng, self.kinds)].task
+        assert task is not None
+        words = SAID[TASKS[task].says](rng, names)
+        return Sample(pictures=(record.picture,), turns=(Turn(task=task, phrases=(words,)),), source=record.source)
 
     def every(
         self, record: Record, wording: Wording, *partners: Record, chunk: int | None = None

@@ -19,15 +19,21 @@ class Step:
 
     Args:
         text: prompt and reply so far; finished rows hold padding.
-        cache: keys and values of all columns but the last.
         tokens: (B,) ids just written.
         alive: (B,) bool, rows that go on.
+        model: whose keys and values ``parts`` are, of some rows each.
     """
 
     text: Text
-    cache: Any
     tokens: Tensor
     alive: Tensor
+    model: LanguageModel
+    parts: Sequence[tuple[Tensor, Any]]
+
+    @property
+    def cache(self) -> Any:
+        """Keys and values of all columns but the last; of a row that is done at least up to its end."""
+        return self.parts[0][1] if len(self.parts) == 1 else self.model.joined(self.parts, len(self.tokens))
 
 
 @torch.no_grad()
@@ -35,28 +41,41 @@ def generate(model: LanguageModel, text: Text, vision: Tensor | None, *, end: in
              limits: Sequence[int], quoting: Sequence[Quoting] = ()) -> Iterator[Step]:  # fmt: skip
     """Write replies until every row has written ``end`` or as many tokens as its own of the ``limits``.
 
+    Rows that are done are set aside as soon as they are half of those that run, so that a long reply does not carry
+    short ones along.
+
     Args:
         quoting: of each row what may follow; empty where all may.
     """
+    device = text.ids.device
     out = run_text(model, text, vision)
-    shut = torch.tensor(sorted(banned), dtype=torch.long, device=text.ids.device)
-    alive = torch.ones(len(text.ids), dtype=torch.bool, device=text.ids.device)
-    room = torch.tensor(limits, device=text.ids.device)
+    shut = torch.tensor(sorted(banned), dtype=torch.long, device=device)
+    alive = torch.ones(len(text.ids), dtype=torch.bool, device=device)
+    room = torch.tensor(limits, device=device)
+    rows, aside = torch.arange(len(text.ids), device=device), []
     for count in range(1, max(limits) + 1):
         logits = model.logits(out.hidden_BTD[:, -1]).float()
         logits[:, shut] = float("-inf")
-        for row, rule in enumerate(quoting):
-            restrict(logits[row], rule)
-        tokens = logits.argmax(-1)
-        for rule, token in zip(quoting, tokens.tolist() if quoting else (), strict=True):
+        rules = [quoting[row] for row in rows.tolist()] if quoting else []
+        for own, rule in zip(logits, rules, strict=False):
+            restrict(own, rule)
+        tokens = torch.full_like(alive, end, dtype=torch.long)
+        tokens[rows] = logits.argmax(-1)
+        for rule, token in zip(rules, tokens[rows].tolist(), strict=False):
             rule.wrote(token)
-        text = text.append(tokens, alive)
+        text, went_on = text.append(tokens, alive), alive
         alive = alive & (tokens != end) & (room > count)
-        yield Step(text=text, cache=out.cache, tokens=tokens, alive=alive)
+        yield Step(text=text, tokens=tokens, alive=alive, model=model, parts=[*aside, (rows, out.cache)])
         if not bool(alive.any()):
             return
-        mask = (text.owner >= 0).long()
-        out = model.text(model.embed(text.ids[:, -1:], None), mask, text.position[:, -1:], out.cache)
+        # What a row wrote last has not run yet: only those that were done before it are whole.
+        runs = went_on[rows]
+        if 2 * int(runs.sum()) <= len(rows):
+            aside.append((rows[~runs], model.rows(out.cache, ~runs)))
+            out.cache.batch_select_indices(torch.nonzero(runs)[:, 0])
+            rows = rows[runs]
+        mask = (text.owner[rows] >= 0).long()
+        out = model.text(model.embed(text.ids[rows, -1:], None), mask, text.position[rows, -1:], out.cache)
 
 
 def restrict(logits_V: Tensor, rule: Quoting) -> None:

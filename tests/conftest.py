@@ -117,16 +117,28 @@ def dictate(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
     def patch(model: Any, *scripts: list[int]) -> None:
         import torch
 
-        step = iter(range(10_000))
+        step, rows = iter(range(10_000)), list(range(len(scripts)))
+        run, part = model.mllm.text, model.mllm.rows
+
+        def text(embeds: Any, *rest: Any, **more: Any) -> Any:
+            if embeds.shape[1] > 1:
+                rows[:] = range(len(embeds))
+            return run(embeds, *rest, **more)
+
+        def set_aside(cache: Any, gone: Any) -> Any:
+            rows[:] = [row for row, out in zip(rows, gone.tolist(), strict=True) if not out]
+            return part(cache, gone)
 
         def logits(hidden: Any) -> Any:
             now = next(step)
             table = torch.zeros(len(hidden), model.mllm.vocabulary_size)
-            for row, script in enumerate(scripts[: len(hidden)]):
-                table[row, script[now] if now < len(script) else model.vocabulary.end] = 50.0
+            for place, row in enumerate(rows):
+                script = scripts[row] if row < len(scripts) else []
+                table[place, script[now] if now < len(script) else model.vocabulary.end] = 50.0
             return table
 
-        monkeypatch.setattr(model.mllm, "logits", logits)
+        for name, made in (("logits", logits), ("text", text), ("rows", set_aside)):
+            monkeypatch.setattr(model.mllm, name, made)
         monkeypatch.setattr(model.config, "quote", False)  # a script may hold what no prompt says
 
     return patch

@@ -48,6 +48,9 @@ class DiffusionConfig(Config):
     noises: PositiveInt = Field(
         1, description="noises of each picture in a step of training: what is read and encoded once serves them all"
     )
+    shift: PositiveFloat = Field(
+        1.0, description="how far the steps drawn in training lean to the noisy ones, where words tell most; 1 is even"
+    )
     min_snr: PositiveFloat | None = Field(None, description="bound of the signal-to-noise weights; None weighs alike")
     lora: PositiveInt | None = Field(
         None, description="rank of adapters on the UNet's attention; all else of it stands"
@@ -113,7 +116,7 @@ class DiffusionDecoder(Decoder):
     def __init__(
         self, model: LatentDiffusion, *, link_width: int, size: int, outputs: int, mapper_layers: int,
         mapper_heads: int, drop: float, min_snr: float | None, lora: int | None = None, align: str | None = None,
-        learn: str = "drawing", places: bool = True, tell: int | None = None, noises: int = 1,
+        learn: str = "drawing", places: bool = True, tell: int | None = None, noises: int = 1, shift: float = 1.0,
     ) -> None:  # fmt: skip
         super().__init__()
         task = self.tasks[0]
@@ -149,7 +152,7 @@ class DiffusionDecoder(Decoder):
         )  # fmt: skip
         # What stands in for the link of a phrase that was left out; nothing to learn where none is.
         self.null = nn.Parameter(torch.randn(queries, link_width) * 0.02, requires_grad=drop > 0)
-        self.size, self.drop, self.min_snr, self.noises = size, drop, min_snr, noises
+        self.size, self.drop, self.min_snr, self.noises, self.shift = size, drop, min_snr, noises, shift
 
     @classmethod
     def from_config(cls, config: DiffusionConfig, link_width: int) -> DiffusionDecoder:
@@ -162,7 +165,7 @@ class DiffusionDecoder(Decoder):
         return cls(model, link_width=link_width, **kept)
 
     def described(self, values: Mapping[str, Any]) -> dict[str, Any]:
-        training = ("pretrained", "align", "learn", "tell", "noises")
+        training = ("pretrained", "align", "learn", "tell", "noises", "shift")
         kept = {name: value for name, value in values.items() if name not in training}
         return {**kept, "network": self.model.network}
 
@@ -196,7 +199,8 @@ class DiffusionDecoder(Decoder):
             latents, states, source = (
                 None if each is None else torch.cat([each] * many) for each in (latents, states_LOC[rows], source)
             )
-            total = total + self.model.loss(latents, states, source, min_snr=self.min_snr).sum() / many
+            lost = self.model.loss(latents, states, source, min_snr=self.min_snr, shift=self.shift)
+            total = total + lost.sum() / many
         losses = {"noise": total}
         for teacher in self._teachers:
             wanted_LOC = teacher([meta.phrase for meta in links.meta]).to(states_LOC)

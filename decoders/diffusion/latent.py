@@ -204,8 +204,9 @@ class LatentDiffusion(nn.Module):
         return (latents_BLhw / 2 + 0.5).clamp(0, 1)
 
     def loss(
-        self, latents_BLhw: Tensor, states_BOC: Tensor, source_BLhw: Tensor | None, *, min_snr: float | None
-    ) -> Tensor:
+        self, latents_BLhw: Tensor, states_BOC: Tensor, source_BLhw: Tensor | None, *, min_snr: float | None,
+        shift: float = 1.0,
+    ) -> Tensor:  # fmt: skip
         """(B,) mean squared error of what the UNet is to predict (the noise, or v), at a step drawn for each picture.
 
         The steps of a batch lie at equal distances from a first one that is drawn, so that every batch has early and
@@ -216,13 +217,16 @@ class LatentDiffusion(nn.Module):
             source_BLhw: latents of the pictures to be changed, read beside the noise (Brooks et al. 2023,
                 "InstructPix2Pix").
             min_snr: weights of Hang et al. 2023, "Efficient diffusion training via min-SNR weighting strategy".
+            shift: how the steps drawn lean to noise: as likely to be above ``shift / (shift + 1)`` of all as below it
+                (Esser et al. 2024, "Scaling rectified flow transformers", section 5.3.2); 1 draws all alike.
         """
         schedule, device = self._train_schedule, latents_BLhw.device
         most = schedule.config.num_train_timesteps
         if self.training:
             noise = torch.randn_like(latents_BLhw)
             apart_B = torch.randperm(len(latents_BLhw)) / len(latents_BLhw)
-            time_B = ((torch.rand(()) + apart_B) % 1 * most).long().clamp(max=most - 1).to(device)
+            even_B = (torch.rand(()) + apart_B) % 1
+            time_B = (shift * even_B / (1 + (shift - 1) * even_B) * most).long().clamp(max=most - 1).to(device)
         else:
             one = torch.randn(latents_BLhw.shape[1:], generator=torch.Generator().manual_seed(0))
             noise = one.to(latents_BLhw).expand_as(latents_BLhw)

@@ -16,6 +16,8 @@ Every part names its source:
   Tian et al. 2019, "FCOS", section 3.2): transformers' own loss never trains the two-stage proposal head;
 - contrastive denoising (Zhang et al. 2022, "DINO", section 3.3), its label embedding being the phrase embedding itself,
   so that denoising trains the links (VisionLLM v2);
+- a choice between all queries for every phrase that is true of something, where candidates are compared
+  (``choice.ChoiceHead``): what a phrase means is the best of all, not whatever is good enough;
 - presence: one binary question a phrase (Carion et al. 2025, "SAM 3", presence head, here per phrase).
 
 What each part gives is measured by tools/bench/parts.py; the figures stand in docs/architecture.md.
@@ -157,6 +159,18 @@ def contrast_loss(logits_MP: Tensor, labels_MP: Tensor, padding_MP: Tensor) -> T
     wrong = logits.masked_fill(labels_MP | padding_MP, _SHUT).logsumexp(-1, keepdim=True)
     each = F.softplus(wrong - logits.masked_fill(~labels_MP, 0.0)) * labels_MP
     return (each.sum(-1) / labels_MP.sum(-1)).sum()
+
+
+def choice_loss(layer: LayerOutput, truth: Truth, pairs: Pairs) -> Tensor:
+    """Summed cross entropy of choosing the right ones of all queries, of every phrase that is true of something."""
+    total = layer.logits_BNP.new_zeros(())
+    for b, (rows, targets) in enumerate(pairs):
+        right_NP = torch.zeros(layer.logits_BNP.shape[1:], dtype=torch.bool, device=total.device)
+        right_NP[rows] = truth.labels[b][targets]
+        asked = right_NP.any(0)
+        right_PN = right_NP[:, asked].T
+        total = total + contrast_loss(layer.logits_BNP[b][:, asked].T, right_PN, torch.zeros_like(right_PN))
+    return total
 
 
 def _quality(logits: Tensor, batch: Tensor, rows: Tensor, labels_MP: Tensor, iou_M: Tensor) -> Tensor:

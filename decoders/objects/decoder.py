@@ -12,12 +12,10 @@ from typing import Any
 
 import numpy as np
 import torch
-from pydantic import Field, PositiveInt, field_validator
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
 from visionllm.core.arrays import object_array
-from visionllm.core.config import Config
 from visionllm.core.detections import Detections
 from visionllm.core.instances import Masks, Poses
 from visionllm.core.masks import Mask, SoftMask
@@ -28,6 +26,8 @@ from visionllm.core.superlink import SuperLinks
 from visionllm.core.task import Task
 from visionllm.decoders.base import Context, Decoder, register_decoder
 from visionllm.decoders.objects import criterion
+from visionllm.decoders.objects.choice import ChoiceHead
+from visionllm.decoders.objects.config import ObjectsConfig, ObjectsOptions
 from visionllm.decoders.objects.detector import Encoded, LayerOutput, LinkDetector
 from visionllm.decoders.objects.found import Found, find, in_picture
 from visionllm.decoders.objects.layout import (
@@ -49,62 +49,7 @@ from visionllm.decoders.objects.masks import MaskHead, cut, mask_losses
 from visionllm.decoders.objects.phrases import PhraseHead
 from visionllm.decoders.objects.pixels import MAP_WIDTH, Fine, PixelMap
 from visionllm.decoders.objects.poses import Points, PoseHead, likeness, pose_losses, to_poses
-from visionllm.decoders.objects.tasks import DETECTION, FINE, LOOKING, MASKED, POSE, POSED, SEGMENTATION
-
-
-class ObjectsConfig(Config):
-    """How the objects decoder is built."""
-
-    network: dict[str, Any] = Field(description="keys of a (MM) Grounding DINO configuration, with model_type")
-    longest: PositiveInt = Field(800, description="longer side of the pictures, pixels")
-    enlarge: float | None = Field(
-        None, ge=1, description="how many times as large a picture is made at most; None sets no limit"
-    )
-    group_norm: PositiveInt | None = Field(None, description="groups, for a backbone trained from scratch")
-    denoising: int = Field(100, description="about how many denoising queries a picture; 0 turns it off")
-    label_noise: float = Field(0.5, description="share of denoising labels that are swapped, twice over (DINO)")
-    box_noise: float = Field(1.0, description="scale of the denoising box noise (DINO)")
-    dense: bool = Field(True, description="dense one-to-many supervision of the encoder tokens")
-    threshold: float = Field(0.3, ge=0, le=1, description="default score threshold, fixed on training data")
-    thresholds: dict[str, float] = Field(default_factory=dict, description="the same, of a task that has its own")
-    overlap: float | None = Field(
-        None, gt=0, le=1, description="IoU above which the weaker of two boxes of a phrase is dropped; None keeps both"
-    )
-    mask_width: int | None = Field(
-        None, gt=0, multiple_of=8, description="width of a mask embedding; None leaves out the masks and their task"
-    )
-    looks: bool = Field(False, description="look for what a question speaks of; false leaves out that task")
-    mask_cells: int | None = Field(
-        None,
-        gt=0,
-        multiple_of=4,
-        description="cells along a side of a box that its mask sees close; None leaves it out",
-    )
-    area_threshold: float = Field(
-        0.5, ge=0, le=1, description="likelihood from which on a pixel belongs to a phrase, fixed on training data"
-    )
-    pose_layers: int = Field(0, ge=0, description="rounds of looking for keypoints; 0 leaves out poses and their task")
-    phrases_per_pass: PositiveInt = Field(
-        16, description="longer lists are answered in several passes over one set of features"
-    )
-
-    @field_validator("thresholds")
-    @classmethod
-    def _of_tasks(cls, values: dict[str, float]) -> dict[str, float]:
-        known = [task.name for task in ObjectsDecoder.tasks]
-        for name, value in values.items():
-            if name not in known:
-                raise ValueError(f"no task {name!r} (it has: {', '.join(known)})")
-            if not 0 <= value <= 1:
-                raise ValueError(f"{name} must be from 0 to 1, got {value}")
-        return values
-
-
-class ObjectsOptions(Config):
-    """Per call: boxes below ``threshold`` are dropped, at most ``max_boxes`` a phrase are kept."""
-
-    threshold: float | None = Field(None, ge=0, le=1)
-    max_boxes: PositiveInt = 100
+from visionllm.decoders.objects.tasks import DETECTION, FINE, LOOKING, MASKED, POSE, POSED, SEGMENTATION, TASKS
 
 
 @register_decoder("objects")
@@ -117,7 +62,7 @@ class ObjectsDecoder(Decoder):
     its queries and are fused into one picture, so among 80 each would find fewer of its objects than alone.
     """
 
-    tasks: tuple[Task, ...] = (DETECTION, SEGMENTATION, POSE, LOOKING)
+    tasks: tuple[Task, ...] = TASKS
     Config = ObjectsConfig
     Options = ObjectsOptions
 
@@ -141,6 +86,7 @@ class ObjectsDecoder(Decoder):
         area_threshold: float = 0.5,
         looks: bool = False,
         pose_layers: int = 0,
+        choice_layers: int = 0,
         phrases_per_pass: int = 16,
     ) -> None:
         super().__init__()
@@ -159,6 +105,10 @@ class ObjectsDecoder(Decoder):
             heads=self.detector.config.decoder_attention_heads, levels=self.detector.config.num_feature_levels,
             map_width=mask_width or MAP_WIDTH,
         )  # fmt: skip
+        self.choice_head = None if not choice_layers else ChoiceHead(
+            queries=self.phrase_head.queries, link_width=link_width, width=width, layers=choice_layers,
+            heads=self.detector.config.decoder_attention_heads,
+        )  # fmt: skip
         self.presence_weight = nn.Parameter(torch.tensor([1.0, 0.0]))
         self.link_width, self.longest, self.enlarge = link_width, longest, enlarge
         self.denoising, self.label_noise, self.box_noise, self.dense = denoising, label_noise, box_noise, dense
@@ -176,7 +126,7 @@ class ObjectsDecoder(Decoder):
     def loss(self, links: SuperLinks, ctx: Context) -> dict[str, Tensor]:
         total: dict[str, Tensor] = defaultdict(lambda: torch.zeros((), device=links.states.device))
         links, parts = owners(links)
-        phrases, names = self._phrases(links), self._names(parts)
+        phrases, names, asked = self._phrases(links), self._names(parts), self._asked(links)
         for bucket in buckets(links, ctx):
             phrases_BPC, padding_BP = stack(phrases, bucket.groups)
             truth = truth_of(bucket.groups, links, parts, ctx, padding_BP)
@@ -184,7 +134,8 @@ class ObjectsDecoder(Decoder):
             encoded = self.detector.encode(features, phrases_BPC, padding_BP)
             regions = pointed(bucket.groups, links, ctx, encoded)
             pixels = bucket.values[bucket.row_of]
-            for name, value in self._bucket_loss(pixels, encoded, truth, names, regions).items():
+            asked_BPC = None if asked is None else stack(asked, bucket.groups)[0]
+            for name, value in self._bucket_loss(pixels, encoded, truth, names, regions, asked_BPC).items():
                 total[name] = total[name] + value
         return dict(total)
 
@@ -199,9 +150,10 @@ class ObjectsDecoder(Decoder):
             if len(target.boxes) == 1 and frame_of(links, i, ctx) is not None:
                 framed[owner].append(target)
         found: list[int] = []
-        masks = poses = 0
+        masks = poses = present = 0
         for owner, targets in asked.items():
             things, _ = things_of(targets)
+            present += sum(len(own.boxes) > 0 for own in targets)
             twice = (things, *framed[owner])
             found.append(sum(len(own.boxes) for own in twice))
             masks += sum(mask is not None for own in twice for mask in own.masks)
@@ -212,6 +164,8 @@ class ObjectsDecoder(Decoder):
         layers = float(self.detector.config.decoder_layers)
         divisors = {"presence": float(len(links))}
         divisors |= dict.fromkeys(criterion.PARTS, layers * boxes)
+        if self.choice_head is not None:
+            divisors["choice"] = float(present)
         if self.mask_head is not None:
             divisors |= dict.fromkeys(("mask", "dice"), layers * masks)
         if self.pose_head is not None:
@@ -227,21 +181,23 @@ class ObjectsDecoder(Decoder):
         results: dict[int, Detections] = {}
         links, parts = owners(links)
         phrases, names = self._phrases(links, observe=False), self._names(parts, observe=False)
+        asked = self._asked(links, observe=False)
         for bucket in buckets(links, ctx):
             features = self.detector.features(bucket.values, bucket.mask)
             row_of, groups = passes(bucket.groups, bucket.row_of, self.phrases_per_pass)
             phrases_BPC, padding_BP = stack(phrases, groups)
             encoded = self.detector.encode(features.take(row_of), phrases_BPC, padding_BP)
             regions = pointed(groups, links, ctx, encoded)
-            last = self._decode(encoded, None, regions)[-1]
+            asked_BPC = None if asked is None else stack(asked, groups)[0]
+            last = self._decode(encoded, None, regions, asked_BPC)[-1]
             skip = 0 if regions is None else regions.count
             last = last if regions is None else regions.outlined(last)
             presence_BP = self._presence(encoded, last.queries(skip)).sigmoid()
             for b, group in enumerate(groups):
                 picture = ctx.batch.samples[group.owner[0]].pictures[group.owner[1]]
                 boxes_xyxy = in_picture(last.boxes_BN4[b], picture)
-                asked = {links.meta[link].token for link in group.links}
-                fine = self._fine(bucket.values[row_of[b]][None], encoded.of([b])) if asked & FINE else None
+                tokens = {links.meta[link].token for link in group.links}
+                fine = self._fine(bucket.values[row_of[b]][None], encoded.of([b])) if tokens & FINE else None
                 found: list[Found] = []
                 for p, link in enumerate(group.links):
                     meta, scores_N = links.meta[link], last.logits_BNP[b, :, p].sigmoid()
@@ -290,7 +246,8 @@ class ObjectsDecoder(Decoder):
         pixels = torch.zeros(1, 3, side, side, device=device)
         features = self.detector.features(pixels, torch.ones(1, side, side, dtype=torch.bool, device=device))
         encoded = self.detector.encode(features, phrases, torch.zeros(1, 1, dtype=torch.bool, device=device))
-        layers = self.detector.decode(encoded, *self.detector.select(encoded), None)
+        read = None if self.choice_head is None else self.choice_head.asked(nothing, observe=False)[None]
+        layers = self._decode(encoded, None, None, read)
         tokens = torch.where(encoded.valid_BS[..., None], encoded.logits_BSP, torch.zeros_like(encoded.logits_BSP))
         # Every layer: references are detached, so the last one does not reach the heads before it.
         total = tokens.sum() + encoded.box_logits_BS4.sum() + self._presence(encoded, layers[-1]).sum()
@@ -323,6 +280,10 @@ class ObjectsDecoder(Decoder):
         if self.pose_head is None or not states:
             return torch.zeros(0, self.detector.width, device=self.presence_weight.device)
         return self.pose_head.names(torch.cat(states), observe=observe)
+
+    def _asked(self, links: SuperLinks, *, observe: bool = True) -> Tensor | None:
+        """(L, C) what the comparison of candidates reads off every link; None without it."""
+        return None if self.choice_head is None else self.choice_head.asked(links.states, observe=observe)
 
     def _masks(
         self, encoded: Encoded, fine: Fine | None, layer: LayerOutput, boxes_xyxy: np.ndarray, found: list[Found],
@@ -360,13 +321,11 @@ class ObjectsDecoder(Decoder):
         return Poses(poses=object_array(to_poses(points, skeleton, size)), likeness=sure, **found.fields)
 
     def _decode(
-        self, encoded: Encoded, noised: criterion.Denoising | None, regions: Pointed | None
+        self, encoded: Encoded, noised: criterion.Denoising | None, regions: Pointed | None, asked_BPC: Tensor | None
     ) -> list[LayerOutput]:
         """Layers of noised queries, those of regions, and the detector's own, in this order."""
         content, reference = self.detector.select(encoded)
         own = content.shape[1]
-        if noised is None and regions is None:
-            return self.detector.decode(encoded, content, reference, None)
         noise = 0 if noised is None else noised.count
         count = 0 if regions is None else regions.count
         if regions is not None:
@@ -375,19 +334,26 @@ class ObjectsDecoder(Decoder):
         if noised is not None:
             content = torch.cat([noised.content_BNC.to(content.dtype), content], 1)
             reference = torch.cat([noised.reference_BN4, reference], 1)
-        closed = closed_between(None if noised is None else noised.closed_NN, noise, count, own, content.device)
-        return self.detector.decode(encoded, content, reference, closed)
+        closed = None
+        if noise or count:
+            closed = closed_between(None if noised is None else noised.closed_NN, noise, count, own, content.device)
+        layers = self.detector.decode(encoded, content, reference, closed)
+        if self.choice_head is not None and asked_BPC is not None:
+            compared = (encoded.phrases_BPC, asked_BPC, encoded.phrase_padding_BP, noise + count)
+            layers[-1] = self.choice_head(layers[-1], *compared)
+        return layers
 
     def _bucket_loss(
-        self, pixels_B3HW: Tensor, encoded: Encoded, truth: criterion.Truth, names_KC: Tensor, regions: Pointed | None
-    ) -> dict[str, Tensor]:
+        self, pixels_B3HW: Tensor, encoded: Encoded, truth: criterion.Truth, names_KC: Tensor, regions: Pointed | None,
+        asked_BPC: Tensor | None,
+    ) -> dict[str, Tensor]:  # fmt: skip
         noised = None
         if self.denoising and self.training:
             noised = criterion.denoise(
                 encoded, truth, groups_of=self.denoising, label_noise=self.label_noise, box_noise=self.box_noise,
                 queries=min(self.detector.config.num_queries, encoded.logits_BSP.shape[1]),
             )  # fmt: skip
-        layers = self._decode(encoded, noised, regions)
+        layers = self._decode(encoded, noised, regions, asked_BPC)
         noise = 0 if noised is None else noised.count
         start = noise + (0 if regions is None else regions.count)
         losses: dict[str, Tensor] = {}
@@ -411,6 +377,8 @@ class ObjectsDecoder(Decoder):
                 extra = layer.queries(0, noise)
                 part = criterion.paired_loss(extra, truth, noised.positive, encoded.phrase_padding_BP)
                 _add(losses, "denoise_", {name: value / noised.groups for name, value in part.items()})
+        if self.choice_head is not None:
+            losses["choice"] = criterion.choice_loss(plain, truth, pairs)
         if self.pose_head is not None:
             # Of the last layer alone as well.
             losses |= self._pose_loss(fine, encoded, plain, truth, pairs, names_KC)

@@ -147,6 +147,24 @@ def test_things_and_a_change_are_asked_for_in_one_breath() -> None:
     assert [turn.phrases for turn in once.turns] == [turn.phrases for turn in again.turns]
 
 
+def test_a_picture_is_asked_for_beside_one_that_has_no_part_in_it() -> None:
+    dataset = open_dataset("scenes", "train", task="beside")
+    asked, known = set(), 0
+    for index in range(40):
+        record = dataset.read(index % 4)
+        assert isinstance(record, Record)
+        sample = dataset.ask_about(record, item_rng(0, index))
+        (turn,) = sample.turns
+        asked.add(turn.task)
+        assert turn.target is None
+        assert sample.pictures == (record.picture,)
+        known += any(name in turn.phrases[0] for name in record.names)
+    assert asked == {"generation", "editing", "super_resolution"}
+    assert 8 < known < 32  # what a picture is called names nothing
+    (once,), (again,) = dataset.ask_all(3), dataset.ask_all(3)
+    assert [(turn.task, turn.phrases) for turn in once.turns] == [(turn.task, turn.phrases) for turn in again.turns]
+
+
 def test_both_sides_of_a_change_are_augmented_alike() -> None:
     """A flip and a resize, and no light: what differs is still what the mask says."""
     dataset = open_dataset("scenes", "train", task="editing")

@@ -187,9 +187,9 @@ def test_a_kernel_is_the_matrix_of_its_output_channels() -> None:
     set_rate(optimizer, config, 0, 10)
     net.lost(0).backward()
     assert net.kernel.weight.grad is not None
-    wanted = net.kernel.weight.detach() - 0.01 * 0.2 * 27**0.5 * orthogonal(
-        net.kernel.weight.grad.flatten(1)
-    ).view_as(net.kernel.weight)
+    wanted = net.kernel.weight.detach() - 0.01 * 0.2 * 27**0.5 * orthogonal(net.kernel.weight.grad.flatten(1)).view_as(
+        net.kernel.weight
+    )
     optimizer.step()
     assert torch.allclose(net.kernel.weight, wanted, atol=1e-6)
 

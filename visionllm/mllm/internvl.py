@@ -174,6 +174,30 @@ class InternVL(nn.Module):
         )
         return TextOutput(hidden_BTD=out.last_hidden_state, cache=cache)
 
+    def rows(self, cache: Cache, rows: Tensor) -> Cache:
+        """A cache of some rows of another."""
+        own = DynamicCache(config=self.config.text_config)
+        for place, layer in enumerate(cache.layers):
+            own.update(layer.keys[rows], layer.values[rows], place)
+        return own
+
+    def joined(self, parts: Sequence[tuple[Tensor, Cache]], count: int) -> Cache:
+        """One cache of ``count`` rows out of those of some rows each, as long as the longest; shorter ones end in
+        zeros, which only padding may lie on."""
+        longest = max((cache for _, cache in parts), key=lambda cache: cache.get_seq_length())
+        whole = DynamicCache(config=self.config.text_config)
+        for place, layer in enumerate(longest.layers):
+            filled = []
+            for name in ("keys", "values"):
+                like = getattr(layer, name)
+                both = like.new_zeros(count, *like.shape[1:])
+                for rows, cache in parts:
+                    own = getattr(cache.layers[place], name)
+                    both[rows, :, : own.shape[2]] = own
+                filled.append(both)
+            whole.update(*filled, place)
+        return whole
+
     def logits(self, hidden: Tensor) -> Tensor:
         return self.net.lm_head(hidden)
 

@@ -265,7 +265,7 @@ def test_a_change_keeps_its_verb() -> None:
 
 
 def test_a_change_may_speak_of_what_was_named_before() -> None:
-    """"Detect the cars and then make the red one blue"."""
+    """ "Detect the cars and then make the red one blue"."""
     data = open_dataset("phrases", "mixed")
     joined = [turn for i in range(300) for turn in data.read(i).turns if turn.joined and turn.task == "editing"]
     assert len(joined) > 60

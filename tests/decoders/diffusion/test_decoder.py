@@ -325,17 +325,36 @@ def test_many_noises_of_a_picture_share_what_is_read(settings: dict[str, Any]) -
         lambda module, given, named: seen.append((given[0], given[1], named["encoder_hidden_states"])), with_kwargs=True
     )
     model(batch).sums["generation/noise"].backward()
-    (noisy, time, states), = seen
+    ((noisy, time, states),) = seen
     assert mapped == [2]
     assert len(noisy) == 8
     assert torch.equal(states[:2], states[2:4])
     assert not torch.equal(states[0], states[1])
     assert (time.sort().values.diff() - 125).abs().max() <= 1
-    decoder.model.loss = lambda latents, states, source, min_snr: latents.flatten(1).mean(1)
+    decoder.model.loss = lambda latents, states, source, **how: latents.flatten(1).mean(1)
     many = model(batch).sums["generation/noise"]
     decoder.noises = 1
     torch.testing.assert_close(many, model(batch).sums["generation/noise"])
     assert "noises" not in decoder.described(own)
+
+
+def test_steps_lean_to_the_noise(settings: dict[str, Any]) -> None:
+    """As likely above shift / (shift + 1) of all steps as below it; nothing of it stays in a checkpoint."""
+    own = {**settings["decoders"]["generation"], "drop": 0.0, "noises": 64, "shift": 3.0}
+    model = build_model(ModelConfig(**settings | {"decoders": {"generation": own}})).train()
+    decoder = model.decoders["generation"]
+    batch = model.processor.encode([sample_of("a red square", (220, 30, 30))])
+    seen = []
+    decoder.model.unet.register_forward_pre_hook(lambda module, given: seen.append(given[1]))
+    model(batch)
+    (time,) = seen
+    assert time.max() < 1000
+    assert abs(int((time >= 750).sum()) - 32) <= 1
+    assert abs(int((time < 250).sum()) - 6) <= 1  # a tenth: u of 3 u / (1 + 2 u) = 1 / 4
+    decoder.shift = 1.0
+    model(batch)
+    assert abs(int((seen[1] >= 750).sum()) - 16) <= 1
+    assert "shift" not in decoder.described(own)
 
 
 def test_the_autoencoder_learns_by_itself(settings: dict[str, Any], tiny_diffusion: Make, tmp_path: Path) -> None:

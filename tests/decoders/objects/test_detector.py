@@ -16,7 +16,8 @@ from transformers.models.mm_grounding_dino import modeling_mm_grounding_dino as 
 from visionllm.core.config import validate
 from visionllm.core.errors import ConfigError
 from visionllm.decoders.objects.attention import DeformableSampling, sum_of_rows
-from visionllm.decoders.objects.decoder import ObjectsConfig, ObjectsDecoder
+from visionllm.decoders.objects.config import ObjectsConfig
+from visionllm.decoders.objects.decoder import ObjectsDecoder
 from visionllm.decoders.objects.detector import LinkDetector
 
 Make = Callable[..., Any]

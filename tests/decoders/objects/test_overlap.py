@@ -8,7 +8,7 @@ import torch
 from pydantic import ValidationError
 
 from visionllm.core.sample import Picture
-from visionllm.decoders.objects.decoder import ObjectsConfig
+from visionllm.decoders.objects.config import ObjectsConfig
 from visionllm.decoders.objects.found import find, in_picture
 
 PICTURE = Picture(pixels=np.zeros((50, 100, 3), np.uint8))

@@ -35,17 +35,25 @@ _GROUNDED_QUESTIONS = (
 
 @register_asker("grounding")
 class GroundingAsker(Asker):
-    """Expressions, and the box of each thing they mean."""
+    """Expressions, and the box of each thing they mean.
+
+    Args:
+        alone: share of the questions for one expression.
+        most: expressions of the others, at most.
+    """
 
     task = "detection"
     metric = "grounding"
     needs = frozenset({"expressions"})
 
+    def __init__(self, alone: float = 0.5, most: int = MOST_EXPRESSIONS) -> None:
+        self.alone, self.most = alone, most
+
     def draw(self, record: Record, wording: Wording, rng: np.random.Generator, *partners: Record) -> Sample:
-        """One to eight expressions, one alone half of the time."""
+        """One to ``most`` expressions, one alone as often as ``alone`` says."""
         if not record.expressions:
             raise AnnotationError(f"{record.source}: nothing is said of any object; remove it")
-        count = 1 if rng.random() < 0.5 else 1 + int(rng.integers(MOST_EXPRESSIONS))
+        count = 1 if rng.random() < self.alone else 1 + int(rng.integers(self.most))
         return self._sample(record, [record.expressions[i] for i in rng.permutation(len(record.expressions))[:count]])
 
     def every(
@@ -77,6 +85,10 @@ class ReferringAsker(GroundingAsker):
     task = "segmentation"
     metric = "referring"
     needs = frozenset({"expressions", "masks"})
+
+
+# Long lists of them, for what learns which of several things is meant: a picture is looked at once for all.
+ASKERS.add("expressions", ReferringAsker(alone=0.1, most=16))
 
 
 @register_asker("captions")

@@ -52,7 +52,8 @@ def generate(model: LanguageModel, text: Text, vision: Tensor | None, *, end: in
     shut = torch.tensor(sorted(banned), dtype=torch.long, device=device)
     alive = torch.ones(len(text.ids), dtype=torch.bool, device=device)
     room = torch.tensor(limits, device=device)
-    rows, aside = torch.arange(len(text.ids), device=device), []
+    rows = torch.arange(len(text.ids), device=device)
+    aside: list[tuple[Tensor, Any]] = []
     for count in range(1, max(limits) + 1):
         logits = model.logits(out.hidden_BTD[:, -1]).float()
         logits[:, shut] = float("-inf")

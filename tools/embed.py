@@ -17,6 +17,7 @@ from typing import Annotated
 import typer
 
 from visionllm import VisionLLM, evaluate, open_dataset
+from visionllm.checkpoint import copy_weights
 
 MIXTURE = ("scenes", "carla_streets", "bccd")
 
@@ -31,6 +32,14 @@ def main(
     part: Annotated[
         list[str] | None, typer.Option(help="PREFIX=CHECKPOINT: taken from there; a whole decoder with its settings.")
     ] = None,
+    copy: Annotated[
+        list[str] | None,
+        typer.Option(help="PREFIX=OTHER: a part to be as another; what is alike is stored once."),
+    ] = None,
+    blend: Annotated[
+        list[str] | None,
+        typer.Option(help="PREFIX=CHECKPOINT@SHARE: a part moves that share of the way to the other's weights."),
+    ] = None,
     keep: Annotated[bool, typer.Option("--keep", help="Leave the operating point as it is.")] = False,
     data_root: Path | None = None,
 ) -> None:
@@ -41,6 +50,10 @@ def main(
         held = VisionLLM.from_pretrained(folder).config.decoders if within == "decoders" else {}
         settings |= {name: held[name]} if name in held else {}
     model = VisionLLM.from_pretrained(checkpoint, parts=parts, decoders=settings, fresh=list(parts))
+    for given in blend or ():
+        prefix, _, other = given.partition("=")
+        move(model, prefix, *other.rsplit("@", 1))
+    copy_weights(model, dict(given.split("=", 1) for given in copy or ()))
     model = model.without(*without or ())
     if keep:
         return save(model, out)
@@ -71,6 +84,15 @@ def main(
     model.configure("objects", thresholds=fixed)
     print(f"longest {side}, threshold {threshold:.3f}, {fixed}, areas {area}")
     save(model, out)
+
+
+def move(model: VisionLLM, prefix: str, folder: str, share: str) -> None:
+    """Between two stages of one training a mean is often better than either (Wortsman et al. 2022, "Robust fine-tuning
+    of zero-shot models")."""
+    there = VisionLLM.from_pretrained(folder).state_dict()
+    for name, value in model.state_dict().items():
+        if name.startswith(prefix):
+            value.lerp_(there[name], float(share))
 
 
 def save(model: VisionLLM, out: Path) -> None:

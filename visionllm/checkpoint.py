@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from importlib.metadata import packages_distributions, version
 from pathlib import Path
 from typing import Any
@@ -35,8 +35,16 @@ def _without_places(values: dict[str, Any]) -> dict[str, Any]:
     return values
 
 
+def _as_it_is(values: dict[str, Any]) -> dict[str, Any]:
+    """2 -> 3: tensors that are alike are stored once; what version 2 stored stands for itself."""
+    return values
+
+
 # version -> function that turns the config values of that version into those of the next.
-_MIGRATIONS: dict[int, Callable[[dict[str, Any]], dict[str, Any]]] = {1: _without_places}
+_MIGRATIONS: dict[int, Callable[[dict[str, Any]], dict[str, Any]]] = {1: _without_places, 2: _as_it_is}
+_INDEX = "model.safetensors.index.json"
+# Tensors of fewer values are stored wherever they stand.
+_WORTH_SHARING = 4096
 _PATTERNS = ["config.json", "*.safetensors", "*.safetensors.index.json", "tokenizer.json", "README.md"]
 
 
@@ -93,7 +101,9 @@ def read_config(folder: Path) -> dict[str, Any]:
 def save_weights(model: nn.Module, folder: Path, dtype: torch.dtype | None = None) -> None:
     """Write parameters, cast to ``dtype``, and persistent buffers, which keep theirs, as safetensors.
 
-    Tied tensors are written once. Buffers are statistics and tables: small, and the worse for rounding.
+    Tied tensors, and those that are alike (an autoencoder of two decoders), are written once; the header of the file,
+    or the index of several, says which names share one. Buffers are statistics and tables: small, and the worse for
+    rounding.
     """
     state = model.state_dict()
     if dtype is not None:
@@ -104,7 +114,7 @@ def save_weights(model: nn.Module, folder: Path, dtype: torch.dtype | None = Non
             name: value if name in kept else cast.setdefault(value.data_ptr(), value.to(dtype))
             for name, value in state.items()
         }
-    save_torch_state_dict(state, folder, safe_serialization=True)
+    save_torch_state_dict(_alike_as_one(state), folder, safe_serialization=True, metadata={})
 
 
 def load_weights(model: nn.Module, folder: Path, fresh: Sequence[str] = (), grown: Sequence[Tensor] = ()) -> None:
@@ -124,18 +134,18 @@ def load_weights(model: nn.Module, folder: Path, fresh: Sequence[str] = (), grow
     aliases = defaultdict(list)
     for name, value in own.items():
         aliases[(value.data_ptr(), value.shape) if value.numel() else name].append(name)
-    kept, may_grow = tuple(fresh), {table.data_ptr() for table in grown}
+    index, kept, may_grow = _index(folder), tuple(fresh), {table.data_ptr() for table in grown}
     missing, unexpected, wrong = {name for name in own if not name.startswith(kept)}, [], []
     for path in files:
         try:
             with safe_open(path, framework="pt") as file:
-                for name in file.keys():  # noqa: SIM118 (not a mapping)
+                for name, stored in _names(file, index):
                     if name.startswith(kept):
                         continue
                     if name not in own:
                         unexpected.append(name)
                         continue
-                    wrong += _copy(own[name], file.get_tensor(name), name, more=own[name].data_ptr() in may_grow)
+                    wrong += _copy(own[name], file.get_tensor(stored), name, more=own[name].data_ptr() in may_grow)
                     missing.discard(name)
         except (SafetensorError, OSError) as error:
             raise CheckpointError(f"{path}: broken or unreadable ({type(error).__name__})") from None
@@ -164,11 +174,14 @@ def take_weights(model: nn.Module, parts: Mapping[str, str]) -> None:
         missing, wrong = {one for one in own if one.startswith(prefix)}, []
         if not missing:
             raise ConfigError(f"parts: no parameter starts with {prefix!r}")
-        for path in sorted(locate(name).glob("*.safetensors")):
+        folder = locate(name)
+        index = _index(folder)
+        for path in sorted(folder.glob("*.safetensors")):
             with safe_open(path, framework="pt") as file:
-                for one in sorted(missing.intersection(file.keys())):
-                    wrong += _copy(own[one], file.get_tensor(one), one, more=False)
-                    missing.discard(one)
+                for one, stored in _names(file, index):
+                    if one in missing:
+                        wrong += _copy(own[one], file.get_tensor(stored), one, more=False)
+                        missing.discard(one)
         if missing or wrong:
             raise CheckpointError(f"{name}: parts.{prefix}: missing {_some(missing)}, wrong {_some(wrong)}")
 
@@ -198,6 +211,38 @@ def provider_of(module: str) -> dict[str, str]:
     """The installed distribution that provides a module, for the checkpoint's record."""
     names = packages_distributions().get(module.partition(".")[0], [])
     return {"distribution": names[0], "version": version(names[0])} if names else {}
+
+
+def _alike_as_one(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The same names, with one tensor for all that hold the same values."""
+    seen: dict[Any, list[Tensor]] = defaultdict(list)
+    shared = {}
+    for name, value in state.items():
+        others = seen[value.shape, value.dtype] if value.numel() >= _WORTH_SHARING else []
+        twin = next((one for one in others if one.data_ptr() == value.data_ptr() or torch.equal(one, value)), None)
+        shared[name] = value if twin is None else twin
+        if twin is None:
+            others.append(value)
+    return shared
+
+
+def _index(folder: Path) -> dict[str, str]:
+    """What the index of several files says of names that share a tensor; empty where one file holds all."""
+    path = folder / _INDEX
+    if not path.is_file():
+        return {}
+    try:
+        return dict(json.loads(path.read_text(encoding="utf-8"))["metadata"])
+    except (ValueError, KeyError, TypeError, OSError):
+        raise CheckpointError(f"{path}: broken; it has no metadata") from None
+
+
+def _names(file: Any, index: Mapping[str, str]) -> Iterator[tuple[str, str]]:
+    """Names of tensors, and under which name an open file stores each."""
+    held = sorted(file.keys())
+    yield from zip(held, held, strict=True)
+    told = {**index, **(file.metadata() or {})}
+    yield from ((name, stored) for name, stored in told.items() if stored in held and name not in held)
 
 
 def _copy(target: Tensor, value: Tensor, name: str, *, more: bool = False) -> list[str]:

@@ -11,7 +11,7 @@ from visionllm.core.errors import CheckpointError, ConfigError
 from visionllm.decoders import DECODERS
 from visionllm.mllm.regions import RegionConfig
 
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
 
 
 class VisionLLMConfig(PretrainedConfig):

@@ -42,8 +42,8 @@ class ObjectsConfig(Config):
         0.5, ge=0, le=1, description="likelihood from which on a pixel belongs to a phrase, fixed on training data"
     )
     pose_layers: int = Field(0, ge=0, description="rounds of looking for keypoints; 0 leaves out poses and their task")
-    choice_layers: int = Field(
-        0, ge=0, description="layers in which the candidates of a phrase are compared; 0 leaves out the comparison"
+    choice_width: PositiveInt | None = Field(
+        None, description="width in which the candidates of a phrase are compared; None leaves out the comparison"
     )
     phrases_per_pass: PositiveInt = Field(
         16, description="longer lists are answered in several passes over one set of features"

@@ -86,7 +86,7 @@ class ObjectsDecoder(Decoder):
         area_threshold: float = 0.5,
         looks: bool = False,
         pose_layers: int = 0,
-        choice_layers: int = 0,
+        choice_width: int | None = None,
         phrases_per_pass: int = 16,
     ) -> None:
         super().__init__()
@@ -105,9 +105,8 @@ class ObjectsDecoder(Decoder):
             heads=self.detector.config.decoder_attention_heads, levels=self.detector.config.num_feature_levels,
             map_width=mask_width or MAP_WIDTH,
         )  # fmt: skip
-        self.choice_head = None if not choice_layers else ChoiceHead(
-            queries=self.phrase_head.queries, link_width=link_width, width=width, layers=choice_layers,
-            heads=self.detector.config.decoder_attention_heads,
+        self.choice_head = None if choice_width is None else ChoiceHead(
+            queries=self.phrase_head.queries, link_width=link_width, width=width, common=choice_width
         )  # fmt: skip
         self.presence_weight = nn.Parameter(torch.tensor([1.0, 0.0]))
         self.link_width, self.longest, self.enlarge = link_width, longest, enlarge
@@ -189,7 +188,7 @@ class ObjectsDecoder(Decoder):
             encoded = self.detector.encode(features.take(row_of), phrases_BPC, padding_BP)
             regions = pointed(groups, links, ctx, encoded)
             asked_BPC = None if asked is None else stack(asked, groups)[0]
-            last = self._decode(encoded, None, regions, asked_BPC)[-1]
+            last = self._decode(bucket.values[row_of], encoded, None, regions, asked_BPC)[-1]
             skip = 0 if regions is None else regions.count
             last = last if regions is None else regions.outlined(last)
             presence_BP = self._presence(encoded, last.queries(skip)).sigmoid()
@@ -247,7 +246,7 @@ class ObjectsDecoder(Decoder):
         features = self.detector.features(pixels, torch.ones(1, side, side, dtype=torch.bool, device=device))
         encoded = self.detector.encode(features, phrases, torch.zeros(1, 1, dtype=torch.bool, device=device))
         read = None if self.choice_head is None else self.choice_head.asked(nothing, observe=False)[None]
-        layers = self._decode(encoded, None, None, read)
+        layers = self._decode(pixels, encoded, None, None, read)
         tokens = torch.where(encoded.valid_BS[..., None], encoded.logits_BSP, torch.zeros_like(encoded.logits_BSP))
         # Every layer: references are detached, so the last one does not reach the heads before it.
         total = tokens.sum() + encoded.box_logits_BS4.sum() + self._presence(encoded, layers[-1]).sum()
@@ -321,8 +320,9 @@ class ObjectsDecoder(Decoder):
         return Poses(poses=object_array(to_poses(points, skeleton, size)), likeness=sure, **found.fields)
 
     def _decode(
-        self, encoded: Encoded, noised: criterion.Denoising | None, regions: Pointed | None, asked_BPC: Tensor | None
-    ) -> list[LayerOutput]:
+        self, pixels_B3HW: Tensor, encoded: Encoded, noised: criterion.Denoising | None, regions: Pointed | None,
+        asked_BPC: Tensor | None,
+    ) -> list[LayerOutput]:  # fmt: skip
         """Layers of noised queries, those of regions, and the detector's own, in this order."""
         content, reference = self.detector.select(encoded)
         own = content.shape[1]
@@ -339,8 +339,8 @@ class ObjectsDecoder(Decoder):
             closed = closed_between(None if noised is None else noised.closed_NN, noise, count, own, content.device)
         layers = self.detector.decode(encoded, content, reference, closed)
         if self.choice_head is not None and asked_BPC is not None:
-            compared = (encoded.phrases_BPC, asked_BPC, encoded.phrase_padding_BP, noise + count)
-            layers[-1] = self.choice_head(layers[-1], *compared)
+            open_ = (asked_BPC, encoded.phrase_padding_BP, noise + count)
+            layers[-1] = self.choice_head(layers[-1], pixels_B3HW, encoded.ratios_BL2[:, 0], *open_)
         return layers
 
     def _bucket_loss(
@@ -353,7 +353,7 @@ class ObjectsDecoder(Decoder):
                 encoded, truth, groups_of=self.denoising, label_noise=self.label_noise, box_noise=self.box_noise,
                 queries=min(self.detector.config.num_queries, encoded.logits_BSP.shape[1]),
             )  # fmt: skip
-        layers = self._decode(encoded, noised, regions, asked_BPC)
+        layers = self._decode(pixels_B3HW, encoded, noised, regions, asked_BPC)
         noise = 0 if noised is None else noised.count
         start = noise + (0 if regions is None else regions.count)
         losses: dict[str, Tensor] = {}

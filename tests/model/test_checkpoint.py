@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from huggingface_hub import save_torch_state_dict
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from visionllm.checkpoint import load_weights, locate
+from visionllm import checkpoint
+from visionllm.checkpoint import load_weights, locate, save_weights, take_weights
 from visionllm.config import FORMAT_VERSION, VisionLLMConfig
 from visionllm.core.errors import CheckpointError, ConfigError, VisionLLMError
 from visionllm.model import VisionLLM
@@ -331,6 +334,47 @@ def test_load_weights_fills_ties_from_either_name() -> None:
             load_weights(module, Path(place))
             assert bool((module.a.weight == 7).all())
             assert module.a.weight is module.b.weight
+
+
+class Pair(nn.Module):
+    """Two parts that hold the same, and one that does not."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.one, self.other, self.third = (nn.Linear(64, 64, bias=False) for _ in range(3))
+
+
+@pytest.mark.parametrize("shard", [None, 20_000])
+def test_what_is_alike_is_stored_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, shard: int | None) -> None:
+    """In one file and in several; each name is found again, also when a part is taken by itself."""
+    pair = Pair()
+    pair.other.load_state_dict(pair.one.state_dict())
+    if shard is not None:
+        monkeypatch.setattr(checkpoint, "save_torch_state_dict", partial(save_torch_state_dict, max_shard_size=shard))
+    save_weights(pair, tmp_path)
+    files = sorted(tmp_path.glob("*.safetensors"))
+    assert len(files) == (1 if shard is None else 2)
+    assert sum(len(load_file(file)) for file in files) == 2
+    for prefix in ("", "one", "other"):
+        again = Pair()
+        if prefix:
+            take_weights(again, {prefix: str(tmp_path)})
+        else:
+            load_weights(again, tmp_path)
+        for name, value in pair.state_dict().items():
+            assert torch.equal(again.state_dict()[name], value) == name.startswith(prefix), name
+        assert again.one.weight is not again.other.weight
+    # What parts again is stored apart again.
+    with torch.no_grad():
+        again.other.weight[0, 0] += 1
+    save_weights(again, tmp_path)
+    assert sum(len(load_file(file)) for file in tmp_path.glob("*.safetensors")) == 3
+
+
+def test_an_older_version_is_read(model: Any, folder: Path) -> None:
+    """Version 2 stored everything for itself, and says so of nothing."""
+    change_config(folder, format_version=2)
+    assert VisionLLM.from_pretrained(folder).fingerprint == model.fingerprint
 
 
 def test_config_shows_the_width_of_the_language_model(model: Any) -> None:

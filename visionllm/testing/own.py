@@ -50,7 +50,7 @@ def _objects(*, masks: bool = False, poses: bool = False, **network: Any) -> Cas
     if masks:
         config |= {"mask_width": 16, "mask_cells": 8 if poses else None}
     if poses:
-        config |= {"pose_layers": 2, "choice_layers": 1}
+        config |= {"pose_layers": 2, "choice_width": 8}
     return Case(config=config, sample=sample, options={"threshold": 0.0})
 
 

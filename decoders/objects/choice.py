@@ -20,6 +20,8 @@ from visionllm.decoders.objects.phrases import PhraseHead
 CANDIDATES = 24
 # Cells along a side of a box that a candidate is seen by, as colours.
 _CELLS = 4
+# How many times as small the picture is from which the colours are read.
+_SHRUNK = 4
 # Sides of boxes below this are alike.
 _LEAST_SIDE = 1e-3
 # Shares of the picture, and logarithms of areas, within which two candidates are hardly apart.
@@ -144,5 +146,8 @@ def _colours(pixels_B3HW: Tensor, ratios_B2: Tensor, boxes_BN4: Tensor) -> Tenso
     pixels = pixels_B3HW.float()  # roi_align knows no bf16 on a CPU
     size = pixels.new_tensor([pixels.shape[-1], pixels.shape[-2]])
     scale_B14 = (ratios_B2.to(size) * size).repeat(1, 2)[:, None]
-    cells = roi_align(pixels, list(cxcywh_to_xyxy(boxes_BN4.detach()).to(size) * scale_B14), _CELLS)
+    corners = list(cxcywh_to_xyxy(boxes_BN4.detach()).to(size) * scale_B14)
+    # Of all pixels of a large box, colours need few.
+    small = F.avg_pool2d(pixels, _SHRUNK, ceil_mode=True)
+    cells = roi_align(small, corners, _CELLS, spatial_scale=1 / _SHRUNK, sampling_ratio=2, aligned=True)
     return cells.flatten(1).reshape(*boxes_BN4.shape[:2], -1)

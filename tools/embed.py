@@ -17,7 +17,6 @@ from typing import Annotated
 import typer
 
 from visionllm import VisionLLM, evaluate, open_dataset
-from visionllm.checkpoint import copy_weights
 
 MIXTURE = ("scenes", "carla_streets", "bccd")
 
@@ -52,8 +51,11 @@ def main(
     model = VisionLLM.from_pretrained(checkpoint, parts=parts, decoders=settings, fresh=list(parts))
     for given in blend or ():
         prefix, _, other = given.partition("=")
-        move(model, prefix, *other.rsplit("@", 1))
-    copy_weights(model, dict(given.split("=", 1) for given in copy or ()))
+        folder, _, share = other.rpartition("@")
+        move(model, prefix, VisionLLM.from_pretrained(folder), prefix, float(share))
+    for given in copy or ():
+        prefix, _, other = given.partition("=")
+        move(model, prefix, model, other, 1.0)
     model = model.without(*without or ())
     if keep:
         return save(model, out)
@@ -86,13 +88,18 @@ def main(
     save(model, out)
 
 
-def move(model: VisionLLM, prefix: str, folder: str, share: str) -> None:
-    """Between two stages of one training a mean is often better than either (Wortsman et al. 2022, "Robust fine-tuning
-    of zero-shot models")."""
-    there = VisionLLM.from_pretrained(folder).state_dict()
-    for name, value in model.state_dict().items():
-        if name.startswith(prefix):
-            value.lerp_(there[name], float(share))
+def move(model: VisionLLM, prefix: str, other: VisionLLM, place: str, share: float) -> None:
+    """Let what begins with ``prefix`` go a share of the way to what begins with ``place`` in another model.
+
+    Between two stages of one training a mean is often better than either (Wortsman et al. 2022, "Robust fine-tuning of
+    zero-shot models").
+    """
+    there = other.state_dict()
+    own = {name: value for name, value in model.state_dict().items() if name.startswith(prefix)}
+    if not own:
+        raise typer.BadParameter(f"no weight begins with {prefix!r}")
+    for name, value in own.items():
+        value.lerp_(there[place + name.removeprefix(prefix)], share)
 
 
 def save(model: VisionLLM, out: Path) -> None:

@@ -49,7 +49,7 @@ from visionllm.decoders.objects.masks import MaskHead, cut, mask_losses
 from visionllm.decoders.objects.phrases import PhraseHead
 from visionllm.decoders.objects.pixels import MAP_WIDTH, Fine, PixelMap
 from visionllm.decoders.objects.poses import Points, PoseHead, likeness, pose_losses, to_poses
-from visionllm.decoders.objects.tasks import DETECTION, FINE, LOOKING, MASKED, POSE, POSED, SEGMENTATION, TASKS
+from visionllm.decoders.objects.tasks import CHOSEN, DETECTION, FINE, LOOKING, MASKED, POSE, POSED, SEGMENTATION, TASKS
 
 
 @register_decoder("objects")
@@ -91,8 +91,8 @@ class ObjectsDecoder(Decoder):
     ) -> None:
         super().__init__()
         self.tasks = (
-            (DETECTION,) + (SEGMENTATION,) * (mask_width is not None) + (POSE,) * (pose_layers > 0)
-            + (LOOKING,) * looks
+            (DETECTION if choice_width is None else CHOSEN,) + (SEGMENTATION,) * (mask_width is not None)
+            + (POSE,) * (pose_layers > 0) + (LOOKING,) * looks
         )  # fmt: skip
         self.detector = LinkDetector(network, group_norm)
         width = self.detector.width

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from visionllm.core.task import Task, Token, register_task
 
 DETECTION = register_task(
@@ -17,7 +19,7 @@ DETECTION = register_task(
             "class": 1.0, "contrast": 0.5, "l1": 5.0, "giou": 2.0,
             "dense_class": 1.0, "dense_contrast": 0.5, "dense_l1": 5.0, "dense_giou": 2.0,
             "denoise_class": 1.0, "denoise_contrast": 0.5, "denoise_l1": 5.0, "denoise_giou": 2.0,
-            "presence": 1.0, "choice": 1.0,
+            "presence": 1.0,
         },
     )
 )  # fmt: skip
@@ -62,6 +64,8 @@ LOOKING = register_task(
         told=True,
     )
 )
+# Where candidates of a phrase are compared.
+CHOSEN = replace(DETECTION, loss_weights={**DETECTION.loss_weights, "choice": 1.0})
 TASKS = (DETECTION, SEGMENTATION, POSE, LOOKING)
 MASKED = {token.text for token in SEGMENTATION.tokens}
 POSED, POINT = (token.text for token in POSE.tokens)

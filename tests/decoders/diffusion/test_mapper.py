@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from visionllm import Sample, VisionLLM
+from visionllm.config import FORMAT_VERSION
 from visionllm.core.errors import ConfigError
 from visionllm.core.sample import Picture, PictureTarget, Shows, Turn
 from visionllm.decoders.diffusion.mapper import LinkMapper
@@ -128,7 +129,7 @@ def test_a_checkpoint_of_the_first_format_draws_as_before(settings: dict[str, An
     model.save_pretrained(tmp_path)
     path = tmp_path / "config.json"
     values = json.loads(path.read_text())
-    assert values["format_version"] == 2
+    assert values["format_version"] == FORMAT_VERSION
     # As it was written before there was a choice.
     del values["decoders"]["generation"]["places"]
     path.write_text(json.dumps(values | {"format_version": 1}))

@@ -143,11 +143,11 @@ def test_queries_of_words_and_of_regions_do_not_see_each_other(pointing: Any, sa
     regions = pointed(groups, links, ctx, encoded)
     assert regions is not None
     assert regions.phrase == [[0, 1]]
-    plain, whole = (decoder._decode(encoded, None, given)[-1] for given in (None, regions))
+    plain, whole = (decoder._decode(bucket.values, encoded, None, given, None)[-1] for given in (None, regions))
     second = replace(
         regions, content_BRC=regions.content_BRC[:, 1:], reference_BR4=regions.reference_BR4[:, 1:], phrase=[[1]]
     )
-    alone = decoder._decode(encoded, None, second)[-1]
+    alone = decoder._decode(bucket.values, encoded, None, second, None)[-1]
     torch.testing.assert_close(whole.queries(2).boxes_BN4, plain.boxes_BN4, atol=1e-5, rtol=1e-5)
     torch.testing.assert_close(whole.queries(1, 2).boxes_BN4, alone.queries(0, 1).boxes_BN4, atol=1e-5, rtol=1e-5)
     frames = regions.reference_BR4.sigmoid() * torch.tensor([80.0, 60.0, 80.0, 60.0])

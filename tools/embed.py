@@ -99,7 +99,11 @@ def move(model: VisionLLM, prefix: str, other: VisionLLM, place: str, share: flo
     if not own:
         raise typer.BadParameter(f"no weight begins with {prefix!r}")
     for name, value in own.items():
-        value.lerp_(there[place + name.removeprefix(prefix)], share)
+        like = there.get(place + name.removeprefix(prefix))
+        if like is None or like.shape != value.shape:
+            raise typer.BadParameter(f"{place}{name.removeprefix(prefix)} is not there in the shape of {name}")
+        # Between two counts there is nothing.
+        value.copy_(value.lerp(like, share) if value.is_floating_point() else like)
 
 
 def save(model: VisionLLM, out: Path) -> None:

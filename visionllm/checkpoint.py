@@ -218,7 +218,10 @@ def _alike_as_one(state: dict[str, Tensor]) -> dict[str, Tensor]:
     seen: dict[Any, list[Tensor]] = defaultdict(list)
     shared = {}
     for name, value in state.items():
-        others = seen[value.shape, value.dtype] if value.numel() >= _WORTH_SHARING else []
+        others: list[Tensor] = []
+        if value.numel() >= _WORTH_SHARING:
+            # Layers of one shape are many: what begins otherwise is not compared.
+            others = seen[value.shape, value.dtype, value.device, tuple(value.reshape(-1)[:8].tolist())]
         twin = next((one for one in others if one.data_ptr() == value.data_ptr() or torch.equal(one, value)), None)
         shared[name] = value if twin is None else twin
         if twin is None:
@@ -232,9 +235,9 @@ def _index(folder: Path) -> dict[str, str]:
     if not path.is_file():
         return {}
     try:
-        return dict(json.loads(path.read_text(encoding="utf-8"))["metadata"])
-    except (ValueError, KeyError, TypeError, OSError):
-        raise CheckpointError(f"{path}: broken; it has no metadata") from None
+        return dict(json.loads(path.read_text(encoding="utf-8")).get("metadata", {}))
+    except (ValueError, AttributeError, TypeError, OSError):
+        raise CheckpointError(f"{path}: broken; it is no index of weights") from None
 
 
 def _names(file: Any, index: Mapping[str, str]) -> Iterator[tuple[str, str]]:

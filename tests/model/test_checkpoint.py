@@ -246,6 +246,7 @@ BROKEN: list[tuple[str, Callable[[Path], object], str]] = [
     ("pickle only", lambda f: (f / WEIGHTS).rename(f / "pytorch_model.bin"), "no .safetensors"),
     ("cut weights", lambda f: (f / WEIGHTS).write_bytes((f / WEIGHTS).read_bytes()[:-100]), "broken"),
     ("empty weights", lambda f: (f / WEIGHTS).write_bytes(b""), "broken"),
+    ("broken index", lambda f: (f / "model.safetensors.index.json").write_text("[]"), "no index of weights"),
     ("missing key", lambda f: change_weights(f, lambda t: t.pop(PRESENCE)),
      "missing decoders.objects.presence_weight"),
     ("missing tied key", lambda f: change_weights(f, without_the_tied),

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from functools import cached_property
+import re
+import unicodedata
+from collections.abc import Iterable, Sequence
+from functools import cache, cached_property
 from itertools import groupby
 
 from visionllm.routing.vocabulary import REF, REF_END, START, Vocabulary
@@ -11,6 +13,8 @@ from visionllm.routing.wording import load_templates
 
 # No piece of a phrase is longer, in bytes; vocabularies of large models hold whole lines of blanks.
 _LONGEST = 48
+# A description may begin with it, as in "the leftmost tree": of what leads to names, it alone is no sign of one.
+_ARTICLE = "the"
 
 
 class Quoting:
@@ -21,7 +25,9 @@ class Quoting:
     looked for than the one that was asked. So a phrase is written from the words of the prompt: it begins where a word
     of them begins, goes on as they do, and ends where a word ends (De Cao et al. 2021, "Autoregressive entity
     retrieval", section 3.2, where the names of a collection are what may be written); behind the phrase before it,
-    while words are left there. Which words, which token and where the list ends stays with the model.
+    while words are left there. It does not begin with what only leads to names ("every", "all the", "and": the
+    quantifiers and joins of all tasks' wordings), nor with a comma. Which words, which token and where the list ends
+    stays with the model.
 
     Not quoted are the phrases of a reply that has words of its own, such as a caption that says where its things are,
     and names of parts: a person's keypoints go without saying.
@@ -57,13 +63,26 @@ class Quoting:
             text = b"".join(spelled[token] for token in ids).decode("utf-8", "surrogateescape").rstrip()
             if speaks:  # who does is no word of theirs
                 text = text.partition("\n")[2]
-            starts, ends, place, before = list[int](), set[int](), 0, " "
-            for letter in (*text, " "):
+            words, starts, ends, place, before = list[int](), list[int](), set[int](), 0, " "
+            leading = self._leading(text)
+            for i, letter in enumerate((*text, " ")):
                 if _apart(before, letter):
-                    starts += [] if letter.isspace() else [place]
+                    words += [] if letter.isspace() else [place]
+                    starts += [] if letter.isspace() or i in leading else [place]
                     ends |= set() if before.isspace() else {place}
                 place, before = place + len(_bytes(letter)), letter
-            found.append((_bytes(text), starts, ends))
+            found.append((_bytes(text), starts or words, ends))
+        return found
+
+    def _leading(self, text: str) -> set[int]:
+        """Letters of a text that no phrase begins with."""
+        found = {
+            i for i, letter in enumerate(text)
+            if unicodedata.category(letter)[0] == "P" and (i + 1 == len(text) or text[i + 1].isspace())
+        }  # fmt: skip
+        named = tuple(sorted({task.templates for task, _ in self._vocabulary.tokens.values()}))
+        for match in _leads(named).finditer(text):
+            found |= set(range(*match.span()))
         return found
 
     def allowed(self) -> list[int] | None:
@@ -118,6 +137,27 @@ class Quoting:
         if self._free or not starts:
             return None
         return [place for place in starts if place >= self._behind] or starts
+
+
+@cache
+def _leads(named: tuple[str, ...]) -> re.Pattern[str]:
+    """What leads to names in the templates of these names: quantifiers, and what joins one to the next. "A and B" are
+    names, so a word has to follow that joins nothing."""
+    leads, joins = set[str](), set[str]()
+    for templates in map(load_templates, named):
+        for quantifier in {one for many in templates.quantifiers.values() for one in many}:
+            leads |= {quantifier.replace("(n)", "").strip(), quantifier.replace("(n)", "n").strip()}
+        joins |= {join.strip(", ") for pair in templates.joins for join in pair}
+    joins = {join for join in joins if join.replace(" ", "").isalpha()}
+    first = {join.split()[0] for join in joins}
+    either = _any_of((leads | joins) - {_ARTICLE})
+    return re.compile(rf"(?<!\w)(?:{either})(?=\s+(?!(?:{_any_of(first)})\b)\w)", re.IGNORECASE)
+
+
+def _any_of(words: Iterable[str]) -> str:
+    """Pattern of any of them, the longest first; of none of them, one that nothing fits."""
+    ordered = sorted(set(words) - {""}, key=lambda word: (-len(word), word))
+    return "|".join(r"\s+".join(map(re.escape, word.split())) for word in ordered) or "(?!)"
 
 
 def _bytes(text: str) -> bytes:

@@ -112,15 +112,22 @@ class Language:
                     names = [article(thing.category) if plain else self._group(thing.category, [i])
                              for i, thing in zip(order, things, strict=True)]  # fmt: skip
                     seen = tuple((thing.category, None if plain else colour_of(thing)) for thing in things)
+                    boxes = tuple(self._in_parts(thing) for thing in things)
                     between = [relation for relation in told if relation[::2] == order]
                     for relation in [*between, None]:
                         words = f" {relation[1]} " if relation else " and "
                         relations = ((0, relation[1], 1),) if relation else ()
-                        out.append((words.join(names) + where, Shows(things=seen, relations=relations)))
+                        shows = Shows(things=seen, relations=relations, boxes=boxes)
+                        out.append((words.join(names) + where, shows))
         found: dict[str, Shows] = {}
         for text, shows in out:
             found.setdefault(text, shows)
         return tuple(found.items())
+
+    def _in_parts(self, thing: SceneObject) -> tuple[float, float, float, float]:
+        height, width = self._scene.image.shape[:2]
+        x0, y0, x1, y1 = thing.box_xyxy
+        return x0 / width, y0 / height, x1 / width, y1 / height
 
     def grounded_caption(self) -> list[Expression]:
         rng = self._rng("caption")

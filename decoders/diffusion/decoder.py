@@ -25,6 +25,7 @@ from visionllm.core.superlink import LinkMeta, SuperLinks
 from visionllm.core.task import Task
 from visionllm.decoders.base import Context, Decoder, register_decoder
 from visionllm.decoders.diffusion.latent import LatentDiffusion
+from visionllm.decoders.diffusion.layout import Box, Layout
 from visionllm.decoders.diffusion.mapper import LinkMapper
 from visionllm.decoders.diffusion.tasks import EDITING, GENERATION
 from visionllm.decoders.diffusion.teacher import TextTeacher, names, told
@@ -62,6 +63,11 @@ class DiffusionConfig(Config):
     tell: PositiveInt | None = Field(
         None, description="things of a picture that its first states learn to name, with their colours, where the data "
                           "say what is to be seen; used in training alone"
+    )  # fmt: skip
+
+    layout: PositiveInt | None = Field(
+        None, description="things whose places are planned before a picture is drawn, for data that say where theirs "
+                          "stand; None leaves places to the UNet"
     )  # fmt: skip
 
     @model_validator(mode="after")
@@ -117,6 +123,7 @@ class DiffusionDecoder(Decoder):
         self, model: LatentDiffusion, *, link_width: int, size: int, outputs: int, mapper_layers: int,
         mapper_heads: int, drop: float, min_snr: float | None, lora: int | None = None, align: str | None = None,
         learn: str = "drawing", places: bool = True, tell: int | None = None, noises: int = 1, shift: float = 1.0,
+        layout: int | None = None,
     ) -> None:  # fmt: skip
         super().__init__()
         task = self.tasks[0]
@@ -127,6 +134,11 @@ class DiffusionDecoder(Decoder):
                 raise ConfigError(f"decoders.{task.decoder}.tell: {tell} things take {2 * tell + 1} states; set "
                                   f"outputs to so many, or tell to {(outputs - 1) // 2}")  # fmt: skip
             self.tasks = (replace(task, loss_weights={**self.tasks[0].loss_weights, "told": 0.1}),)
+        if layout is not None:
+            if 2 * layout > outputs:
+                raise ConfigError(f"decoders.{task.decoder}.layout: {layout} things take {2 * layout} states; set "
+                                  f"outputs to so many, or layout to {outputs // 2}")  # fmt: skip
+            self.tasks = (replace(task, loss_weights={**self.tasks[0].loss_weights, "places": 0.2}),)
         self.tell = tell
         self.unlinked = learn != "drawing"
         if self.unlinked:
@@ -150,6 +162,7 @@ class DiffusionDecoder(Decoder):
             queries=queries, link_width=link_width, outputs=outputs, width=model.width, layers=mapper_layers,
             heads=mapper_heads, places=places,
         )  # fmt: skip
+        self.layout = None if layout is None else Layout(things=layout, width=model.width, levels=model.levels)
         # What stands in for the link of a phrase that was left out; nothing to learn where none is.
         self.null = nn.Parameter(torch.randn(queries, link_width) * 0.02, requires_grad=drop > 0)
         self.size, self.drop, self.min_snr, self.noises, self.shift = size, drop, min_snr, noises, shift
@@ -189,17 +202,21 @@ class DiffusionDecoder(Decoder):
             keep_L = torch.rand(len(links)) >= self.drop
         states_LQD = torch.where(keep_L.to(states_LQD.device)[:, None, None], states_LQD, self.null.to(states_LQD))
         states_LOC = self.mapper(states_LQD)
+        # Of what was left out nothing is known.
+        shows = [own if keep else Shows() for own, keep in zip(self._shows(links, ctx), keep_L.tolist(), strict=True)]
         for rows, size, wanted in self._wanted(links, ctx):
             source = self._source([links.meta[i] for i in rows], ctx, size)
             if source is not None and self.training and self.drop:
                 # InstructPix2Pix: the picture is left out as often as the words, and both in some.
                 seen = torch.rand(len(rows)) >= self.drop
                 source = source * seen.to(source)[:, None, None, None]
+            layout = self._layout(states_LOC[rows], [shows[i].boxes for i in rows], size)
             latents, many = self.model.encode(wanted, sample=self.training), self.noises if self.training else 1
-            latents, states, source = (
-                None if each is None else torch.cat([each] * many) for each in (latents, states_LOC[rows], source)
+            latents, states, source, *layout = (
+                None if each is None else torch.cat([each] * many)
+                for each in (latents, states_LOC[rows], source, *layout)
             )
-            lost = self.model.loss(latents, states, source, min_snr=self.min_snr, shift=self.shift)
+            lost = self.model.loss(latents, states, source, min_snr=self.min_snr, shift=self.shift, layout=layout)
             total = total + lost.sum() / many
         losses = {"noise": total}
         for teacher in self._teachers:
@@ -207,9 +224,19 @@ class DiffusionDecoder(Decoder):
             apart_L = (states_LOC - wanted_LOC).square().flatten(1).mean(1)
             losses["align"] = (apart_L * keep_L.to(apart_L)).sum()  # what was left out is to be like nothing
         if self.tell is not None:
-            losses["told"] = told([shows for shows, keep in zip(self._shows(links, ctx), keep_L.tolist(), strict=True)
-                                   if keep], states_LOC[keep_L.to(states_LOC.device)], self.tell)  # fmt: skip
+            losses["told"] = told(shows, states_LOC, self.tell)
+        if self.layout is not None:
+            known = [i for i, own in enumerate(shows) if own.boxes]
+            losses["places"] = self.layout.loss(states_LOC[known], [shows[i].boxes for i in known])
         return losses
+
+    def _layout(
+        self, states_BOC: Tensor, boxes: Sequence[Sequence[Box]], size: tuple[int, int]
+    ) -> list[Tensor]:  # fmt: skip
+        """What the UNet is shown of where things stand in pictures of a size (width, height)."""
+        if self.layout is None:
+            return []
+        return self.layout(states_BOC, boxes, (size[1] // self.model.factor, size[0] // self.model.factor))
 
     def _wanted(self, links: SuperLinks, ctx: Context) -> Iterator[tuple[list[int], tuple[int, int], Tensor]]:
         """Links whose pictures have one size, that size, and the pictures (B, 3, H, W) in [-1, 1]."""
@@ -230,6 +257,8 @@ class DiffusionDecoder(Decoder):
         counts = dict.fromkeys(self.tasks[0].loss_weights, float(len(links)))
         if self.tell is not None and not self.unlinked:
             counts["told"] = float(sum(len(names(shows, self.tell)) for shows in self._shows(links, ctx)))
+        if self.layout is not None and not self.unlinked:
+            counts["places"] = self.layout.count([shows.boxes for shows in self._shows(links, ctx) if shows.boxes])
         return counts
 
     def _shows(self, links: SuperLinks, ctx: Context) -> list[Shows]:
@@ -274,7 +303,10 @@ class DiffusionDecoder(Decoder):
         side = self.model.multiple // self.model.factor
         states = self.mapper(torch.zeros_like(self.null)[None] + self.null)
         nothing = torch.zeros(1, self.reads * self.model.channels, side, side, device=device)
-        return self.model.unet(nothing, torch.zeros(1, device=device), encoder_hidden_states=states).sample.sum()
+        everywhere = [[(0.0, 0.0, 1.0, 1.0)] * (0 if self.layout is None else self.layout.things)]
+        shown = self._layout(states, everywhere, (self.model.multiple, self.model.multiple))
+        planned = 0.0 if self.layout is None else self.layout.loss(states, everywhere)
+        return self.model.predict(nothing, torch.zeros(1, device=device), states, shown).sum() + planned
 
     def _drawn(
         self, states_BOC: Tensor, null_OC: Tensor, metas: Sequence[LinkMeta], places: Sequence[int],
@@ -285,6 +317,7 @@ class DiffusionDecoder(Decoder):
         # On the CPU: a seed means the same picture on every device.
         seeds = [torch.Generator().manual_seed(options.seed + place) for place in places]
         noise = torch.stack([torch.randn(shape, generator=seed) for seed in seeds]).to(states_BOC)
+        boxes = [] if self.layout is None else self.layout.plan(states_BOC, seeds)
 
         def stepped(done: int, steps: int) -> None:
             if options.progress is not None and options.progress(part[0] * steps + done, part[1] * steps) is False:
@@ -293,7 +326,8 @@ class DiffusionDecoder(Decoder):
         pixels = self.model.draw(
             states_BOC, null_OC.expand_as(states_BOC), noise, sampler=options.sampler, steps=options.steps,
             guidance=options.guidance, source_BLhw=self._source(metas, ctx, size),
-            source_guidance=getattr(options, "source_guidance", 1.0), progress=stepped,
+            source_guidance=getattr(options, "source_guidance", 1.0), layout=self._layout(states_BOC, boxes, size),
+            progress=stepped,
         )  # fmt: skip
         return (pixels * 255).round().to(torch.uint8).permute(0, 2, 3, 1).cpu().numpy()
 

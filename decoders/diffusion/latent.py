@@ -8,7 +8,7 @@ probabilistic models").
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -158,6 +158,15 @@ class LatentDiffusion(nn.Module):
         return self.factor * 2 ** (len(self.unet.config.block_out_channels) - 1)  # type: ignore[union-attr, arg-type]
 
     @property
+    def levels(self) -> tuple[tuple[int, int], ...]:
+        """Channels of each of the UNet's levels going down, and how many times as small as the latents its map is where
+        something may be added: a level that attends takes it before it shrinks, another one behind."""
+        kinds, channels = self.unet.config.down_block_types, self.unet.config.block_out_channels  # type: ignore
+        last = len(kinds) - 1
+        behind = ["CrossAttn" not in kind and i < last for i, kind in enumerate(kinds)]
+        return tuple((channels[i], 2 ** (i + behind[i])) for i in range(len(kinds)))
+
+    @property
     def width(self) -> int:
         """C."""
         return int(self.unet.config.cross_attention_dim)  # type: ignore[union-attr, arg-type]
@@ -203,9 +212,15 @@ class LatentDiffusion(nn.Module):
             latents_BLhw = self.vae.decode(latents_BLhw / self.vae.config.scaling_factor).sample  # type: ignore
         return (latents_BLhw / 2 + 0.5).clamp(0, 1)
 
+    def predict(self, read_BLhw: Tensor, time: Tensor, states_BOC: Tensor, layout: Sequence[Tensor] = ()) -> Tensor:
+        """(B, L, h, w) what the UNet makes of noisy latents."""
+        # A list of its own: levels are taken off it one by one.
+        more = {"down_intrablock_additional_residuals": list(layout)} if layout else {}
+        return self.unet(read_BLhw, time, encoder_hidden_states=states_BOC, **more).sample
+
     def loss(
         self, latents_BLhw: Tensor, states_BOC: Tensor, source_BLhw: Tensor | None, *, min_snr: float | None,
-        shift: float = 1.0,
+        shift: float = 1.0, layout: Sequence[Tensor] = (),
     ) -> Tensor:  # fmt: skip
         """(B,) mean squared error of what the UNet is to predict (the noise, or v), at a step drawn for each picture.
 
@@ -219,6 +234,7 @@ class LatentDiffusion(nn.Module):
             min_snr: weights of Hang et al. 2023, "Efficient diffusion training via min-SNR weighting strategy".
             shift: how the steps drawn lean to noise: as likely to be above ``shift / (shift + 1)`` of all as below it
                 (Esser et al. 2024, "Scaling rectified flow transformers", section 5.3.2); 1 draws all alike.
+            layout: what is added to each level of the UNet.
         """
         schedule, device = self._train_schedule, latents_BLhw.device
         most = schedule.config.num_train_timesteps
@@ -233,7 +249,7 @@ class LatentDiffusion(nn.Module):
             time_B = torch.full((len(latents_BLhw),), most // 2, device=device)
         noisy = schedule.add_noise(latents_BLhw, noise, time_B)
         read = noisy if source_BLhw is None else torch.cat([noisy, source_BLhw], 1)
-        predicted = self.unet(read, time_B, encoder_hidden_states=states_BOC).sample
+        predicted = self.predict(read, time_B, states_BOC, layout)
         velocity = schedule.config.prediction_type == "v_prediction"
         wanted = schedule.get_velocity(latents_BLhw, noise, time_B) if velocity else noise
         lost_B = (predicted.float() - wanted.float()).square().flatten(1).mean(1)
@@ -247,7 +263,7 @@ class LatentDiffusion(nn.Module):
     @torch.no_grad()
     def draw(
         self, states_BOC: Tensor, null_BOC: Tensor, noise_BLhw: Tensor, *, sampler: str, steps: int, guidance: float,
-        source_BLhw: Tensor | None = None, source_guidance: float = 1.0,
+        source_BLhw: Tensor | None = None, source_guidance: float = 1.0, layout: Sequence[Tensor] = (),
         progress: Callable[[int, int], None] | None = None,
     ) -> Tensor:  # fmt: skip
         """(B, 3, H, W) in [0, 1].
@@ -258,6 +274,7 @@ class LatentDiffusion(nn.Module):
             guidance: how many times the step from no words to the words is taken; 1 or less is without guidance.
             source_BLhw: as in ``loss``; unscaled latents.
             source_guidance: the same of the picture (InstructPix2Pix, two scales); below 1 is without either.
+            layout: as in ``loss``; part of the words.
             progress: told (steps done, steps) after each.
         """
         import diffusers
@@ -269,14 +286,16 @@ class LatentDiffusion(nn.Module):
         states, sources = states_BOC, source_BLhw
         if guided and source_BLhw is None:
             states = torch.cat([null_BOC, states_BOC])
+            layout = [torch.cat([torch.zeros_like(level), level]) for level in layout]
         elif guided and source_BLhw is not None:
             states = torch.cat([states_BOC, null_BOC, null_BOC])
+            layout = [torch.cat([level, torch.zeros_like(level), torch.zeros_like(level)]) for level in layout]
             sources = torch.cat([source_BLhw, source_BLhw, torch.zeros_like(source_BLhw)])
         for done, time in enumerate(scheduler.timesteps, 1):
             read = torch.cat([latents] * (len(states) // len(latents)))
             read = scheduler.scale_model_input(read, time)
             read = read if sources is None else torch.cat([read, sources], 1)
-            predicted = self.unet(read, time, encoder_hidden_states=states).sample
+            predicted = self.predict(read, time, states, layout)
             if guided and source_BLhw is None:
                 without, with_words = predicted.chunk(2)
                 predicted = without + guidance * (with_words - without)

@@ -64,7 +64,7 @@ def routed(vocabulary: Vocabulary, phrase: str, token: str) -> list[int]:
     return [vocabulary.control(REF), *vocabulary.plain(phrase), vocabulary.control(REF_END), vocabulary.control(token)]
 
 
-@pytest.mark.parametrize("split", ["expressions", "mixed", "drawn", "pixels"])
+@pytest.mark.parametrize("split", ["train", "expressions", "mixed", "drawn", "pixels", "changed", "looks"])
 def test_the_right_reply_is_never_shut(vocabulary: Vocabulary, split: str) -> None:
     """Of invented names in every script, all wordings, all tasks, several in one breath."""
     dataset = open_dataset("phrases", split)
@@ -119,6 +119,30 @@ def test_phrases_follow_each_other(vocabulary: Vocabulary) -> None:
     assert "detect" in left[1]
     assert {"dog", "car", "tree"} <= left[2]
     assert not any("detect" in phrase for phrase in left[2])
+
+
+def begins(vocabulary: Vocabulary, words: str) -> set[str]:
+    """First words of all phrases that a reply to some words could list."""
+    rng = np.random.default_rng(0)
+    return {phrases_left(vocabulary, began(vocabulary, words), rng).split()[0] for _ in range(300)}
+
+
+@pytest.mark.parametrize(("words", "none", "some"), [
+    ("detect all the scissors and every one of the cups", {"all", "every", "one", "of", "the"}, {"scissors", "cups"}),
+    ("Draw some blue buses on a road", {"some", "a"}, {"blue", "buses", "on", "road"}),
+    ("draw an owl, one eagle and then every cat", {"an", "one", ",", "and", "then", "every"}, {"owl,", "eagle", "cat"}),
+    ("detect A and B, a, small all-terrain car", {"and"}, {"A", "B", "a", "B,", "all-terrain"}),
+    ("find anyone at the installation", set(), {"anyone", "the", "installation"}),
+    ("find every", set(), {"every"}),
+    ("?", set(), {"?"}),
+])  # fmt: skip
+def test_no_phrase_begins_with_what_leads_to_it(
+    vocabulary: Vocabulary, words: str, none: set[str], some: set[str]
+) -> None:
+    """Quantifiers and joins of the wordings, and commas; what looks like one, and the article of a description, may."""
+    found = begins(vocabulary, words)
+    assert not found & none
+    assert some <= found | {word.rstrip(",") for word in found}
 
 
 def test_half_a_letter_of_an_earlier_reply_moves_nothing(vocabulary: Vocabulary) -> None:

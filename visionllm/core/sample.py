@@ -119,6 +119,8 @@ class Shows(NamedTuple):
         absent: categories of which nothing may be left.
         moved: (thing, ``"left"`` or ``"right"``): where a thing went, against the picture that was changed.
         light: it is the light of the whole picture that changed.
+        boxes: of each thing where it stands in the picture that the words came from, (x0, y0, x1, y1) in parts of it;
+            empty where nobody knows. No picture must show that: words leave places open.
     """
 
     things: tuple[tuple[str, str | None], ...] = ()
@@ -126,6 +128,7 @@ class Shows(NamedTuple):
     absent: tuple[str, ...] = ()
     moved: tuple[tuple[int, str], ...] = ()
     light: bool = False
+    boxes: tuple[tuple[float, float, float, float], ...] = ()
 
 
 @dataclass(kw_only=True, slots=True, frozen=True, eq=False)
@@ -169,8 +172,10 @@ class PictureTarget:
 
         return PictureTarget(
             pictures=tuple(replace(picture, pixels=moved(picture)) for picture in self.pictures),
-            changed=tuple(mask.moved(geometry) for mask in self.changed), shows=self.shows,
-        )  # fmt: skip
+            changed=tuple(mask.moved(geometry) for mask in self.changed),
+            # Where things went by a crop is in no part of the training that reads boxes.
+            shows=tuple(shows._replace(boxes=()) for shows in self.shows),
+        )
 
 
 @dataclass(kw_only=True, slots=True, frozen=True, eq=False)

@@ -52,6 +52,9 @@ def test_captions_say_what_is_so(sketches: list) -> None:
                 assert name in text
                 assert colour is None or f"{colour} {name}" in text
                 assert colour in (None, colour_of(kinds[name]))
+            height, width = scene.image.shape[:2]
+            places = [np.divide(kinds[name].box_xyxy, (width, height) * 2) for name, _ in shows.things]
+            np.testing.assert_allclose(shows.boxes, places)
             for i, relation, j in shows.relations:
                 first, second = shows.things[i][0], shows.things[j][0]
                 assert text.index(first) < text.index(relation) < text.index(second)

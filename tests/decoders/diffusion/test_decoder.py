@@ -36,7 +36,7 @@ def settings(tiny_settings: Make, tiny_diffusion: Make) -> dict[str, Any]:
     common = {"size": 16, "outputs": 5, "mapper_heads": 4}
     keys["decoders"] |= {
         # Clipped: an untrained UNet goes far beyond what a picture can show, and there roundings count.
-        "generation": {"network": tiny_diffusion(vae=False, clip_sample=True), **common},
+        "generation": {"network": tiny_diffusion(vae=False, clip_sample=True), "layout": 2, **common},
         "editing": {"network": tiny_diffusion(2), **common},
     }
     return keys

@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from functools import cache, cached_property
 from itertools import groupby
 
 from visionllm.routing.vocabulary import REF, REF_END, START, Vocabulary
-from visionllm.routing.wording import load_templates
+from visionllm.routing.wording import leads, load_templates
 
 # No piece of a phrase is longer, in bytes; vocabularies of large models hold whole lines of blanks.
 _LONGEST = 48
-# A description may begin with it, as in "the leftmost tree": of what leads to names, it alone is no sign of one.
-_ARTICLE = "the"
 
 
 class Quoting:
@@ -81,7 +79,7 @@ class Quoting:
             if unicodedata.category(letter)[0] == "P" and (i + 1 == len(text) or text[i + 1].isspace())
         }  # fmt: skip
         named = tuple(sorted({task.templates for task, _ in self._vocabulary.tokens.values()}))
-        for match in _leads(named).finditer(text):
+        for match in _leading(named).finditer(text):
             found |= set(range(*match.span()))
         return found
 
@@ -140,24 +138,13 @@ class Quoting:
 
 
 @cache
-def _leads(named: tuple[str, ...]) -> re.Pattern[str]:
-    """What leads to names in the templates of these names: quantifiers, and what joins one to the next. "A and B" are
-    names, so a word has to follow that joins nothing."""
-    leads, joins = set[str](), set[str]()
-    for templates in map(load_templates, named):
-        for quantifier in {one for many in templates.quantifiers.values() for one in many}:
-            leads |= {quantifier.replace("(n)", "").strip(), quantifier.replace("(n)", "n").strip()}
-        joins |= {join.strip(", ") for pair in templates.joins for join in pair}
-    joins = {join for join in joins if join.replace(" ", "").isalpha()}
-    first = {join.split()[0] for join in joins}
-    either = _any_of((leads | joins) - {_ARTICLE})
-    return re.compile(rf"(?<!\w)(?:{either})(?=\s+(?!(?:{_any_of(first)})\b)\w)", re.IGNORECASE)
-
-
-def _any_of(words: Iterable[str]) -> str:
-    """Pattern of any of them, the longest first; of none of them, one that nothing fits."""
-    ordered = sorted(set(words) - {""}, key=lambda word: (-len(word), word))
-    return "|".join(r"\s+".join(map(re.escape, word.split())) for word in ordered) or "(?!)"
+def _leading(named: tuple[str, ...]) -> re.Pattern[str]:
+    """What leads to phrases in the templates of these names: quantifiers, and what joins one phrase to the next. "A and
+    B" are names, so a word has to follow that joins nothing."""
+    templates = [load_templates(name) for name in named]
+    joins = set().union(*(one.joining() for one in templates))
+    words = joins.union(*(one.leading() for one in templates))
+    return re.compile(leads(words, {join.split()[0] for join in joins}), re.IGNORECASE)
 
 
 def _bytes(text: str) -> bytes:

@@ -13,7 +13,7 @@ from visionllm.core.sample import Sample, Turn
 from visionllm.core.superlink import LinkMeta
 from visionllm.core.task import TASKS, Task
 from visionllm.routing.vocabulary import END, IMAGE, IMAGE_END, IMAGE_START, REF, REF_END, START
-from visionllm.routing.wording import Templates, load_templates
+from visionllm.routing.wording import Templates, bare, load_templates
 
 # Share of lists in which no name has a quantifier. Drawn a name at a time, a long list would never be without one, and
 # that is how people write long lists.
@@ -181,7 +181,7 @@ def _woven(turn: Turn, task: Task, sample: int, number: int) -> list[Piece]:
         link = LinkMeta(sample=sample, turn=number, task=task.name, token=task.tokens[0].text, phrase=phrase,
                         group=group)  # fmt: skip
         pieces += [Piece(text=before, supervised=True)] if before else []
-        pieces += _named(link, supervised=True, branch=0)
+        pieces += _named(link, phrase, supervised=True, branch=0)
     return pieces + ([Piece(text=words, supervised=True)] if words else [])
 
 
@@ -242,20 +242,21 @@ def _routed(
 ) -> list[Piece]:
     """``<ref>phrase</ref>[TOKEN]`` and the same for its parts; in a branch only the routing token follows from what
     stands before it."""
-    pieces = _named(link, supervised=supervised, branch=branch)
-    token = TASKS[link.task].parts_token
+    task = TASKS[link.task]
+    pieces = _named(link, bare(link.phrase, task.templates), supervised=supervised, branch=branch)
+    token = task.parts_token
     for number, part in enumerate(parts):
         assert token is not None, f"task {link.task!r} has no token for parts"
         between = templates.parts_join if number else templates.opens
         pieces.append(Piece(text=between, supervised=supervised, branch=branch))
-        pieces += _named(replace(link, token=token.text, phrase=part), supervised=supervised, branch=branch)
+        pieces += _named(replace(link, token=token.text, phrase=part), part, supervised=supervised, branch=branch)
     return pieces
 
 
-def _named(link: LinkMeta, *, supervised: bool, branch: int) -> list[Piece]:
+def _named(link: LinkMeta, words: str, *, supervised: bool, branch: int) -> list[Piece]:
     return [
         Piece(text=REF, control=True, supervised=supervised, branch=branch),
-        Piece(text=link.phrase, supervised=supervised, branch=branch),
+        Piece(text=words, supervised=supervised, branch=branch),
         Piece(text=REF_END, control=True, supervised=supervised, branch=branch),
         Piece(text=link.token, control=True, supervised=True, branch=branch, link=link),
     ]

@@ -8,6 +8,8 @@ list. With ``base: other.yaml`` everything but ``groups`` and ``branches`` is ta
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterable
 from functools import cache
 from importlib import resources
 
@@ -39,7 +41,7 @@ class Templates(Config):
         groups: the first is canonical.
         branches: questions that name no phrase, for the tree layout.
         quantifiers: words before a phrase, by number (``plural``, ``singular``); an empty string is allowed, and
-            ``a(n)`` is "an" before a vowel.
+            ``a(n)`` is "an" before a vowel. They are no part of the phrase: a reply says "bus" of "the bus".
         joins: (between, before the last) pairs that join the phrases of a question.
         join: joins the links of a reply.
         owns: in a question, a phrase and its parts: ``{phrase}`` and ``{parts}``; the first is canonical.
@@ -58,6 +60,37 @@ class Templates(Config):
     parts_join: str = " "
     prefixes: tuple[str, ...] = ("",)
     suffixes: tuple[str, ...] = ("",)
+
+    def leading(self) -> set[str]:
+        """What quantifiers are written as, without blanks around."""
+        written = {one for many in self.quantifiers.values() for one in many}
+        return {one.replace("(n)", form).strip() for one in written for form in ("", "n")} - {""}
+
+    def joining(self) -> set[str]:
+        """The words that join phrases, without marks."""
+        written = {join.strip(", ") for pair in self.joins for join in pair}
+        return {join for join in written if join.replace(" ", "").isalpha()}
+
+
+def bare(phrase: str, template: str) -> str:
+    """A phrase as replies say it: without a quantifier of the template in front of it."""
+    return _quantifier(template).sub("", phrase)
+
+
+@cache
+def _quantifier(template: str) -> re.Pattern[str]:
+    return re.compile(rf"^{leads(load_templates(template).leading())}\s+", re.IGNORECASE)
+
+
+def leads(words: Iterable[str], joins: Iterable[str] = ()) -> str:
+    """Pattern of any of these words, the longest first, where a word follows that is none of ``joins``."""
+    return rf"(?<!\w)(?:{_any_of(words)})(?=\s+(?!(?:{_any_of(joins)})\b)\w)"
+
+
+def _any_of(words: Iterable[str]) -> str:
+    """Pattern of any of them; of none of them, one that nothing fits."""
+    ordered = sorted(set(words), key=lambda word: (-len(word), word))
+    return "|".join(r"\s+".join(map(re.escape, word.split())) for word in ordered) or "(?!)"
 
 
 @cache

@@ -15,6 +15,7 @@ from visionllm.routing.masks import QueryLayout
 from visionllm.routing.readout import Text, echo, find_links
 from visionllm.routing.render import Style
 from visionllm.routing.vocabulary import REF, REF_END
+from visionllm.routing.wording import bare
 from visionllm.testing.bench import case_of
 from visionllm.testing.small import tiny_settings
 
@@ -40,7 +41,8 @@ def test_each_query_reads_what_stands_before_the_piece_of_its_number(drawing: An
     layout = QueryLayout.of(batch.links, len(batch.input_ids), batch.device)
     vocabulary = drawing.vocabulary
     for link, meta in enumerate(batch.links.meta):
-        wanted = [vocabulary.control(REF), *vocabulary.plain(meta.phrase), vocabulary.control(REF_END)]
+        said = vocabulary.plain(bare(meta.phrase, "generation.yaml"))
+        wanted = [vocabulary.control(REF), *said, vocabulary.control(REF_END)]
         row, own = batch.links.row[link], layout.link_BG[batch.links.row[link]] == link
         again = layout.again_BG[row][own].tolist()
         assert [int(batch.input_ids[row, column]) for column in again if column >= 0] == wanted

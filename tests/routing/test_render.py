@@ -86,6 +86,22 @@ def test_names_stand_in_the_question_as_the_reply_repeats_them() -> None:
     assert any(question[0].isupper() for question in drawn)
 
 
+@pytest.mark.parametrize(("task", "phrase", "said"), [
+    ("detection", "the bus", "bus"), ("segmentation", "Every one  of the red cars", "red cars"),
+    ("detection", "an owl", "owl"), ("generation", "a white dog on the grass", "white dog on the grass"),
+    ("detection", "all", "all"), ("detection", "one-way sign", "one-way sign"), ("detection", "theatre", "theatre"),
+    ("editing", "the car blue", "the car blue"),  # no wording of its puts anything in front
+])  # fmt: skip
+def test_a_reply_says_a_phrase_without_what_leads_to_it(task: str, phrase: str, said: str) -> None:
+    """As replies in training do; the answer is asked for by the user's own words all the same."""
+    for tree in (False, True):
+        pieces = render(Sample(turns=(Turn(task=task, phrases=(phrase,)),)), [], style=Style(tree=tree))
+        (at,) = [i for i, piece in enumerate(pieces) if piece.link is not None]
+        assert pieces[at - 2].text == said
+        assert pieces[at].link.phrase == phrase
+        assert tree or any(phrase in piece.text for piece in pieces if not piece.supervised)
+
+
 def test_each_part_learns_from_its_own_truth(make_model: Make, boxed: Make) -> None:
     """Losses of a breath of boxes and boxes are those of its targets, whichever is asked first."""
     model = make_model(mask_width=16, denoising=0)
@@ -128,3 +144,10 @@ def test_a_reply_in_free_words_keeps_its_end_in_every_layout() -> None:
         pieces = render(Sample(turns=(turn,)), [], style=Style(tree=tree))
         assert "".join(p.text for p in pieces if p.supervised) == "A <ref>red car</ref>[DET].<|im_end|>"
         assert {p.branch for p in pieces} == {0}
+
+
+def test_a_reply_in_free_words_keeps_its_articles() -> None:
+    reply = "Here is the red car and a dog."
+    turn = Turn(task="detection", phrases=("the red car", "a dog"), question="?", reply=reply)
+    said = "".join(piece.text for piece in render(Sample(turns=(turn,)), []) if piece.supervised)
+    assert said.startswith("Here is <ref>the red car</ref>[DET] and <ref>a dog</ref>[DET].")

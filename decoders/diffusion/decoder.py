@@ -13,7 +13,7 @@ from typing import Any, Literal
 import cv2
 import numpy as np
 import torch
-from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
+from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, field_validator, model_validator
 from torch import Tensor, nn
 
 from visionllm.core.config import Config
@@ -87,6 +87,8 @@ class GenerationOptions(Config):
         seed: of the first picture; each after it takes the next number.
         count: pictures a phrase.
         size: (width, height) in pixels; None for a square as large as it was built for.
+        boxes: where the things stand, (x0, y0, x1, y1) in parts of the picture, in the order the words name them; None
+            lets the model plan them. For a model with ``layout``.
         progress: called with (steps done, steps) after each step; returning False cancels the call.
     """
 
@@ -96,7 +98,16 @@ class GenerationOptions(Config):
     seed: NonNegativeInt = 0
     count: PositiveInt = 1
     size: tuple[PositiveInt, PositiveInt] | None = None
+    boxes: tuple[Box, ...] | None = Field(None, min_length=1)
     progress: Callable[[int, int], bool | None] | None = Field(None, exclude=True)
+
+    @field_validator("boxes")
+    @classmethod
+    def _inside(cls, boxes: tuple[Box, ...] | None) -> tuple[Box, ...] | None:
+        for x0, y0, x1, y1 in boxes or ():
+            if not (0 <= x0 < x1 <= 1 and 0 <= y0 < y1 <= 1):
+                raise ValueError(f"{[x0, y0, x1, y1]} is no (x0, y0, x1, y1) in parts of the picture, from 0 to 1")
+        return boxes
 
 
 class EditingOptions(GenerationOptions):
@@ -317,7 +328,7 @@ class DiffusionDecoder(Decoder):
         # On the CPU: a seed means the same picture on every device.
         seeds = [torch.Generator().manual_seed(options.seed + place) for place in places]
         noise = torch.stack([torch.randn(shape, generator=seed) for seed in seeds]).to(states_BOC)
-        boxes = [] if self.layout is None else self.layout.plan(states_BOC, seeds)
+        boxes = self._boxes(states_BOC, seeds, options.boxes)
 
         def stepped(done: int, steps: int) -> None:
             if options.progress is not None and options.progress(part[0] * steps + done, part[1] * steps) is False:
@@ -330,6 +341,18 @@ class DiffusionDecoder(Decoder):
             progress=stepped,
         )  # fmt: skip
         return (pixels * 255).round().to(torch.uint8).permute(0, 2, 3, 1).cpu().numpy()
+
+    def _boxes(
+        self, states_BOC: Tensor, seeds: Sequence[torch.Generator], asked: tuple[Box, ...] | None
+    ) -> list[Sequence[Box]]:  # fmt: skip
+        """Where things are to stand in each picture: as asked, or as planned."""
+        most = 0 if self.layout is None else self.layout.things
+        if asked is not None and len(asked) > most:
+            knows = f"knows places of {most} things" if most else "plans no places (decoders.*.layout)"
+            raise ConfigError(f"options.{self.name}.boxes: {len(asked)} boxes, but this model {knows}; give fewer")
+        if asked is not None:
+            return [asked] * len(states_BOC)
+        return [] if self.layout is None else [*self.layout.plan(states_BOC, seeds)]
 
     def _result(
         self, meta: LinkMeta, link: int, place: int, made: Mapping[tuple[int, int], Picture], ctx: Context, options: Any

@@ -139,6 +139,30 @@ def test_places_are_learned_with_the_rest(planner: VisionLLM) -> None:
         planner.eval()
 
 
+def drawn(model: VisionLLM, **options: Any) -> np.ndarray:
+    answer = model.generate(None, ["a car and a tree"], options={"generation": {"steps": 2, **options}})
+    return answer.images.pictures[0].pixels
+
+
+def test_who_asks_may_say_where(planner: VisionLLM) -> None:
+    """The boxes of a call stand in the place of the plan, and in the recipe; what cannot be is refused in one line."""
+    decoder = planner.decoders["generation"]
+    before = {name: value.clone() for name, value in decoder.layout.state_dict().items()}
+    try:
+        opened(decoder.layout)
+        here, there = drawn(planner, boxes=[LEFT, RIGHT]), drawn(planner, boxes=[RIGHT, LEFT])
+        assert not np.array_equal(here, there)
+        np.testing.assert_array_equal(here, drawn(planner, boxes=[LEFT, RIGHT]))
+        made = planner.generate(None, ["a car"], options={"generation": {"steps": 2, "boxes": [LEFT]}}).images
+        np.testing.assert_array_equal(planner.replay(made.recipes[0]).pictures[0].pixels, made.pictures[0].pixels)
+    finally:
+        decoder.layout.load_state_dict(before)
+    for boxes, wrong in (([LEFT] * 3, "3 boxes, but this model knows places of 2 things; give fewer"),
+                         ([(0.5, 0, 0.4, 1)], r"\[0.5, 0.0, 0.4, 1.0\] is no"), ([], "at least 1 item")):  # fmt: skip
+        with pytest.raises(ConfigError, match=rf"options\.generation(\.|: )boxes: .*{wrong}"):
+            drawn(planner, boxes=boxes)
+
+
 def test_more_things_than_states_are_refused(
     tiny_diffusion: Callable[..., Any], tiny_settings: Callable[..., Any]
 ) -> None:

@@ -20,12 +20,13 @@ from transformers import PreTrainedModel
 from visionllm.answering import Answering
 from visionllm.checkpoint import load_weights, locate, provider_of, read_config, save_weights, take_weights
 from visionllm.config import FORMAT_VERSION, VisionLLMConfig
-from visionllm.core.batch import Batch, Sights
+from visionllm.core.batch import Batch
 from visionllm.core.config import validate
 from visionllm.core.errors import CheckpointError, ConfigError, unknown_name
 from visionllm.core.superlink import SuperLinks
 from visionllm.core.task import Task
 from visionllm.decoders import DECODERS, Context, Decoder
+from visionllm.losses import in_words, numbered, reply_losses, sight_loss, spelling_loss
 from visionllm.mllm.attention import watching
 from visionllm.mllm.internvl import InternVL, internvl_config
 from visionllm.mllm.regions import RegionEncoder
@@ -36,9 +37,6 @@ from visionllm.routing.gazes import gaze_loss, layers_of
 from visionllm.routing.queries import LinkQueries, spelling
 from visionllm.routing.readout import Text, read_out, run_text
 from visionllm.routing.vocabulary import END, Vocabulary
-
-# Scores of words for what a position shows: cosines times this.
-_SHARPNESS = 30.0
 
 
 @dataclass(kw_only=True, slots=True, frozen=True, eq=False)
@@ -274,16 +272,16 @@ class VisionLLM(Answering, PreTrainedModel):
         depth = self.mllm.depth
         with watching(layers_of(depth) if batch.gazes is not None else ()) as attention:
             out = run_text(self.mllm, text, seen.all, keep_cache=len(batch.links) > 0)
-        sums = self._language_losses(out.hidden_BTD, batch)
+        sums = reply_losses(self.mllm, self.vocabulary, out.hidden_BTD, batch)
         if batch.gazes is not None and attention:
             sums["gaze"] = gaze_loss(batch.gazes, attention, depth)
         if batch.sights is not None and seen.tiles is not None and seen.slots is not None:
-            lost = self._sight_loss(seen.slots, batch.sights)
+            lost = sight_loss(self.mllm, seen.slots, batch.sights)
             first = seen.tiles.shape[:2].numel()
             sums |= {"sight": lost[:first].sum(), "region": lost[first:].sum()}
         if len(batch.links):
             links = read_out(self.mllm, self.link_queries, text, batch.links, out.cache)
-            sums["link"] = self._spelling_loss(links, batch)
+            sums["link"] = spelling_loss(self.mllm, self.vocabulary, links, batch)
             if self._former is not None:
                 sums["held"] = self._former.moved(links, batch.links, text, seen.all)
             taught = links.select(_with_targets(batch))
@@ -299,11 +297,11 @@ class VisionLLM(Answering, PreTrainedModel):
     def counts(self, batch: Batch) -> dict[str, float]:
         """The divisor of every loss ``forward`` gives for this batch; from targets alone, before any pass."""
         labels = batch.labels[:, 1:]
-        said = self._said(batch.labels)[:, 1:]
+        said = in_words(batch.labels, self.vocabulary)[:, 1:]
         is_end = labels == self.vocabulary.control(END)
         counts = {
             "lm": float(((labels != -100) & ~said).sum()), "end": float(is_end.sum()),
-            "weakest": float((is_end & ~said).sum()), "words": float(len(_numbered(said).unique())),
+            "weakest": float((is_end & ~said).sum()), "words": float(len(numbered(said).unique())),
         }  # fmt: skip
         if len(batch.links):
             counts["link"] = float((spelling(batch.links, self.vocabulary) != -100).sum())
@@ -342,81 +340,6 @@ class VisionLLM(Answering, PreTrainedModel):
         serves = {task.name: task.decoder for task in self.tasks}
         return {serves[batch.links.meta[i].task] for i in _with_targets(batch)}
 
-    def _language_losses(self, hidden_BTD: Tensor, batch: Batch) -> dict[str, Tensor]:
-        """Cross entropy of every supervised token, from the position before it, and again of where a reply leads.
-
-        Which routing token a question asks for, and where a list ends, are a few tokens among hundreds: averaged over
-        tokens they are the last thing a small model learns. So every routing token, the choice behind it, every end and
-        the first token of every reply, which says whether it routes at all, count once more, a reply at a time. Both
-        sides of the end: with the ends alone a model that is unsure would stop early.
-
-        Replies in plain words stand apart (``words``) and count alike, long or short: "red" is one token beside lists
-        of names, and a caption, of which nobody can know every token, is forty.
-
-        The weakest token of every reply that routes counts once more: such a reply is right when its worst token is,
-        and the mean over tokens that are certain, most of them, hides it (max loss: Shalev-Shwartz and Wexler, 2016,
-        "Minimizing the Maximal Loss", here over the tokens of a reply).
-        """
-        wanted = batch.labels[:, 1:] != -100
-        labels = batch.labels[:, 1:][wanted]
-        # Only these positions meet the head.
-        logits = self.mllm.logits(hidden_BTD[:, :-1][wanted]).float()
-        loss = nn.functional.cross_entropy(logits, labels, reduction="none")
-        routing = torch.tensor(sorted(self.vocabulary.routing), device=labels.device)
-        end = self.vocabulary.control(END)
-        # Replies in branches have no end, and are not counted.
-        whole = (batch.labels == end).any(1, keepdim=True).expand_as(wanted)[wanted]
-        choice = torch.isin(batch.input_ids[:, :-1][wanted], routing) | torch.isin(labels, routing) | (labels == end)
-        choice |= _first(wanted)[wanted]
-        choice &= whole
-        said_BT = self._said(batch.labels)[:, 1:]
-        said = said_BT[wanted]
-        routes = whole & ~said
-        number = _numbered(wanted)[routes].unique(return_inverse=True)[1]
-        weakest = loss.new_zeros(int(number.max()) + 1 if len(number) else 0)
-        weakest = weakest.scatter_reduce(0, number, loss[routes], "amax")
-        _, reply, length = _numbered(said_BT).unique(return_inverse=True, return_counts=True)
-        return {"lm": loss[~said].sum(), "end": loss[choice].sum(), "weakest": weakest.sum(),
-                "words": (loss[said] / length[reply]).sum()}  # fmt: skip
-
-    def _said(self, labels: Tensor) -> Tensor:
-        """(B, T) supervised tokens of replies that route nowhere."""
-        wanted = labels != -100
-        reply = _replies(wanted)
-        routing = torch.tensor(sorted(self.vocabulary.routing), device=labels.device)
-        routes = torch.zeros_like(labels).scatter_add(1, reply, torch.isin(labels, routing).long())
-        return wanted & (routes.gather(1, reply) == 0)
-
-    def _sight_loss(self, seen_SD: Tensor, sights: Sights) -> Tensor:
-        """(S,) of what is seen: cross entropy of naming what each position of a picture, or each region, shows, from
-        its angle to the embedding of each word, before the language model's first layer; and its distance from the mean
-        embedding of what it shows, squared, in lengths of a word.
-
-        Replies say little about a picture, and a vision tower that begins with nothing learns next to nothing from
-        them; this tells it what is where. The distance, because a picture is to read like the words for what is in it:
-        a softmax does not see what all positions have in common. By the head's scores alone they grew seventy times as
-        long as words and lay in one direction (cosine 0.96 to their mean), by angles alone as well (0.91).
-        """
-        known, row = sights.slot.unique(return_inverse=True)
-        with torch.autocast(seen_SD.device.type, enabled=False):
-            words_VD, own_KD = self.mllm.words().float(), seen_SD[known].float()
-            near_KV = nn.functional.normalize(own_KD, dim=-1) @ nn.functional.normalize(words_VD, dim=-1).T
-            named = (_SHARPNESS * near_KV).log_softmax(-1)[row, sights.token]
-            meant_KD = torch.zeros_like(own_KD).index_add(
-                0, row, sights.weight[:, None] * words_VD.detach()[sights.token]
-            )
-            weight_K = own_KD.new_zeros(len(known)).index_add(0, row, sights.weight)
-            away_K = (own_KD - meant_KD).square().sum(-1) / words_VD.detach().square().sum(-1).mean()
-            lost_K = (weight_K * away_K).index_add(0, row, -sights.weight * named)
-            return lost_K.new_zeros(len(seen_SD)).index_add(0, known, lost_K)
-
-    def _spelling_loss(self, links: SuperLinks, batch: Batch) -> Tensor:
-        """Cross entropy of naming each link's phrase from its queries, through the language model's own head."""
-        labels = spelling(batch.links, self.vocabulary).to(batch.device)
-        wanted = labels != -100
-        logits = self.mllm.logits(links.states[wanted]).float()
-        return nn.functional.cross_entropy(logits, labels[wanted], reduction="sum")
-
     # -- use -------------------------------------------------------------------------------------------------------
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
@@ -442,23 +365,6 @@ class VisionLLM(Answering, PreTrainedModel):
                 digest.update(total.to_bytes(8, "little"))
             self._fingerprint = digest.hexdigest()[:12]
         return self._fingerprint
-
-
-def _first(wanted: Tensor) -> Tensor:
-    """(B, T) whether a run of wanted tokens begins."""
-    before = torch.cat([torch.zeros_like(wanted[:, :1]), wanted[:, :-1]], 1)
-    return wanted & ~before
-
-
-def _replies(wanted: Tensor) -> Tensor:
-    """(B, T) how many runs of wanted tokens of its row have begun at each place."""
-    return _first(wanted).cumsum(1)
-
-
-def _numbered(wanted: Tensor) -> Tensor:
-    """(N,) a number for each wanted token, in order: that of its reply among the replies of all rows."""
-    reply = _replies(wanted)
-    return (reply + reply.shape[1] * torch.arange(len(reply), device=reply.device)[:, None])[wanted]
 
 
 def _merged(held: Any, given: Mapping[str, Mapping[str, Any]], *, source: str) -> dict[str, Any]:

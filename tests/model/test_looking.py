@@ -13,6 +13,7 @@ import torch
 from visionllm.core.errors import ConfigError
 from visionllm.core.sample import Sample, Turn
 from visionllm.evaluation import evaluate
+from visionllm.losses import in_words
 from visionllm.routing.findings import told
 from visionllm.routing.readout import Text, run_text
 from visionllm.routing.render import Style
@@ -150,7 +151,7 @@ def test_replies_in_plain_words_count_by_themselves(looking: Any, boxed: Make) -
         Turn(question="what colour is it?", reply="light blue"),
     )
     batch = looking.processor.encode([listed, look, listed], [Style(), Style(), Style(tree=True)])
-    said = looking._said(batch.labels)
+    said = in_words(batch.labels, looking.vocabulary)
     plain = looking.vocabulary.plain
     assert batch.labels[said].tolist() == [*plain("yes"), end, *plain("light blue"), end]
     counts = looking.counts(batch)
@@ -163,7 +164,7 @@ def test_replies_in_plain_words_count_by_themselves(looking: Any, boxed: Make) -
         hidden = run_text(looking.mllm, Text.of(encoded), looking._see(encoded).all, keep_cache=False).hidden_BTD
         lost = -looking.mllm.logits(hidden[:, :-1]).log_softmax(-1)[0]
     torch.testing.assert_close(losses.sums["words"], alone.sums["words"], atol=1e-3, rtol=1e-4)
-    places, labels = looking._said(encoded.labels)[0, 1:].nonzero()[:, 0], encoded.labels[0, 1:]
+    places, labels = in_words(encoded.labels, looking.vocabulary)[0, 1:].nonzero()[:, 0], encoded.labels[0, 1:]
     each = lost[places, labels[places]]
     answer = len(plain("yes")) + 1
     expected = each[:answer].mean() + each[answer:].mean()

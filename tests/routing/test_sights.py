@@ -17,6 +17,7 @@ from visionllm.core.masks import Mask
 from visionllm.core.regions import Box, Point
 from visionllm.core.sample import Picture, Sample, Things, Turn
 from visionllm.datasets.transforms import transformed
+from visionllm.losses import sight_loss
 from visionllm.routing.findings import told
 from visionllm.routing.sights import NOTHING, meant_by, shares_of
 
@@ -188,7 +189,7 @@ def test_a_position_is_to_read_like_the_word_and_as_long(model: Any) -> None:
 
     def loss(position: torch.Tensor) -> float:
         tiles = torch.stack([torch.zeros_like(position), position]).unsqueeze(1).expand(2, side * side, -1)
-        lost = model._sight_loss(tiles.flatten(0, 1), sights)
+        lost = sight_loss(model.mllm, tiles.flatten(0, 1), sights)
         assert not lost[: side * side].any()
         return float(lost.sum()) / len(cells)
 

@@ -80,9 +80,12 @@ def generate(model: LanguageModel, text: Text, vision: Tensor | None, *, end: in
 
 
 def restrict(logits_V: Tensor, rule: Quoting) -> None:
-    """Shut all ids that may not follow, in place."""
+    """Shut all ids that may not follow, in place; what only leads to a phrase speaks for the phrase."""
     allowed = rule.allowed()
     if allowed is not None:
+        spoken = [(int(ids[int(logits_V[ids].argmax())]), logits_V[lead].clone()) for lead, ids in rule.led() if ids]
+        for one, value in spoken:
+            logits_V[one] = torch.maximum(logits_V[one], value)
         kept = logits_V[allowed].clone()
         logits_V.fill_(float("-inf"))
         logits_V[allowed] = kept

@@ -24,8 +24,8 @@ class Quoting:
     of them begins, goes on as they do, and ends where a word ends (De Cao et al. 2021, "Autoregressive entity
     retrieval", section 3.2, where the names of a collection are what may be written); behind the phrase before it,
     while words are left there. It does not begin with what only leads to names ("every", "all the", "and": the
-    quantifiers and joins of all tasks' wordings), nor with a comma. Which words, which token and where the list ends
-    stays with the model.
+    quantifiers and joins of all tasks' wordings), nor with a comma; who would begin there begins with the name. Which
+    words, which token and where the list ends stays with the model.
 
     Not quoted are the phrases of a reply that has words of its own, such as a caption that says where its things are,
     and names of parts: a person's keypoints go without saying.
@@ -48,8 +48,9 @@ class Quoting:
         self._behind = (0, 0)  # the first place where the last quoted phrase may have ended
 
     @cached_property
-    def _texts(self) -> list[tuple[bytes, list[int], set[int]]]:
-        """The words between two control tokens of the prompt: bytes, where one begins, where one ends."""
+    def _texts(self) -> list[tuple[bytes, list[int], set[int], list[tuple[int, int]]]]:
+        """The words between two control tokens of the prompt: bytes, where a phrase may begin, where a word ends, and
+        of each word that only leads to a phrase, where it and the phrase begin."""
         spelled, found, speaks = self._vocabulary.spelled, [], False
         start = self._vocabulary.control(START)
         for plain, group in groupby(self._ids, key=lambda token: token in spelled):
@@ -62,14 +63,20 @@ class Quoting:
             if speaks:  # who does is no word of theirs
                 text = text.partition("\n")[2]
             words, starts, ends, place, before = list[int](), list[int](), set[int](), 0, " "
-            leading = self._leading(text)
+            leading, waiting, led = self._leading(text), list[int](), list[tuple[int, int]]()
             for i, letter in enumerate((*text, " ")):
                 if _apart(before, letter):
-                    words += [] if letter.isspace() else [place]
-                    starts += [] if letter.isspace() or i in leading else [place]
                     ends |= set() if before.isspace() else {place}
+                    if not letter.isspace():
+                        words.append(place)
+                        if i in leading:
+                            waiting += [place] if letter.isalnum() else []
+                        else:
+                            starts.append(place)
+                            led += [(one, place) for one in waiting]
+                            waiting = []
                 place, before = place + len(_bytes(letter)), letter
-            found.append((_bytes(text), starts or words, ends))
+            found.append((_bytes(text), starts or words, ends, led))
         return found
 
     def _leading(self, text: str) -> set[int]:
@@ -87,18 +94,41 @@ class Quoting:
         """Ids that may follow; None where all may."""
         if self._at is None:
             return None
-        first, found = not self._written, set[int]()
-        by_piece, lead = self._vocabulary.by_piece, b" " if self._vocabulary.leads else b""
+        found = set[int]()
         for number, place in self._at:
-            text, _, ends = self._texts[number]
-            if not first and place in ends:
+            if self._written and place in self._texts[number][2]:
                 found.add(self._ref_end)
-            for end in range(place + 1, min(len(text), place + _LONGEST) + 1):
-                piece = text[place:end]
-                for spelling in (lead + piece, piece) if first and lead else (piece,):
-                    found.update(by_piece.get(spelling, ()))
+            found.update(*self._pieces(number, place))
         # A letter that no piece spells ends the phrase.
         return sorted(found) or [self._ref_end]
+
+    def led(self) -> list[tuple[int, list[int]]]:
+        """Where a phrase begins: ids of words that only lead to one, each with the ids that begin the nearest of them.
+        A model that would write "every" means the cat behind it."""
+        found: dict[int, list[int]] = {}
+        if self._at is None or self._written:
+            return []
+        for number, (_, _, _, led) in enumerate(self._texts):
+            for word, place in led:
+                if (number, word) >= self._behind:
+                    # Of the pieces that spell it, the longest: a letter may begin much else.
+                    for longest in self._pieces(number, word)[-1:]:
+                        found |= {one: self._flat(number, place) for one in longest if one not in found}
+        return list(found.items())
+
+    def _flat(self, number: int, place: int) -> list[int]:
+        return sorted(set[int]().union(*self._pieces(number, place)))
+
+    def _pieces(self, number: int, place: int) -> list[tuple[int, ...]]:
+        """Ids of the pieces that the words at a place go on with, the shortest first."""
+        text, found = self._texts[number][0], list[tuple[int, ...]]()
+        by_piece, lead = self._vocabulary.by_piece, b" " if self._vocabulary.leads else b""
+        for end in range(place + 1, min(len(text), place + _LONGEST) + 1):
+            piece = text[place:end]
+            spellings = (lead + piece, piece) if lead and not self._written else (piece,)
+            ids = tuple(one for spelling in spellings for one in by_piece.get(spelling, ()))
+            found += [ids] if ids else []
+        return found
 
     def wrote(self, token: int) -> None:
         """Take the next id of the reply."""
@@ -131,7 +161,7 @@ class Quoting:
                 return None
             between = "" if between == templates.join else between
         self._free = self._free or any(letter.isalnum() for letter in between)
-        starts = [(number, place) for number, (_, own, _) in enumerate(self._texts) for place in own]
+        starts = [(number, place) for number, (_, own, _, _) in enumerate(self._texts) for place in own]
         if self._free or not starts:
             return None
         return [place for place in starts if place >= self._behind] or starts

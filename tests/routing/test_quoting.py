@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
 from visionllm.core.config import validate
@@ -18,6 +19,7 @@ from visionllm.core.task import TASKS
 from visionllm.datasets.catalog import open_dataset
 from visionllm.datasets.plan import item_rng
 from visionllm.decoders import DECODERS
+from visionllm.routing.generate import restrict
 from visionllm.routing.quoting import Quoting
 from visionllm.routing.render import Style, render
 from visionllm.routing.vocabulary import END, REF, REF_END, START, Vocabulary
@@ -143,6 +145,31 @@ def test_no_phrase_begins_with_what_leads_to_it(
     found = begins(vocabulary, words)
     assert not found & none
     assert some <= found | {word.rstrip(",") for word in found}
+
+
+def liked(vocabulary: Vocabulary, words: str, wish: str, reply: Sequence[int] = ()) -> str:
+    """What a model writes first that would begin its phrase with ``wish``, and next with "cat"."""
+    logits = torch.zeros(len(vocabulary))
+    logits[vocabulary.plain("cat")[0]], logits[vocabulary.plain(wish)[0]] = 1.0, 2.0
+    restrict(logits, began(vocabulary, words, reply))
+    return vocabulary.text([int(logits.argmax())])
+
+
+@pytest.mark.parametrize(("words", "wish", "first"), [
+    ("detect every dog, all the cups and a cat", "every", "dog"),
+    ("detect every dog, all the cups and a cat", "all", "cup"),
+    ("detect every dog, all the cups and a cat", "and", "cat"),
+    ("detect every dog and every cup", "every", "dog"),  # the nearest
+    ("detect every dog, all the cups and a cat", "cat", "cat"),
+    ("detect every dog and a cat", "zebra", "cat"),
+])  # fmt: skip
+def test_what_leads_to_a_phrase_speaks_for_it(vocabulary: Vocabulary, words: str, wish: str, first: str) -> None:
+    assert first.startswith(liked(vocabulary, words, wish))
+
+
+def test_the_nearest_is_behind_the_phrase_before(vocabulary: Vocabulary) -> None:
+    words = "detect every dog and every cup"
+    assert "cup".startswith(liked(vocabulary, words, "every", routed(vocabulary, "dog", "[DET]")))
 
 
 def test_half_a_letter_of_an_earlier_reply_moves_nothing(vocabulary: Vocabulary) -> None:

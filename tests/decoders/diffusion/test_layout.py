@@ -139,6 +139,14 @@ def test_places_are_learned_with_the_rest(planner: VisionLLM) -> None:
         planner.eval()
 
 
+def test_pictures_of_which_nobody_knows_are_drawn_without(planner: VisionLLM) -> None:
+    batch = planner.processor.encode([sketch("cup", Shows(things=(("cup", None),)))])
+    sums = planner(batch).sums
+    assert sums["generation/places"] == 0
+    assert sums["generation/noise"].isfinite()
+    assert planner.counts(batch)["generation/places"] == 0
+
+
 def drawn(model: VisionLLM, **options: Any) -> np.ndarray:
     answer = model.generate(None, ["a car and a tree"], options={"generation": {"steps": 2, **options}})
     return answer.images.pictures[0].pixels

@@ -37,7 +37,7 @@ def crowd(picture: Make) -> list[tuple[Any, str, tuple[str, ...]]]:
         (picture(120, 60, seed=1), "detect car", ("car",)),
         (picture(60, 120, seed=2), "where are the red dogs, cats and mice, please?", ("red dogs", "cats", "mice")),
         (picture(90, 88, seed=3), "find 你好", ("你好", "b")),
-        (picture(120, 60, seed=4), "car? truck? bus? tree?", ("car", "truck", "bus", "tree", "a house")),
+        (picture(120, 60, seed=4), "car? truck? bus? tree?", ("car", "truck", "bus", "tree", "old house")),
         (picture(7, 5, seed=5), "speak", ()),
         (None, "no picture", ("ghost",)),
     ]

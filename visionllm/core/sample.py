@@ -173,7 +173,7 @@ class PictureTarget:
         return PictureTarget(
             pictures=tuple(replace(picture, pixels=moved(picture)) for picture in self.pictures),
             changed=tuple(mask.moved(geometry) for mask in self.changed),
-            # Where things went by a crop is in no part of the training that reads boxes.
+            # Boxes would have to move along; nothing that reads them moves its pictures.
             shows=tuple(shows._replace(boxes=()) for shows in self.shows),
         )
 

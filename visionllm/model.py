@@ -122,8 +122,9 @@ class VisionLLM(Answering, PreTrainedModel):
             dtype: of the language model and what it reads. Decoders stay in fp32: three digits are too few for places
                 in a picture, and next to the language model they are small.
             fresh: prefixes of parameter names that keep their initial values, whatever the checkpoint holds there.
-            decoders: settings over those of the checkpoint. A decoder or a part it lacks must stand in ``fresh``; its
-                routing tokens then join the vocabulary, each with a row of weights of its own (see ``Token.like``).
+            decoders: settings over those of the checkpoint, nested keys too. A decoder or a part it lacks must stand in
+                ``fresh``; its routing tokens then join the vocabulary, each with a row of weights of its own (see
+                ``Token.like``).
             mllm: keys over those of the checkpoint. More ``num_hidden_layers`` of ``text_config`` or ``vision_config``
                 than it has: the new layers must stand in ``fresh`` and begin as identity (block expansion: Wu et al.
                 2024, LLaMA Pro, section 3.2). Layers that ``regions`` counts from the end then mean others.
@@ -378,7 +379,7 @@ def _merged(held: Any, given: Mapping[str, Mapping[str, Any]], *, source: str) -
         raise CheckpointError(f"{source}: decoders: expected names and settings in config.json")
     for name in given:
         DECODERS[name]  # an unknown name is the caller's mistake, not the checkpoint's
-    return held | {name: {**held.get(name, {}), **settings} for name, settings in given.items()}
+    return held | {name: _over(held.get(name, {}), settings) for name, settings in given.items()}
 
 
 def _over(held: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:

@@ -23,6 +23,8 @@ SAMPLERS = {"ddim": "DDIMScheduler", "dpm": "DPMSolverMultistepScheduler", "eule
 _DIVERGENCE = 1e-4
 # Of the squared differences against the absolute ones.
 _SQUARES = 5.0
+# Of what is wrong with a colour beyond its brightness, once more: small things are told by it, and pixels say little of it.
+_COLOURS = 2.0
 # Stable Diffusion's: what a schedule is where nothing is said.
 SCHEDULE = {
     "num_train_timesteps": 1000, "beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.012,
@@ -187,15 +189,20 @@ class LatentDiffusion(nn.Module):
 
     def reconstruction(self, pixels_B3HW: Tensor) -> Tensor:
         """(B,) how far the autoencoder's pictures are from these: absolute and squared differences of pixels, for a
-        thing of the wrong colour is worse than many soft edges, and a little of the divergence from unit normal latents
-        (Rombach et al. 2022, "High-resolution image synthesis with latent diffusion models", without its critic)."""
+        thing of the wrong colour is worse than many soft edges, those of their colours once more, and a little of the
+        divergence from unit normal latents (Rombach et al. 2022, "High-resolution image synthesis with latent diffusion
+        models", without its critic)."""
         assert self.vae is not None
         posterior = self.vae.encode(pixels_B3HW).latent_dist  # type: ignore[operator]
         latents = posterior.sample()
         if self._made_new:
             self._spread = float(latents.detach().float().std())
         lost_B3HW = self.vae.decode(latents).sample.float() - pixels_B3HW.float()  # type: ignore[operator]
-        apart_B = (lost_B3HW.abs() + _SQUARES * lost_B3HW.square()).flatten(1).mean(1)
+        colour_B3HW = lost_B3HW - lost_B3HW.mean(1, keepdim=True)
+        apart_B = sum(
+            weight * (lost.abs() + _SQUARES * lost.square()).flatten(1).mean(1)
+            for weight, lost in ((1.0, lost_B3HW), (_COLOURS, colour_B3HW))
+        )
         return apart_B + _DIVERGENCE * posterior.kl().float() / latents[0].numel()
 
     def idle_autoencoder(self) -> Tensor:

@@ -74,11 +74,15 @@ class ChoiceHead(nn.Module):
         self.pair_by, self.own_by = nn.Linear(common, common, bias=False), nn.Linear(common, common, bias=False)
         self.said = nn.Linear(common, common)
         self.more = nn.Sequential(nn.Linear(3 * common + 2, common), nn.GELU(), nn.Linear(common, 1))
+        # How much of it a phrase wants; a name wants little.
+        self.open = nn.Linear(width, 1)
         # How the first score says that a candidate is of the kind.
         self.of_kind = nn.Parameter(torch.tensor([1.0, 1.0]))
         # It begins by changing nothing.
         nn.init.zeros_(self.more[2].weight)
         nn.init.zeros_(self.more[2].bias)
+        nn.init.zeros_(self.open.weight)
+        nn.init.ones_(self.open.bias)
 
     def forward(
         self, layer: LayerOutput, pixels_B3HW: Tensor, ratios_B2: Tensor, asked_BPC: Tensor, padding_BP: Tensor,
@@ -119,7 +123,7 @@ class ChoiceHead(nn.Module):
         scores_MK2 = torch.stack([first_MK, kind_MK], -1)
         all_ = torch.cat([weighed_MKKR.sum(2), weighed_MKKR.amax(2), own_MKR.to(weighed_MKKR.dtype), scores_MK2], -1)
         looked_MK = self.state(asked_MC, hidden_MKC) + self.coloured(asked_MC, self.colour(colours_MKF))
-        return (self.more(all_.to(hidden_MKC.dtype))[..., 0] + looked_MK).float()
+        return (self.open(asked_MC).sigmoid() * (self.more(all_.to(hidden_MKC.dtype))[..., 0] + looked_MK)).float()
 
 
 def _sides(boxes_MK4: Tensor) -> Tensor:

@@ -17,7 +17,8 @@ Every part names its source:
 - contrastive denoising (Zhang et al. 2022, "DINO", section 3.3), its label embedding being the phrase embedding itself,
   so that denoising trains the links (VisionLLM v2);
 - a choice between all queries for every phrase that is true of something, where candidates are compared
-  (``choice.ChoiceHead``): what a phrase means is the best of all, not whatever is good enough;
+  (``choice.ChoiceHead``): what a phrase means is the best of all, not whatever is good enough; and silence where the
+  first scores told it already;
 - presence: one binary question a phrase (Carion et al. 2025, "SAM 3", presence head, here per phrase).
 
 What each part gives is measured by tools/bench/parts.py; the figures stand in docs/architecture.md.
@@ -170,6 +171,24 @@ def choice_loss(layer: LayerOutput, truth: Truth, pairs: Pairs) -> Tensor:
         asked = right_NP.any(0)
         right_PN = right_NP[:, asked].T
         total = total + contrast_loss(layer.logits_BNP[b][:, asked].T, right_PN, torch.zeros_like(right_PN))
+    return total
+
+
+def silence_loss(found: LayerOutput, chosen: LayerOutput, truth: Truth, pairs: Pairs, padding_BP: Tensor) -> Tensor:
+    """Summed over phrases: the squared length of what choosing added to the scores of a phrase, as far as they were
+    right without it (the share of the right queries in a softmax over all; all of it where nothing is right).
+
+    Most phrases are names, of which the detector knows who bears them. What is added there is noise.
+    """
+    total = chosen.logits_BNP.new_zeros(())
+    for b, (rows, targets) in enumerate(pairs):
+        right_NP = torch.zeros(found.logits_BNP.shape[1:], dtype=torch.bool, device=total.device)
+        right_NP[rows] = truth.labels[b][targets]
+        asked_P = ~padding_BP[b]
+        first_NP, right_NP = found.logits_BNP[b][:, asked_P].float().detach(), right_NP[:, asked_P]
+        known_P = torch.where(right_NP.any(0), (first_NP.softmax(0) * right_NP).sum(0), 1.0)
+        added_NP = chosen.logits_BNP[b][:, asked_P].float() - first_NP
+        total = total + (known_P * added_NP.square().sum(0)).sum()
     return total
 
 

@@ -88,13 +88,14 @@ class ObjectsDecoder(Decoder):
         pose_layers: int = 0,
         choice_width: int | None = None,
         phrases_per_pass: int = 16,
+        queries: int | None = None,
     ) -> None:
         super().__init__()
         self.tasks = (
             (DETECTION if choice_width is None else CHOSEN,) + (SEGMENTATION,) * (mask_width is not None)
             + (POSE,) * (pose_layers > 0) + (LOOKING,) * looks
         )  # fmt: skip
-        self.detector = LinkDetector(network, group_norm)
+        self.detector = LinkDetector(network, group_norm, queries)
         width = self.detector.width
         self.phrase_head = PhraseHead(DETECTION.tokens[0].queries, link_width, width)
         self.presence_head = nn.Sequential(nn.LayerNorm(width), nn.Linear(width, width), nn.GELU(), nn.Linear(width, 1))
@@ -164,7 +165,7 @@ class ObjectsDecoder(Decoder):
         divisors = {"presence": float(len(links))}
         divisors |= dict.fromkeys(criterion.PARTS, layers * boxes)
         if self.choice_head is not None:
-            divisors["choice"] = float(present)
+            divisors |= {"choice": float(present), "silence": float(len(links))}
         if self.mask_head is not None:
             divisors |= dict.fromkeys(("mask", "dice"), layers * masks)
         if self.pose_head is not None:
@@ -338,10 +339,11 @@ class ObjectsDecoder(Decoder):
         if noise or count:
             closed = closed_between(None if noised is None else noised.closed_NN, noise, count, own, content.device)
         layers = self.detector.decode(encoded, content, reference, closed)
-        if self.choice_head is not None and asked_BPC is not None:
-            open_ = (asked_BPC, encoded.phrase_padding_BP, noise + count)
-            layers[-1] = self.choice_head(layers[-1], pixels_B3HW, encoded.ratios_BL2[:, 0], *open_)
-        return layers
+        if self.choice_head is None or asked_BPC is None:
+            return layers
+        # What is found stands before it is chosen from: the last is the one before it, scored once more.
+        open_ = (asked_BPC, encoded.phrase_padding_BP, noise + count)
+        return [*layers, self.choice_head(layers[-1], pixels_B3HW, encoded.ratios_BL2[:, 0], *open_)]
 
     def _bucket_loss(
         self, pixels_B3HW: Tensor, encoded: Encoded, truth: criterion.Truth, names_KC: Tensor, regions: Pointed | None,
@@ -351,9 +353,10 @@ class ObjectsDecoder(Decoder):
         if self.denoising and self.training:
             noised = criterion.denoise(
                 encoded, truth, groups_of=self.denoising, label_noise=self.label_noise, box_noise=self.box_noise,
-                queries=min(self.detector.config.num_queries, encoded.logits_BSP.shape[1]),
+                queries=min(self.detector.queries, encoded.logits_BSP.shape[1]),
             )  # fmt: skip
         layers = self._decode(pixels_B3HW, encoded, noised, regions, asked_BPC)
+        found = layers.pop(-2) if self.choice_head is not None else None
         noise = 0 if noised is None else noised.count
         start = noise + (0 if regions is None else regions.count)
         losses: dict[str, Tensor] = {}
@@ -377,8 +380,10 @@ class ObjectsDecoder(Decoder):
                 extra = layer.queries(0, noise)
                 part = criterion.paired_loss(extra, truth, noised.positive, encoded.phrase_padding_BP)
                 _add(losses, "denoise_", {name: value / noised.groups for name, value in part.items()})
-        if self.choice_head is not None:
+        if found is not None:
             losses["choice"] = criterion.choice_loss(plain, truth, pairs)
+            first = found.queries(start)
+            losses["silence"] = criterion.silence_loss(first, plain, truth, pairs, encoded.phrase_padding_BP)
         if self.pose_head is not None:
             # Of the last layer alone as well.
             losses |= self._pose_loss(fine, encoded, plain, truth, pairs, names_KC)

@@ -130,11 +130,13 @@ class LinkDetector(nn.Module):
     Args:
         network: keys of a ``GroundingDinoConfig`` or ``MMGroundingDinoConfig``, with ``model_type``.
         group_norm: replace the backbone's frozen batch norm by group norm of so many groups, for one from scratch.
+        queries: of a pass; None takes the learned ones.
     """
 
-    def __init__(self, network: dict[str, Any], group_norm: int | None = None) -> None:
+    def __init__(self, network: dict[str, Any], group_norm: int | None = None, queries: int | None = None) -> None:
         super().__init__()
         self.config = detector_config(network)
+        self.queries = queries or int(self.config.num_queries)
         full = _CLASSES[self.config.model_type](self.config)
         self.net = full.model
         del self.net.text_backbone, self.net.text_projection
@@ -229,11 +231,17 @@ class LinkDetector(nn.Module):
         )  # fmt: skip
 
     def select(self, encoded: Encoded) -> tuple[Tensor, Tensor]:
-        """Language-guided query selection: (B, N, C) contents and (B, N, 4) reference box logits, detached."""
+        """Language-guided query selection: (B, N, C) contents and (B, N, 4) reference box logits, detached.
+
+        A query's content is learned for its rank among the proposals; where there are more queries than were learned,
+        neighbours in rank have one.
+        """
         best = encoded.logits_BSP.detach().max(-1).values
-        top = best.topk(min(self.config.num_queries, best.shape[1]), dim=1).indices
+        top = best.topk(min(self.queries, best.shape[1]), dim=1).indices
         reference = encoded.box_logits_BS4.detach().gather(1, top[..., None].expand(-1, -1, 4))
-        content = self.net.query_position_embeddings.weight[: top.shape[1]]
+        learned = self.net.query_position_embeddings.weight
+        rank = torch.arange(top.shape[1], device=top.device)
+        content = learned[rank * len(learned) // max(self.queries, len(learned))]
         return content.expand(len(top), -1, -1), reference
 
     def decode(self, encoded: Encoded, content_BNC: Tensor, reference_BN4: Tensor, closed_NN: Tensor | None

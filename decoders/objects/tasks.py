@@ -65,7 +65,7 @@ LOOKING = register_task(
     )
 )
 # Where candidates of a phrase are compared.
-CHOSEN = replace(DETECTION, loss_weights={**DETECTION.loss_weights, "choice": 1.0})
+CHOSEN = replace(DETECTION, loss_weights={**DETECTION.loss_weights, "choice": 1.0, "silence": 0.1})
 TASKS = (DETECTION, SEGMENTATION, POSE, LOOKING)
 MASKED = {token.text for token in SEGMENTATION.tokens}
 POSED, POINT = (token.text for token in POSE.tokens)

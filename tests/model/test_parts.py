@@ -47,6 +47,15 @@ def test_a_loaded_model_takes_parts_too(other: Any, tmp_path: Path) -> None:
     assert not torch.equal(plain["link_queries.tables.[DET]"], mixed["link_queries.tables.[DET]"])
 
 
+def test_one_nested_key_of_a_decoder_changes_and_the_others_stay(other: Any) -> None:
+    theirs, folder = other
+    before = theirs.config.decoders["objects"]["network"]
+    given = {"objects": {"network": {"num_queries": before["num_queries"], "dropout": 0.25}}}
+    network = VisionLLM.from_pretrained(folder, decoders=given).config.decoders["objects"]["network"]
+    assert network == before | {"dropout": 0.25}
+    assert before.get("dropout") != 0.25
+
+
 def test_what_is_not_there_is_named(other: Any, tmp_path: Path) -> None:
     _, folder = other
     with pytest.raises(ConfigError, match="parts: no parameter starts with 'nothing'"):

@@ -170,6 +170,25 @@ def test_loss_by_hand(tiny_diffusion: Make, kind: str) -> None:
     assert 0.1 < ratio < 5  # one of the bounds bites, the other does not
 
 
+def test_a_wrong_colour_is_worse_than_a_wrong_brightness(
+    tiny_diffusion: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As far off in every channel: one way all of them, which is brightness, or each its own way, which is a colour."""
+    model = LatentDiffusion.build(tiny_diffusion()).eval()
+    pixels, off = torch.zeros(1, 3, 16, 16), torch.tensor([0.2, 0.2, 0.2])[None, :, None, None]
+
+    def lost(error: Tensor) -> float:
+        decoded = type("Out", (), {"sample": pixels + error})
+        torch.manual_seed(0)
+        with monkeypatch.context() as patch:
+            patch.setattr(model.vae, "decode", lambda latents: decoded)
+            return float(model.reconstruction(pixels))
+
+    nothing, bright, colour = (lost(off * sign) for sign in (0.0, 1.0, torch.tensor([1.0, -1.0, 0.0])[:, None, None]))
+    assert bright - nothing == pytest.approx(0.2 + 5 * 0.04, abs=1e-5)
+    assert colour - nothing == pytest.approx(3 * 2 / 3 * (0.2 + 5 * 0.04), abs=1e-5)
+
+
 @pytest.mark.parametrize("sampler", SAMPLERS)
 def test_who_knows_the_noise_draws_the_picture(tiny_diffusion: Make, sampler: str) -> None:
     """A UNet that knows one picture ends there, up to the noise that the last step of the schedule leaves; guidance

@@ -182,3 +182,22 @@ def test_gradient_reaches_the_link(make_model: Make) -> None:
     states = torch.randn(decoder.phrase_head.queries, decoder.link_width, requires_grad=True)
     decoder.choice_head.asked(states, observe=False).sum().backward()
     assert float(states.grad.abs().max()) > 0
+
+
+def test_silence_is_asked_for_where_the_first_scores_told_it() -> None:
+    """What is added costs its square times the share of the right ones before; all of it of a phrase that is absent."""
+    first = torch.tensor([[[2.0, 0.0], [1.0, 3.0], [0.0, 1.0]]])
+    added = torch.tensor([[[0.5, 0.0], [-1.0, 0.0], [0.0, 2.0]]])
+    rest = {"boxes_BN4": torch.full((1, 3, 4), 0.5), "hidden_BNC": torch.zeros(1, 3, WIDTH)}
+    found, chosen = (LayerOutput(logits_BNP=logits, **rest) for logits in (first, first + added))
+    truth = Truth(
+        boxes=[torch.full((1, 4), 0.5)], labels=[torch.tensor([[True, False]])], masks=[[None]], poses=[[None]],
+        present_BP=torch.tensor([[1.0, 0.0]]),
+    )  # fmt: skip
+    pairs, e = [(torch.tensor([0]), torch.tensor([0]))], np.exp([2.0, 1.0, 0.0])
+    none = torch.zeros(1, 2, dtype=torch.bool)
+    loss = criterion.silence_loss(found, chosen, truth, pairs, none)
+    assert float(loss) == pytest.approx(e[0] / e.sum() * 1.25 + 4.0, abs=1e-5)
+    padded = criterion.silence_loss(found, chosen, truth, pairs, torch.tensor([[False, True]]))
+    assert float(padded) == pytest.approx(e[0] / e.sum() * 1.25, abs=1e-5)
+    assert float(criterion.silence_loss(found, found, truth, pairs, none)) == 0

@@ -243,6 +243,27 @@ def test_phrases_do_not_meet_before_the_picture(tiny_network: Make) -> None:
     torch.testing.assert_close(outputs[1].boxes_BN4, outputs[0].boxes_BN4, atol=1e-5, rtol=1e-4)
 
 
+@torch.no_grad()
+def test_more_queries_than_were_learned_look_at_more_places(tiny_network: Make) -> None:
+    """Neighbours in rank share what was learned; the places are the next best ones, and weights stay what they were."""
+    few = stirred(LinkDetector(tiny_network(), 4))
+    learned = int(few.config.num_queries)
+    many = LinkDetector(tiny_network(), 4, queries=3 * learned).eval()
+    many.load_state_dict(few.state_dict())
+    pixels, mask, phrases, padding = inputs(padded=False)
+    encoded = few.encode(few.features(pixels, mask), phrases, padding)
+    content, places = few.select(encoded)
+    content_of_many, places_of_many = many.select(encoded)
+    assert content_of_many.shape[1] == 3 * learned
+    assert torch.equal(places_of_many[:, :learned], places)
+    assert torch.equal(content_of_many, content.repeat_interleave(3, 1))
+    last = many.decode(encoded, content_of_many, places_of_many, None)[-1]
+    assert last.boxes_BN4.shape[1] == 3 * learned
+    same = LinkDetector(tiny_network(), 4, queries=learned).eval()
+    same.load_state_dict(few.state_dict())
+    assert all(torch.equal(one, other) for one, other in zip(same.select(encoded), (content, places), strict=True))
+
+
 # --- learning and settings ------------------------------------------------------------------------------------------
 
 

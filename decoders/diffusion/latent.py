@@ -23,7 +23,7 @@ SAMPLERS = {"ddim": "DDIMScheduler", "dpm": "DPMSolverMultistepScheduler", "eule
 _DIVERGENCE = 1e-4
 # Of the squared differences against the absolute ones.
 _SQUARES = 5.0
-# Of what is wrong with a colour beyond its brightness, once more: small things are told by it, and pixels say little of it.
+# Of what is wrong with a colour beyond its brightness, once more: small things are told by it, and few pixels say it.
 _COLOURS = 2.0
 # Stable Diffusion's: what a schedule is where nothing is said.
 SCHEDULE = {

@@ -11,6 +11,7 @@ With `--keep` none of this is measured again: for parts that find nothing, taken
 trained.
 """
 
+import json
 from pathlib import Path
 from typing import Annotated
 
@@ -39,6 +40,9 @@ def main(
         list[str] | None,
         typer.Option(help="PREFIX=CHECKPOINT@SHARE: a part moves that share of the way to the other's weights."),
     ] = None,
+    set_: Annotated[
+        list[str] | None, typer.Option("--set", help="DECODER.KEY=VALUE: a setting that no weight depends on.")
+    ] = None,
     keep: Annotated[bool, typer.Option("--keep", help="Leave the operating point as it is.")] = False,
     data_root: Path | None = None,
 ) -> None:
@@ -57,6 +61,10 @@ def main(
         prefix, _, other = given.partition("=")
         move(model, prefix, model, other, 1.0)
     model = model.without(*without or ())
+    for given in set_ or ():
+        name, _, value = given.partition("=")
+        decoder, _, key = name.partition(".")
+        model.configure(decoder, **{key: json.loads(value)})
     if keep:
         return save(model, out)
     exhaustive = [name for name in MIXTURE if open_dataset(name, "train", data_root).wording.negatives]

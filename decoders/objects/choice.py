@@ -6,6 +6,7 @@ K = candidates, M = phrases of all pictures, C = width of the detector, R = widt
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 
 import torch
@@ -27,6 +28,8 @@ _LEAST_SIDE = 1e-3
 # Shares of the picture, and logarithms of areas, within which two candidates are hardly apart.
 _NEAR, _ALIKE = 0.05, 1 / 3
 _PAIR, _OWN = 12, 7
+# How many times as steep the gate of a phrase is in an answer as it is while it learns.
+_STEEP = 4.0
 
 
 class _Likeness(nn.Module):
@@ -53,6 +56,9 @@ class ChoiceHead(nn.Module):
     2018, "Relation networks for object detection", section 3), whose geometry is learned here under the phrase. Beside
     it a candidate is looked at again, by its state and by the colours in its box. Phrases do not see each other.
 
+    A gate that is read off the phrase says how much of all this counts, since of a name nothing is to be chosen. It is
+    steeper in answers than in training, so that what leans to silence is silent.
+
     Attention between candidates in its place learned nothing that held of other pictures; docs/architecture.md has
     figures.
 
@@ -61,10 +67,12 @@ class ChoiceHead(nn.Module):
         link_width: D.
         width: C.
         common: R.
+        threshold: the gate in training, from which on it is more open than shut in answers.
     """
 
-    def __init__(self, *, queries: int, link_width: int, width: int, common: int) -> None:
+    def __init__(self, *, queries: int, link_width: int, width: int, common: int, threshold: float = 0.5) -> None:
         super().__init__()
+        self.even = math.log(threshold / (1 - threshold))
         self.asked = PhraseHead(queries, link_width, width)
         self.kind, self.state = (_Likeness(width, width, common) for _ in range(2))
         self.colour = nn.Sequential(nn.Linear(3 * _CELLS**2, 2 * common), nn.GELU())
@@ -123,7 +131,12 @@ class ChoiceHead(nn.Module):
         scores_MK2 = torch.stack([first_MK, kind_MK], -1)
         all_ = torch.cat([weighed_MKKR.sum(2), weighed_MKKR.amax(2), own_MKR.to(weighed_MKKR.dtype), scores_MK2], -1)
         looked_MK = self.state(asked_MC, hidden_MKC) + self.coloured(asked_MC, self.colour(colours_MKF))
-        return (self.open(asked_MC).sigmoid() * (self.more(all_.to(hidden_MKC.dtype))[..., 0] + looked_MK)).float()
+        return (self._gate(asked_MC) * (self.more(all_.to(hidden_MKC.dtype))[..., 0] + looked_MK)).float()
+
+    def _gate(self, asked_MC: Tensor) -> Tensor:
+        """(M, 1) from 0, nothing is to be chosen, to 1."""
+        leaning = self.open(asked_MC)
+        return (leaning if self.training else _STEEP * (leaning - self.even)).sigmoid()
 
 
 def _sides(boxes_MK4: Tensor) -> Tensor:

@@ -45,6 +45,9 @@ class ObjectsConfig(Config):
     choice_width: PositiveInt | None = Field(
         None, description="width in which the candidates of a phrase are compared; None leaves out the comparison"
     )
+    choice_threshold: float = Field(
+        0.5, gt=0, lt=1, description="likelihood from which on a phrase asks for such a choice, fixed on training data"
+    )
     phrases_per_pass: PositiveInt = Field(
         16, description="longer lists are answered in several passes over one set of features"
     )

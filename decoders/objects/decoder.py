@@ -87,6 +87,7 @@ class ObjectsDecoder(Decoder):
         looks: bool = False,
         pose_layers: int = 0,
         choice_width: int | None = None,
+        choice_threshold: float = 0.5,
         phrases_per_pass: int = 16,
         queries: int | None = None,
     ) -> None:
@@ -107,7 +108,8 @@ class ObjectsDecoder(Decoder):
             map_width=mask_width or MAP_WIDTH,
         )  # fmt: skip
         self.choice_head = None if choice_width is None else ChoiceHead(
-            queries=self.phrase_head.queries, link_width=link_width, width=width, common=choice_width
+            queries=self.phrase_head.queries, link_width=link_width, width=width, common=choice_width,
+            threshold=choice_threshold,
         )  # fmt: skip
         self.presence_weight = nn.Parameter(torch.tensor([1.0, 0.0]))
         self.link_width, self.longest, self.enlarge = link_width, longest, enlarge

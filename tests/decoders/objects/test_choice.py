@@ -124,6 +124,19 @@ def test_it_learns_which_is_leftmost_and_rightmost() -> None:
     assert float((told.argmax(1) == right).float().mean()) > 0.85
 
 
+def test_a_gate_that_leans_to_silence_is_silent_in_answers() -> None:
+    """It is read off the phrase, one half at the threshold, and steeper than in training."""
+    head = ChoiceHead(queries=QUERIES, link_width=LINK, width=WIDTH, common=8, threshold=0.6)
+    torch.nn.init.zeros_(head.open.weight)
+    head.open.weight.data[0, 0] = 1.0
+    asked = torch.zeros(3, WIDTH)
+    asked[:, 0] = torch.tensor([-0.5, np.log(0.6 / 0.4), 1.5]) - head.open.bias.item()
+    soft, sure = (head.train(mode)._gate(asked)[:, 0].tolist() for mode in (True, False))
+    assert soft == pytest.approx([1 / (1 + np.exp(0.5)), 0.6, 1 / (1 + np.exp(-1.5))])
+    assert sure[1] == pytest.approx(0.5)
+    assert sure[0] < 0.05 < 0.95 < sure[2]
+
+
 def test_a_candidate_is_seen_by_the_colours_in_its_box() -> None:
     head, layer, asked = head_of(), layer_of(1, 5, 1), phrases_of(1, 1)
     none, (pixels, ratios) = torch.zeros(1, 1, dtype=torch.bool), pixels_of(1)

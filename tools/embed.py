@@ -86,7 +86,7 @@ def main(
     fixed = {task.name: counts for task in model.tasks if task.told}
     scenes, area = open_dataset("scenes", "train", data_root, task="segmentation"), None
     if scenes.task in {task.name for task in model.tasks}:
-        points = evaluate(model, scenes, limit=limit // 2, known=True)[scenes.task]["semantic"]
+        points = evaluate(model, scenes, limit=limit, known=True)[scenes.task]["semantic"]
         rows = [f"{p['mIoU']:.3f} / {p['mIoU_alone']:.3f} at {p['threshold']:.2f}" for p in points]
         print("areas, among all / alone: " + ", ".join(rows))
         area = max(points, key=lambda point: point["mIoU"] + point["mIoU_alone"])["threshold"]

@@ -94,7 +94,7 @@ class ChoiceHead(nn.Module):
 
     def forward(
         self, layer: LayerOutput, pixels_B3HW: Tensor, ratios_B2: Tensor, asked_BPC: Tensor, padding_BP: Tensor,
-        start: int,
+        start: int, *, answering: bool = False,
     ) -> LayerOutput:  # fmt: skip
         """A layer whose queries from ``start`` on are scored once more.
 
@@ -103,6 +103,7 @@ class ChoiceHead(nn.Module):
             ratios_B2: valid (width, height) ratio of each.
             asked_BPC: what ``asked`` reads off their links.
             padding_BP: True where a picture has fewer phrases.
+            answering: the gate is steep; else as it is learned.
         """
         picture, phrase = torch.nonzero(~padding_BP, as_tuple=True)
         if not len(picture):
@@ -112,7 +113,9 @@ class ChoiceHead(nn.Module):
         first_MK, best_MK = scores_MN.topk(min(CANDIDATES, scores_MN.shape[1]), dim=1)
         boxes_MK4, hidden_MKC = own.boxes_BN4[rows, best_MK].detach(), own.hidden_BNC[rows, best_MK]
         colours_MKF = _colours(pixels_B3HW, ratios_B2, own.boxes_BN4)[rows, best_MK].to(hidden_MKC.dtype)
-        more_MK = self._compare(asked_BPC[picture, phrase], first_MK, boxes_MK4, hidden_MKC, colours_MKF)
+        asked_MC = asked_BPC[picture, phrase]
+        more_MK = self._compare(asked_MC, first_MK, boxes_MK4, hidden_MKC, colours_MKF)
+        more_MK = (self._gate(asked_MC, answering=answering) * more_MK).float()
         logits_BPN = layer.logits_BNP.transpose(1, 2).clone()
         logits_BPN[rows, phrase[:, None], start + best_MK] += more_MK
         return replace(layer, logits_BNP=logits_BPN.transpose(1, 2))
@@ -131,12 +134,12 @@ class ChoiceHead(nn.Module):
         scores_MK2 = torch.stack([first_MK, kind_MK], -1)
         all_ = torch.cat([weighed_MKKR.sum(2), weighed_MKKR.amax(2), own_MKR.to(weighed_MKKR.dtype), scores_MK2], -1)
         looked_MK = self.state(asked_MC, hidden_MKC) + self.coloured(asked_MC, self.colour(colours_MKF))
-        return (self._gate(asked_MC) * (self.more(all_.to(hidden_MKC.dtype))[..., 0] + looked_MK)).float()
+        return self.more(all_.to(hidden_MKC.dtype))[..., 0] + looked_MK
 
-    def _gate(self, asked_MC: Tensor) -> Tensor:
+    def _gate(self, asked_MC: Tensor, *, answering: bool) -> Tensor:
         """(M, 1) from 0, nothing is to be chosen, to 1."""
         leaning = self.open(asked_MC)
-        return (leaning if self.training else _STEEP * (leaning - self.even)).sigmoid()
+        return (_STEEP * (leaning - self.even) if answering else leaning).sigmoid()
 
 
 def _sides(boxes_MK4: Tensor) -> Tensor:

@@ -191,7 +191,7 @@ class ObjectsDecoder(Decoder):
             encoded = self.detector.encode(features.take(row_of), phrases_BPC, padding_BP)
             regions = pointed(groups, links, ctx, encoded)
             asked_BPC = None if asked is None else stack(asked, groups)[0]
-            last = self._decode(bucket.values[row_of], encoded, None, regions, asked_BPC)[-1]
+            last = self._decode(bucket.values[row_of], encoded, None, regions, asked_BPC, answering=True)[-1]
             skip = 0 if regions is None else regions.count
             last = last if regions is None else regions.outlined(last)
             presence_BP = self._presence(encoded, last.queries(skip)).sigmoid()
@@ -324,7 +324,7 @@ class ObjectsDecoder(Decoder):
 
     def _decode(
         self, pixels_B3HW: Tensor, encoded: Encoded, noised: criterion.Denoising | None, regions: Pointed | None,
-        asked_BPC: Tensor | None,
+        asked_BPC: Tensor | None, *, answering: bool = False,
     ) -> list[LayerOutput]:  # fmt: skip
         """Layers of noised queries, those of regions, and the detector's own, in this order."""
         content, reference = self.detector.select(encoded)
@@ -345,7 +345,8 @@ class ObjectsDecoder(Decoder):
             return layers
         # What is found stands before it is chosen from: the last is the one before it, scored once more.
         open_ = (asked_BPC, encoded.phrase_padding_BP, noise + count)
-        return [*layers, self.choice_head(layers[-1], pixels_B3HW, encoded.ratios_BL2[:, 0], *open_)]
+        ratios_B2 = encoded.ratios_BL2[:, 0]
+        return [*layers, self.choice_head(layers[-1], pixels_B3HW, ratios_B2, *open_, answering=answering)]
 
     def _bucket_loss(
         self, pixels_B3HW: Tensor, encoded: Encoded, truth: criterion.Truth, names_KC: Tensor, regions: Pointed | None,

@@ -131,7 +131,7 @@ def test_a_gate_that_leans_to_silence_is_silent_in_answers() -> None:
     head.open.weight.data[0, 0] = 1.0
     asked = torch.zeros(3, WIDTH)
     asked[:, 0] = torch.tensor([-0.5, np.log(0.6 / 0.4), 1.5]) - head.open.bias.item()
-    soft, sure = (head.train(mode)._gate(asked)[:, 0].tolist() for mode in (True, False))
+    soft, sure = (head._gate(asked, answering=mode)[:, 0].tolist() for mode in (False, True))
     assert soft == pytest.approx([1 / (1 + np.exp(0.5)), 0.6, 1 / (1 + np.exp(-1.5))])
     assert sure[1] == pytest.approx(0.5)
     assert sure[0] < 0.05 < 0.95 < sure[2]

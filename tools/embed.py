@@ -64,7 +64,10 @@ def main(
     for given in set_ or ():
         name, _, value = given.partition("=")
         decoder, _, key = name.partition(".")
-        model.configure(decoder, **{key: json.loads(value)})
+        try:
+            model.configure(decoder, **{key: json.loads(value)})
+        except json.JSONDecodeError:
+            raise typer.BadParameter(f"--set {given}: the value is no JSON; give DECODER.KEY=VALUE") from None
     if keep:
         return save(model, out)
     exhaustive = [name for name in MIXTURE if open_dataset(name, "train", data_root).wording.negatives]

@@ -23,7 +23,7 @@ SAMPLERS = {"ddim": "DDIMScheduler", "dpm": "DPMSolverMultistepScheduler", "eule
 _DIVERGENCE = 1e-4
 # Of the squared differences against the absolute ones.
 _SQUARES = 5.0
-# Of what is wrong with a colour beyond its brightness, once more: small things are told by it, and few pixels say it.
+# Of what is wrong with a colour beyond its brightness: small things are told by it, and few pixels say it.
 _COLOURS = 2.0
 # Stable Diffusion's: what a schedule is where nothing is said.
 SCHEDULE = {
@@ -189,7 +189,7 @@ class LatentDiffusion(nn.Module):
 
     def reconstruction(self, pixels_B3HW: Tensor) -> Tensor:
         """(B,) how far the autoencoder's pictures are from these: absolute and squared differences of pixels, for a
-        thing of the wrong colour is worse than many soft edges, those of their colours once more, and a little of the
+        thing of the wrong colour is worse than many soft edges, those of their colours beside them, and a little of the
         divergence from unit normal latents (Rombach et al. 2022, "High-resolution image synthesis with latent diffusion
         models", without its critic)."""
         assert self.vae is not None

@@ -326,7 +326,8 @@ class ObjectsDecoder(Decoder):
         self, pixels_B3HW: Tensor, encoded: Encoded, noised: criterion.Denoising | None, regions: Pointed | None,
         asked_BPC: Tensor | None, *, answering: bool = False,
     ) -> list[LayerOutput]:  # fmt: skip
-        """Layers of noised queries, those of regions, and the detector's own, in this order."""
+        """Layers of noised queries, those of regions, and the detector's own, in this order. Where candidates are compared,
+        the last layer comes twice: as it found them, then scored once more."""
         content, reference = self.detector.select(encoded)
         own = content.shape[1]
         noise = 0 if noised is None else noised.count
@@ -343,7 +344,6 @@ class ObjectsDecoder(Decoder):
         layers = self.detector.decode(encoded, content, reference, closed)
         if self.choice_head is None or asked_BPC is None:
             return layers
-        # What is found stands before it is chosen from: the last is the one before it, scored once more.
         open_ = (asked_BPC, encoded.phrase_padding_BP, noise + count)
         ratios_B2 = encoded.ratios_BL2[:, 0]
         return [*layers, self.choice_head(layers[-1], pixels_B3HW, ratios_B2, *open_, answering=answering)]

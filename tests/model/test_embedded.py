@@ -219,7 +219,8 @@ def test_a_batch_gives_what_single_questions_give(embedded: VisionLLM, street: P
         alone = embedded.ask(picture, prompt)
         assert alone.text == answer.text
         assert len(alone.detections) == len(answer.detections)
-        # A query's content follows the rank of its proposal: of 300, two of nearly one score may change places.
+        # A query's content follows the rank of its proposal: two whose scores are 1e-6 apart may change places
+        # (docs/architecture.md).
         np.testing.assert_allclose(alone.detections.boxes_xyxy, answer.detections.boxes_xyxy, atol=0.5)
 
 

@@ -326,8 +326,8 @@ class ObjectsDecoder(Decoder):
         self, pixels_B3HW: Tensor, encoded: Encoded, noised: criterion.Denoising | None, regions: Pointed | None,
         asked_BPC: Tensor | None, *, answering: bool = False,
     ) -> list[LayerOutput]:  # fmt: skip
-        """Layers of noised queries, those of regions, and the detector's own, in this order. Where candidates are compared,
-        the last layer comes twice: as it found them, then scored once more."""
+        """Layers of noised queries, those of regions, and the detector's own, in this order. Where candidates are
+        compared, the last layer comes twice: as it found them, then scored once more."""
         content, reference = self.detector.select(encoded)
         own = content.shape[1]
         noise = 0 if noised is None else noised.count

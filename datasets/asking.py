@@ -25,8 +25,9 @@ MOST_PHRASES = 40
 MOST_POSES, USUAL, FOREIGN = 3, 0.4, 0.15
 # Fields that say all of what is where: an asker of words needs them for the loss ``sight`` alone.
 SEEN = frozenset({"masks", "stuff"})
-# Share of questions that also ask for words without a meaning, and how many at most: nothing is called so.
-STRANGERS, MOST_STRANGERS = 0.2, 8
+# Share of questions that also ask for words without a meaning, and how many at most: nothing is called so. A part of
+# these questions has as many as fit: what a picture shows is to be found in a long list as in a short one.
+STRANGERS, MOST_STRANGERS, CROWDED = 0.2, 8, 0.25
 
 
 class Asker:
@@ -225,7 +226,8 @@ def among_strangers(
     pairs = list(zip(asked, phrases, strict=True))
     taken = {phrase.casefold() for phrase in phrases} | {word.casefold() for word in wording.plurals.values()}
     taken |= {word.casefold() for name, words in wording.synonyms.items() for word in (name, *words)}
-    for _ in range(min(1 + int(rng.integers(MOST_STRANGERS)), MOST_PHRASES - len(pairs))):
+    most = MOST_PHRASES if rng.random() < CROWDED else MOST_STRANGERS
+    for _ in range(min(1 + int(rng.integers(most)), MOST_PHRASES - len(pairs))):
         word = nonsense(rng)
         if word not in taken:
             taken.add(word)

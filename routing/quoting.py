@@ -24,8 +24,9 @@ class Quoting:
     of them begins, goes on as they do, and ends where a word ends (De Cao et al. 2021, "Autoregressive entity
     retrieval", section 3.2, where the names of a collection are what may be written); behind the phrase before it,
     while words are left there. It does not begin with what only leads to names ("every", "all the", "and": the
-    quantifiers and joins of all tasks' wordings), nor with a comma; who would begin there begins with the name. Which
-    words, which token and where the list ends stays with the model.
+    quantifiers and joins of all tasks' wordings), nor with a comma; who would begin there begins with the name. It
+    does not hold what closes a request of any task ("please"). Which words, which token and where the list ends stays
+    with the model.
 
     Not quoted are the phrases of a reply that has words of its own, such as a caption that says where its things are,
     and names of parts: a person's keypoints go without saying.
@@ -62,6 +63,7 @@ class Quoting:
             text = b"".join(spelled[token] for token in ids).decode("utf-8", "surrogateescape").rstrip()
             if speaks:  # who does is no word of theirs
                 text = text.partition("\n")[2]
+            text = _closing(self._named).sub("", text) or text
             words, starts, ends, place, before = list[int](), list[int](), set[int](), 0, " "
             leading, waiting, led = self._leading(text), list[int](), list[tuple[int, int]]()
             for i, letter in enumerate((*text, " ")):
@@ -79,14 +81,17 @@ class Quoting:
             found.append((_bytes(text), starts or words, ends, led))
         return found
 
+    @cached_property
+    def _named(self) -> tuple[str, ...]:
+        return tuple(sorted({task.templates for task, _ in self._vocabulary.tokens.values()}))
+
     def _leading(self, text: str) -> set[int]:
         """Letters of a text that no phrase begins with."""
         found = {
             i for i, letter in enumerate(text)
             if unicodedata.category(letter)[0] == "P" and (i + 1 == len(text) or text[i + 1].isspace())
         }  # fmt: skip
-        named = tuple(sorted({task.templates for task, _ in self._vocabulary.tokens.values()}))
-        for match in _leading(named).finditer(text):
+        for match in _leading(self._named).finditer(text):
             found |= set(range(*match.span()))
         return found
 
@@ -175,6 +180,15 @@ def _leading(named: tuple[str, ...]) -> re.Pattern[str]:
     joins = set().union(*(one.joining() for one in templates))
     words = joins.union(*(one.leading() for one in templates))
     return re.compile(leads(words, {join.split()[0] for join in joins}), re.IGNORECASE)
+
+
+@cache
+def _closing(named: tuple[str, ...]) -> re.Pattern[str]:
+    """What closes a request in all templates of these names that close one, and says nothing of it ("please"), at the
+    end of a text."""
+    closings = [{end for end in load_templates(name).suffixes if any(map(str.isalnum, end))} for name in named]
+    shared = sorted(map(re.escape, set.intersection(*filter(None, closings)))) if any(closings) else []
+    return re.compile(rf"(?:{'|'.join(shared) or '(?!)'})[.!]?$", re.IGNORECASE)
 
 
 def _bytes(text: str) -> bytes:

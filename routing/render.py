@@ -13,14 +13,12 @@ from visionllm.core.sample import Sample, Turn
 from visionllm.core.superlink import LinkMeta
 from visionllm.core.task import TASKS, Task
 from visionllm.routing.vocabulary import END, IMAGE, IMAGE_END, IMAGE_START, REF, REF_END, START
-from visionllm.routing.wording import Templates, bare, load_templates
+from visionllm.routing.wording import BREATHS, Templates, bare, load_templates
 
 # Share of lists in which no name has a quantifier. Drawn a name at a time, a long list would never be without one, and
 # that is how people write long lists.
 _VOWELS = frozenset("aeiou")
 _BARE = 0.4
-# Between questions asked in one breath; the first stands between their replies.
-_BREATHS = ("; ", "; ", ", then ", " and then ", ". ", " and ", ", and ", "\n")
 _RELATION = re.compile(
     r" (?:of|in|on|with|without|for|near|next|to|left|right|above|below|behind|under|beside|between|facing|holding"
     r"|that) "
@@ -120,9 +118,9 @@ def _exchange(rendered: list[tuple[list[str], list[Piece]]], style: Style) -> tu
     """
     question, answer = rendered[0]
     for more, reply in rendered[1:]:
-        breath = _BREATHS[0] if style.rng is None else _pick(_BREATHS, style.rng)
+        breath = BREATHS[0] if style.rng is None else _pick(BREATHS, style.rng)
         question = [*question[:-1], question[-1] + breath + more[0], *more[1:]]
-        answer = [*answer, Piece(text=_BREATHS[0], supervised=True), *reply]
+        answer = [*answer, Piece(text=BREATHS[0], supervised=True), *reply]
     return question, answer
 
 

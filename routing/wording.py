@@ -18,6 +18,9 @@ from pydantic import Field, field_validator
 
 from visionllm.core.config import Config, validate
 
+# Between questions asked in one breath; the first stands between their replies.
+BREATHS = ("; ", "; ", ", then ", " and then ", ". ", " and ", ", and ", "\n")
+
 
 class Group(Config):
     """Questions that share a reply. Each says ``{phrases}``, from which the reply quotes them (``quoting``)."""
@@ -67,8 +70,8 @@ class Templates(Config):
         return {one.replace("(n)", form).strip() for one in written for form in ("", "n")} - {""}
 
     def joining(self) -> set[str]:
-        """The words that join phrases, without marks."""
-        written = {join.strip(", ") for pair in self.joins for join in pair}
+        """The words that join phrases, or what is asked in one breath, without marks."""
+        written = {join.strip(", ") for pair in (*self.joins, BREATHS) for join in pair}
         return {join for join in written if join.replace(" ", "").isalpha()}
 
 

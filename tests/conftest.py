@@ -75,7 +75,7 @@ def make_model(tiny_settings: Callable[..., dict[str, Any]]) -> Callable[..., An
     def make(seed: int = 0, **settings: Any) -> Any:
         import torch
 
-        from visionllm.engine import ModelConfig, build_model
+        from visionllm.runs import ModelConfig, build_model
 
         torch.manual_seed(seed)
         model = build_model(ModelConfig(**tiny_settings(**settings)))

@@ -20,11 +20,12 @@ if TYPE_CHECKING:
     from visionllm.core.task import Task
     from visionllm.datasets.catalog import catalogue, open_dataset
     from visionllm.datasets.foreign import card_from_config
-    from visionllm.engine import describe, load_config, train
+    from visionllm.engine import train
     from visionllm.evaluation import evaluate
     from visionllm.model import VisionLLM
     from visionllm.processor import Processor
     from visionllm.routing.render import render_question
+    from visionllm.runs import describe, load_config
     from visionllm.scaffold import new_decoder
     from visionllm.scores import score
     from visionllm.testing.report import check_decoder
@@ -73,9 +74,9 @@ _HOMES = {
     "card_from_config": "visionllm.datasets.foreign",
     "catalogue": "visionllm.datasets.catalog",
     "check_decoder": "visionllm.testing.report",
-    "describe": "visionllm.engine",
+    "describe": "visionllm.runs",
     "evaluate": "visionllm.evaluation",
-    "load_config": "visionllm.engine",
+    "load_config": "visionllm.runs",
     "new_decoder": "visionllm.scaffold",
     "open_dataset": "visionllm.datasets.catalog",
     "render_question": "visionllm.routing.render",

@@ -21,7 +21,7 @@ from visionllm.core.answer import Answer, LinkResult, Trace
 from visionllm.core.batch import Batch, on_pictures
 from visionllm.core.config import validate
 from visionllm.core.errors import Cancelled, CheckpointError, PromptError, unknown_name
-from visionllm.core.images import Images, Recipe
+from visionllm.core.images import Images, Recipe, fingerprint_of
 from visionllm.core.regions import PLACEHOLDER, Region, check_regions
 from visionllm.core.sample import Picture, Sample, Turn
 from visionllm.core.superlink import LinkMeta, SuperLinks
@@ -175,12 +175,18 @@ class Answering(nn.Module):
             pictures: those that were asked about, if there were any.
 
         Raises:
-            CheckpointError: other weights made it.
-            PromptError: it was made in a conversation, or this model no longer makes it of the prompt.
+            CheckpointError: other weights made it, or the same under other settings.
+            PromptError: it was made in a conversation, of other pictures, or this model no longer makes it of the
+                prompt.
         """
         recipe = made if isinstance(made, Recipe) else Recipe.read(made)
         if recipe.model != self.fingerprint:
-            raise CheckpointError(f"the picture was made by weights {recipe.model}, these are {self.fingerprint}")
+            raise CheckpointError(f"the picture was made by the model {recipe.model}, this is {self.fingerprint} (a "
+                                  "fingerprint of weights and settings)")  # fmt: skip
+        given = tuple(fingerprint_of(picture) for picture in sample_of(pictures).pictures)
+        if recipe.asked_about is not None and given != recipe.asked_about:
+            wanted = recipe.source or f"the {len(recipe.asked_about)} that were asked about, in their order"
+            raise PromptError(f"the recipe is of other pictures than the {len(given)} given; give {wanted}")
         if recipe.turn:
             raise PromptError("the picture was made in a conversation; ask the same again")
         if recipe.prompt is None:
@@ -303,18 +309,20 @@ class Answering(nn.Module):
         looked: dict[int, tuple[Sample, Answer]] = {}
         for i, sample in enumerate(samples):
             own = [k for k, row in enumerate(layout.row) if row == i]
+            served = {id(link.meta) for link in found[i]}
             roots = [k for k in own if self._is_root(layout.meta[k])]
+            lacking = tuple(layout.meta[k] for k in roots if id(layout.meta[k]) not in served)
             written = zip(step.text.ids[i, start:].tolist(), step.text.owner[i, start:].tolist(), strict=True)
             ids = tuple(token for token, owner in written if owner >= 0 and token != self.vocabulary.end)
             trace = Trace(
-                token_ids=ids, positions=tuple(layout.column[k] - start for k in roots),
+                token_ids=ids, positions=tuple(layout.column[k] - start for k in roots if id(layout.meta[k]) in served),
                 routed=tuple((layout.meta[k].token, layout.meta[k].phrase) for k in own), seconds=seconds,
                 model=self.fingerprint,
             )  # fmt: skip
             whole = self._reply(step.text, i, start)
             if len(whole) > len(shown[i]):  # the limit fell inside a character
                 yield Progress(request=i, text=whole[len(shown[i]) :])
-            answer = Answer(text=whole, links=tuple(found[i]), pictures=sample.pictures,
+            answer = Answer(text=whole, links=tuple(found[i]), unserved=lacking, pictures=sample.pictures,
                             prompt=sample.turns[-1].question or "", trace=trace)  # fmt: skip
             if any(TASKS[link.meta.task].told for link in answer.links):
                 looked[i] = self._told(sample, answer), answer

@@ -14,6 +14,8 @@ from visionllm import VisionLLMError
 if TYPE_CHECKING:
     from visionllm import Answer, Box, Point
 
+_BAR = 30  # characters
+
 app = typer.Typer(
     add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode=None,
     help="One multimodal LLM that answers in text and routes what text cannot carry to task decoders.",
@@ -60,12 +62,31 @@ def ask(
         if not json_out:
             _show(answer)
         target = _target(out, images, number)
-        if target is not None:
+        if target is not None and not answer.unserved:
             target.parent.mkdir(parents=True, exist_ok=True)
-            # A picture that was made is its own drawing, and carries its recipe.
-            alone = not answer.pictures and len(answer.images) == 1
-            (answer.images if alone else answer).save(target)
-            typer.echo(f"drawn: {target}", err=json_out)
+            for path, what in _files(answer, target):
+                what.save(path)
+                typer.echo(f"drawn: {path}", err=json_out)
+    lacking = [meta for answer in answers for meta in answer.unserved]
+    if lacking:
+        raise VisionLLMError(f"{lacking[0].phrase!r}: {lacking[0].task} needs a picture; name one behind the prompt")
+
+
+@app.command()
+def replay(
+    file: Annotated[Path, typer.Argument(help="A PNG file that was saved from a result.")],
+    out: Annotated[Path, typer.Option(help="Where the picture goes.")],
+    images: Annotated[list[Path] | None, typer.Argument(help="The pictures that were asked about, if any.")] = None,
+    model: Model = None,
+    device: Device = "cpu",
+) -> None:
+    """Make a picture again by the recipe it carries, with the model that made it."""
+    from visionllm import VisionLLM
+
+    made = VisionLLM.from_pretrained(model, device=device).replay(file, images or None)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    made.save(out)
+    typer.echo(f"made: {out}")
 
 
 @app.command()
@@ -285,6 +306,15 @@ def _target(out: Path | None, images: list[Path], number: int) -> Path | None:
     return out / (f"{stem}_{number + 1}.png" if alike else f"{stem}.png")
 
 
+def _files(answer: Answer, target: Path) -> list[tuple[Path, Any]]:
+    """What to save where: of several pictures that were made each by itself, numbered, so that each has its recipe."""
+    made = answer.images
+    alone = target.suffix.lower() != ".json" and all(getattr(one, "made", False) for one in answer.results.values())
+    if alone and len(made) > 1:
+        return [(target.with_stem(f"{target.stem}_{i + 1}"), made[i]) for i in range(len(made))]
+    return [(target, answer)]
+
+
 def _named_progress(name: str, done: int, total: int) -> None:
     _progress(done, total, f"{name}: ")
 
@@ -295,4 +325,6 @@ def _steps(done: int, total: int) -> None:
 
 def _progress(done: int, total: int, name: str = "") -> None:
     if sys.stderr.isatty():
-        print(f"\r{name}{done}/{total}", end="\n" if done == total else "", file=sys.stderr)
+        filled = _BAR * done // max(1, total)
+        bar = "#" * filled + "." * (_BAR - filled)
+        print(f"\r{name}[{bar}] {done}/{total}", end="\n" if done == total else "", file=sys.stderr)

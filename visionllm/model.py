@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Callable, Collection, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
@@ -211,6 +212,7 @@ class VisionLLM(Answering, PreTrainedModel):
         fresh = DECODERS[decoder].from_config(settings, self.mllm.hidden_size)
         fresh.load_state_dict(old.state_dict())
         self.decoders[decoder] = fresh.to(self.mllm.net.device).train(old.training)
+        self._fingerprint = None
         self.config.decoders = {**self.config.decoders, decoder: merged}
         self.processor.pixels |= {f"{decoder}/{role}": spec for role, spec in fresh.pixels.items()}
 
@@ -356,14 +358,15 @@ class VisionLLM(Answering, PreTrainedModel):
 
     @property
     def fingerprint(self) -> str:
-        """Short hash of the weights, the same on every machine; computed once after each training."""
+        """Short hash of the weights and of the settings they answer under, the same on every machine; computed once
+        after each change."""
         if self._fingerprint is None:
-            digest = hashlib.sha256()
+            settings = {name: decoder.described(self.config.decoders[name]) for name, decoder in self._decoders()}
+            how = {"decoders": settings, "quote": self.config.quote, "max_tiles": self.config.max_tiles}
+            digest = hashlib.sha256(json.dumps(how, sort_keys=True, default=str).encode())
             for name, value in sorted(self.state_dict().items()):
                 digest.update(name.encode())
-                # A sum of bytes is exact: no order of adding, device or number of threads can change it.
-                total = int(value.detach().contiguous().flatten().view(torch.uint8).sum())
-                digest.update(total.to_bytes(8, "little"))
+                digest.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
             self._fingerprint = digest.hexdigest()[:12]
         return self._fingerprint
 
@@ -379,7 +382,9 @@ def _merged(held: Any, given: Mapping[str, Mapping[str, Any]], *, source: str) -
         raise CheckpointError(f"{source}: decoders: expected names and settings in config.json")
     for name in given:
         DECODERS[name]  # an unknown name is the caller's mistake, not the checkpoint's
-    return held | {name: _over(held.get(name, {}), settings) for name, settings in given.items()}
+    # One that comes from elsewhere brings its own settings too.
+    whole = {name: "pretrained" in settings for name, settings in given.items()}
+    return held | {name: _over({} if whole[name] else held.get(name, {}), own) for name, own in given.items()}
 
 
 def _over(held: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:

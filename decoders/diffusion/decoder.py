@@ -13,12 +13,12 @@ from typing import Any, Literal
 import cv2
 import numpy as np
 import torch
-from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, field_validator, model_validator
+from pydantic import Field, PositiveFloat, PositiveInt, field_validator, model_validator
 from torch import Tensor, nn
 
 from visionllm.core.config import Config
 from visionllm.core.errors import Cancelled, ConfigError
-from visionllm.core.images import Images, Recipe, places_of
+from visionllm.core.images import Images, Recipe, fingerprint_of, places_of
 from visionllm.core.pixels import PixelSpec
 from visionllm.core.sample import Picture, PictureTarget, Shows
 from visionllm.core.superlink import LinkMeta, SuperLinks
@@ -93,9 +93,9 @@ class GenerationOptions(Config):
     """
 
     steps: PositiveInt = 20
-    guidance: float = Field(5.0, ge=0)
+    guidance: float = Field(5.0, ge=0, le=100)
     sampler: Literal["ddim", "dpm", "euler"] = "ddim"
-    seed: NonNegativeInt = 0
+    seed: int = Field(0, ge=0, le=2**62)
     count: PositiveInt = 1
     size: tuple[PositiveInt, PositiveInt] | None = None
     boxes: tuple[Box, ...] | None = Field(None, min_length=1)
@@ -118,7 +118,7 @@ class EditingOptions(GenerationOptions):
         size: None for the shape of the source, as large as it was built for.
     """
 
-    source_guidance: float = Field(1.5, ge=0)
+    source_guidance: float = Field(1.5, ge=0, le=100)
 
 
 class DiffusionDecoder(Decoder):
@@ -231,9 +231,10 @@ class DiffusionDecoder(Decoder):
             total = total + lost.sum() / many
         losses = {"noise": total}
         for teacher in self._teachers:
-            wanted_LOC = teacher([meta.phrase for meta in links.meta]).to(states_LOC)
-            apart_L = (states_LOC - wanted_LOC).square().flatten(1).mean(1)
-            losses["align"] = (apart_L * keep_L.to(apart_L)).sum()  # what was left out is to be like nothing
+            # What was left out is to be like nothing said: guidance goes by the difference of the two.
+            said = [meta.phrase if keep else "" for meta, keep in zip(links.meta, keep_L.tolist(), strict=True)]
+            wanted_LOC = teacher(said).to(states_LOC)
+            losses["align"] = (states_LOC - wanted_LOC).square().flatten(1).mean(1).sum()
         if self.tell is not None:
             losses["told"] = told(shows, states_LOC, self.tell)
         if self.layout is not None:
@@ -285,6 +286,9 @@ class DiffusionDecoder(Decoder):
     def predict(self, links: SuperLinks, ctx: Context, options: Any) -> list[Images]:
         if not len(links):
             return []
+        if options.steps > self.model.steps:
+            raise ConfigError(f"options.{self.name}.steps: {options.steps}, but the network was trained on "
+                              f"{self.model.steps}; give at most so many")  # fmt: skip
         states_LOC = self.mapper(links.states.to(self.null.dtype).reshape(len(links), self.mapper.queries, -1))
         null_OC = self.mapper(self.null[None])[0]
         # Seeds count within a sample, so that a picture does not hang on what else is in the batch.
@@ -360,11 +364,12 @@ class DiffusionDecoder(Decoder):
         sample = ctx.batch.samples[meta.sample]
         pictures = tuple(made[link, place + k] for k in range(options.count))
         source = sample.pictures[meta.media[0]].name if self.reads > 1 else None
+        asked_about = tuple(fingerprint_of(picture) for picture in sample.pictures)
         recipes = tuple(
             Recipe(
                 task=meta.task, phrase=meta.phrase, prompt=sample.turns[meta.turn].question, decoder=self.name,
                 options=options.model_dump(mode="json"), place=place + k, size=picture.size, model=ctx.model,
-                source=source, turn=meta.turn,
+                source=source, asked_about=asked_about, turn=meta.turn,
             )
             for k, picture in enumerate(pictures)
         )  # fmt: skip

@@ -100,6 +100,11 @@ class LatentDiffusion(nn.Module):
             raise ConfigError(f"pretrained: {name}: cannot be loaded ({str(error).splitlines()[0]})") from None
         return cls(unet, vae, schedule)
 
+    @property
+    def steps(self) -> int:
+        """Steps of the noise it was trained on: a sampler takes no more."""
+        return int(self._train_schedule.config.num_train_timesteps)
+
     def adapt(self, rank: int) -> None:
         """Adapters on the queries, keys, values and outputs of the UNet's attention (Hu et al. 2022, "LoRA"), which
         change nothing at first; all else of the UNet stands still."""

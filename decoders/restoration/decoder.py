@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from visionllm.core.config import Config
 from visionllm.core.errors import AnnotationError, PictureError
-from visionllm.core.images import Images, Recipe, places_of
+from visionllm.core.images import Images, Recipe, fingerprint_of, places_of
 from visionllm.core.pixels import PixelSpec
 from visionllm.core.sample import Picture, PictureTarget
 from visionllm.core.superlink import LinkMeta, SuperLinks
@@ -154,6 +154,6 @@ class RestorationDecoder(Decoder):
         recipe = Recipe(
             task=meta.task, phrase=meta.phrase, prompt=sample.turns[meta.turn].question, decoder=self.name,
             options={}, place=place, size=picture.size, model=ctx.model, source=self._source(meta, ctx).name,
-            turn=meta.turn,
+            asked_about=tuple(fingerprint_of(one) for one in sample.pictures), turn=meta.turn,
         )  # fmt: skip
         return Images(pictures=(picture,), recipes=(recipe,))

@@ -27,11 +27,12 @@ ALLOWED: dict[str, set[str]] = {
     "answering": {"core", "routing", "decoders", "mllm", "processor", "requests"},
     "losses": {"core", "routing", "mllm"},
     "model": {"core", "routing", "decoders", "mllm", "processor", "config", "checkpoint", "answering", "losses"},
-    "engine": BELOW_ENGINE,
+    "runs": BELOW_ENGINE,
+    "engine": BELOW_ENGINE | {"runs"},
     "evaluation": BELOW_ENGINE,
     "scores": BELOW_ENGINE | {"evaluation"},
     "scaffold": {"core", "decoders"},
-    "testing": BELOW_ENGINE | {"engine"},
+    "testing": BELOW_ENGINE | {"runs"},
 }
 PUBLIC = set(visionllm.__all__)
 HOMES = {name: home.split(".")[1] for name, home in visionllm._HOMES.items()}

@@ -261,6 +261,36 @@ def test_a_prompt_without_a_picture(saved: Path, tmp_path: Path, run: Run) -> No
     assert err == "error: there is no picture to draw on; the answer is its text\n"
 
 
+@pytest.mark.parametrize("prompt", ["make the car blue", "upscale this picture", "detect all cars"])
+@pytest.mark.parametrize("more", [[], ["--json"], ["--out", "x.png"]], ids=["plain", "json", "out"])
+def test_a_prompt_that_needs_a_picture(prompt: str, more: list[str], run: Run) -> None:
+    status, out, err = run("ask", prompt, *more)
+    assert (status, err.count("\n")) == (2, 1)
+    assert "needs a picture; name one behind the prompt" in err
+    if more == ["--json"]:
+        assert json.loads(out)["unserved"]
+
+
+def test_pictures_that_were_made_are_saved_with_their_recipe(photo: Path, tmp_path: Path, run: Run) -> None:
+    """As they are, beside nothing, and each by itself; the recipe makes them again."""
+    for prompt, more, names in (
+        ("upscale this picture", [photo], ["a.png"]),
+        ("make it night", [photo, "--option", "editing.steps=2", "--option", "editing.seed=3"], ["b.png"]),
+        ("draw a car", ["--option", "generation.count=2", "--option", "generation.steps=2"], ["c_1.png", "c_2.png"]),
+    ):
+        status, _, err = run("ask", prompt, *more, "--out", tmp_path / f"{names[0][0]}.png")
+        assert status == 0, err
+        for name in names:
+            again = tmp_path / f"again_{name}"
+            status, _, err = run("replay", tmp_path / name, *[one for one in more if one is photo], "--out", again)
+            assert status == 0, err
+            with Image.open(tmp_path / name) as one, Image.open(again) as other:
+                assert np.array_equal(np.asarray(one), np.asarray(other))
+    status, _, err = run("replay", tmp_path / "b.png", "--out", tmp_path / "d.png")
+    assert (status, err.count("\n")) == (2, 1)
+    assert "of other pictures than the 0 given" in err
+
+
 @pytest.mark.parametrize(
     ("prompt", "words"),
     [("", ["prompt", "empty"]), (" \n", ["prompt", "empty"]), ("a very long wish " * 400, ["prompt", "256"])],

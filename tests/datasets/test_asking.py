@@ -12,7 +12,6 @@ from visionllm.core.sample import Picture, Record, Source
 from visionllm.datasets.asking import (
     ASKERS,
     MOST_PHRASES,
-    MOST_STRANGERS,
     STRANGERS,
     choose,
     contents,
@@ -75,7 +74,7 @@ def test_words_without_a_meaning_are_strewn_in_and_nothing_is_called_so() -> Non
         turn = ASKERS["detection"].draw(shown, WORDING, item_rng(5, position)).turns[0]
         strange = [i for i, phrase in enumerate(turn.phrases) if stranger(phrase)]
         questions += bool(strange)
-        assert len(strange) <= MOST_STRANGERS
+        assert len(strange) <= MOST_PHRASES
         assert not set(strange) & set(turn.target.phrase.tolist())
         assert len({phrase.casefold() for phrase in turn.phrases}) == len(turn.phrases)
         places.update(i / len(turn.phrases) // 0.5 for i in strange)

@@ -13,7 +13,8 @@ from safetensors.torch import save_file
 
 from visionllm.decoders.objects.phrases import Standardise
 from visionllm.distributed import agree_on_idle, global_counts
-from visionllm.engine import build_model, load_config, make_loader, style_at, weigh
+from visionllm.engine import weigh
+from visionllm.runs import build_model, load_config, make_loader, style_at
 
 
 def main(path: str, out: str) -> None:

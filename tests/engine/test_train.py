@@ -18,8 +18,9 @@ from visionllm import open_dataset
 from visionllm.core.errors import CheckpointError, ConfigError, VisionLLMError
 from visionllm.decoders import ObjectsDecoder
 from visionllm.decoders.objects.phrases import Standardise
-from visionllm.engine import TrainConfig, _length, build_model, describe, load_config, train, weigh, weights_of
+from visionllm.engine import _length, train, weigh
 from visionllm.model import Losses, VisionLLM
+from visionllm.runs import TrainConfig, build_model, describe, load_config, weights_of
 
 Make = Callable[..., Any]
 

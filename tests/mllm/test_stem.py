@@ -10,10 +10,10 @@ import pytest
 import torch
 
 from visionllm.core.errors import ConfigError
-from visionllm.engine import ModelConfig, build_model
 from visionllm.mllm.internvl import InternVL
 from visionllm.mllm.stem import Stem
 from visionllm.model import VisionLLM
+from visionllm.runs import ModelConfig, build_model
 
 Make = Callable[..., Any]
 

@@ -216,7 +216,7 @@ def test_nothing_on_disk_is_code(saved: Path) -> None:
 def test_loading_does_not_touch_the_callers_settings(tiny_settings: Make) -> None:
     settings = tiny_settings()
     before = json.dumps(settings)
-    from visionllm.engine import ModelConfig, build_model
+    from visionllm.runs import ModelConfig, build_model
 
     build_model(ModelConfig(**settings))
     assert json.dumps(settings) == before

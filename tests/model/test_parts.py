@@ -10,7 +10,7 @@ import torch
 
 from visionllm import VisionLLM
 from visionllm.core.errors import CheckpointError, ConfigError
-from visionllm.engine import ModelConfig, build_model
+from visionllm.runs import ModelConfig, build_model
 from visionllm.testing.small import tiny_rt_detr, tiny_settings
 
 

@@ -10,12 +10,12 @@ import torch
 
 from visionllm.core.sample import Sample, Turn
 from visionllm.core.task import Token
-from visionllm.engine import ModelConfig, build_model
 from visionllm.routing.masks import QueryLayout
 from visionllm.routing.readout import Text, echo, find_links
 from visionllm.routing.render import Style
 from visionllm.routing.vocabulary import REF, REF_END
 from visionllm.routing.wording import bare
+from visionllm.runs import ModelConfig, build_model
 from visionllm.testing.bench import case_of
 from visionllm.testing.small import tiny_settings
 

@@ -147,6 +147,20 @@ def test_no_phrase_begins_with_what_leads_to_it(
     assert some <= found | {word.rstrip(",") for word in found}
 
 
+@pytest.mark.parametrize(("words", "end"), [
+    ("add a bicycle please", "bicycle"),
+    ("add a bicycle. Thanks!", "bicycle"),
+    ("add a bicycle here", "here"),  # says where
+    ("add a sign please that says bicycle", "bicycle"),
+    ("please", "please"),
+])  # fmt: skip
+def test_no_phrase_holds_what_closes_a_request(vocabulary: Vocabulary, words: str, end: str) -> None:
+    rng, last = np.random.default_rng(0), set[str]()
+    for _ in range(100):
+        last.add(phrases_left(vocabulary, began(vocabulary, words), rng).rstrip(".!").split()[-1])
+    assert last == set(words[: words.index(end) + len(end)].replace(".", "").split())
+
+
 def liked(vocabulary: Vocabulary, words: str, wish: str, reply: Sequence[int] = ()) -> str:
     """What a model writes first that would begin its phrase with ``wish``, and next with "cat"."""
     logits = torch.zeros(len(vocabulary))

@@ -20,7 +20,8 @@ from visionllm import VisionLLM, evaluate
 from visionllm.decoders.objects import criterion
 from visionllm.decoders.objects.detector import LinkDetector
 from visionllm.decoders.objects.phrases import Standardise
-from visionllm.engine import load_config, train
+from visionllm.engine import train
+from visionllm.runs import load_config
 
 CONFIG = Path("configs/train/parts.yaml")
 OBJECTS = "model.decoders.objects."

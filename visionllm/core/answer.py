@@ -99,7 +99,8 @@ class Answer:
 
     Args:
         text: the reply, routing tokens kept; of a reply that looked, what was said when it was told what was found.
-        links: one entry for each routed root link, in reading order.
+        links: one entry for each routed root link that a decoder served, in reading order.
+        unserved: root links whose task reads a picture, where none was given.
         pictures: the pictures asked about.
         prompt: the user's words.
         trace: how it was made.
@@ -107,6 +108,7 @@ class Answer:
 
     text: str
     links: tuple[LinkResult, ...] = ()
+    unserved: tuple[LinkMeta, ...] = ()
     pictures: tuple[Picture, ...] = ()
     prompt: str = ""
     trace: Trace = field(default_factory=Trace)
@@ -133,6 +135,7 @@ class Answer:
         return Answer(
             text=self.text,
             links=tuple(link for link in self.links if picture in link.meta.media),
+            unserved=self.unserved,
             pictures=(self.pictures[picture],),
             prompt=self.prompt,
             trace=self.trace,
@@ -140,7 +143,8 @@ class Answer:
 
     def statements(self) -> list[str]:
         """One line a phrase, such as ``bus: none found``."""
-        return [line for link in self.links for line in link.result.statements()]
+        lacking = [f"{meta.phrase}: {meta.task} needs a picture, and none was given" for meta in self.unserved]
+        return [line for link in self.links for line in link.result.statements()] + lacking
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values that JSON can hold."""
@@ -150,6 +154,7 @@ class Answer:
             "text": self.text,
             "pictures": [{"name": p.name, "width": p.size[0], "height": p.size[1]} for p in self.pictures],
             "results": results,
+            "unserved": [{"task": meta.task, "phrase": meta.phrase} for meta in self.unserved],
         }
 
     def to_coco(self, **options: Any) -> list[dict[str, Any]]:
@@ -172,15 +177,23 @@ class Answer:
         return drawing
 
     def save(self, path: str | Path) -> None:
-        """Write the drawing of the first picture, or JSON, by the suffix of ``path``."""
-        save_as(path, values=self.to_dict, drawing=self.draw)
+        """Write the drawing of the first picture, or JSON, by the suffix of ``path``. Where all that came back is one
+        picture that was made, that picture is written, with its recipe where the file is a PNG."""
+        results = list(self.results.values())
+        made = len(results) == 1 and getattr(results[0], "made", False) and len(results[0]) == 1
+        if made and Path(path).suffix.lower() != ".json":
+            results[0].save(path)
+        else:
+            save_as(path, values=self.to_dict, drawing=self.draw)
 
     def explain(self) -> str:
         """A table of links: which token of which phrase went to which decoder and what came out; then the times."""
         lines = [f"prompt  {self.prompt}", f"reply   {self.text}", ""]
         rows: list[tuple[str, ...]] = [("#", "at", "token", "phrase", "queries", "task", "decoder", "result")]
         rows += [self._row(i, link) for i, link in enumerate(self.links)]
-        lines += _table(rows) if self.links else ["No routing token in the reply: the answer is its text."]
+        silent = "No routing token in the reply: the answer is its text."
+        lines += _table(rows) if self.links else [] if self.unserved else [silent]
+        lines += [f"{meta.token} {meta.phrase}: no picture to read" for meta in self.unserved]
         if self.trace.seconds:
             times = (f"{stage} {seconds * 1000:.0f} ms" for stage, seconds in self.trace.seconds.items())
             lines += ["", f"time    {', '.join(times)}"]

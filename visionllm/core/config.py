@@ -20,6 +20,7 @@ class Config(BaseModel):
 
 
 C = TypeVar("C", bound=BaseModel)
+_LONGEST = 120  # characters of a wrong value that an error repeats
 
 
 def read_yaml(path: str | Path) -> Any:
@@ -85,7 +86,8 @@ def _sentence(cls: type[BaseModel], item: Any, source: str) -> str:
     if item["type"] == "missing":
         return f"{source}: {path}: missing"
     message = item["msg"][0].lower() + item["msg"][1:]
-    return f"{source}: {path}: {message}, got {item['input']!r}"
+    got = repr(item["input"])
+    return f"{source}: {path}: {message}, got {got if len(got) <= _LONGEST else f'{got[:_LONGEST]}...'}"
 
 
 def _fields(cls: Any, loc: tuple[Any, ...]) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from base64 import b64encode
 from collections import defaultdict
@@ -10,7 +11,7 @@ from dataclasses import dataclass
 from html import escape
 from io import BytesIO
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 import numpy as np
 from PIL import Image, PngImagePlugin
@@ -26,7 +27,7 @@ _GAP, _PAPER = 8, (255, 255, 255)
 
 
 class Recipe(Config):
-    """How a picture was made; with the same weights, and the same source pictures, it can be made again.
+    """How a picture was made; with the same model, and the same source pictures, it can be made again.
 
     Args:
         task: registered name of the task.
@@ -36,8 +37,9 @@ class Recipe(Config):
         options: of the decoder in that call.
         place: which of the pictures that the decoder made in that call it was; its seed is that much higher.
         size: (width, height).
-        model: fingerprint of the weights.
+        model: fingerprint of the model.
         source: name of the picture it was made of, or None.
+        asked_about: fingerprints of the pictures that were asked about; None where nobody noted them.
         turn: of the conversation it was made in.
     """
 
@@ -50,6 +52,7 @@ class Recipe(Config):
     size: tuple[int, int]
     model: str | None
     source: str | None = None
+    asked_about: tuple[str, ...] | None = None
     turn: int = 0
 
     @property
@@ -79,6 +82,11 @@ class Recipe(Config):
         return validate(cls, values, source=f"{path}: recipe")
 
 
+def fingerprint_of(picture: Picture) -> str:
+    """Short hash of a picture's pixels."""
+    return hashlib.sha256(f"{picture.size}".encode() + picture.pixels.tobytes()).hexdigest()[:12]
+
+
 def places_of(links: Sequence[LinkMeta], count: int = 1) -> list[int]:
     """Of each link the place of its first picture among those of its sample, in reading order; ``count`` a link."""
     seen: dict[int, int] = defaultdict(int)
@@ -104,6 +112,9 @@ class Images:
 
     pictures: tuple[Picture, ...] = ()
     recipes: tuple[Recipe, ...] = ()
+
+    # It is what was asked for, not something drawn on what was shown.
+    made: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         if len(self.pictures) != len(self.recipes):

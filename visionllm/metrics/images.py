@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Hashable, Sequence
+from functools import cache
 from typing import Any
 
 import cv2
@@ -44,15 +45,38 @@ def ssim(one_HW3: np.ndarray, other_HW3: np.ndarray) -> float:
     )
 
 
+def lpips(one_HW3: np.ndarray, other_HW3: np.ndarray) -> float | None:
+    """Distance of two uint8 pictures as people perceive it (Zhang et al. 2018, "The unreasonable effectiveness of deep
+    features"), by the ``lpips`` package; None where it, or the features it downloads, cannot be had."""
+    network = _lpips()
+    if network is None:
+        return None
+    import torch
+
+    tensors = [torch.from_numpy(one).permute(2, 0, 1)[None].float() / 127.5 - 1 for one in (one_HW3, other_HW3)]
+    with torch.no_grad():
+        return float(network(*tensors))
+
+
+@cache
+def _lpips() -> Any:
+    try:
+        import lpips as package  # type: ignore[import-not-found]
+
+        return package.LPIPS(net="alex", verbose=False)
+    except (ImportError, OSError):  # its features are a download
+        return None
+
+
 @METRICS.register("images")
 class ImageMetric:
     """Pictures against those they should have become, at the size of these; of an edit the background by itself, which
-    should have stayed as it was."""
+    should have stayed as it was. LPIPS (Zhang et al. 2018) where the ``lpips`` package is installed."""
 
     def __init__(self, categories: Sequence[str] = (), *, threshold: float | None = None) -> None:
         self._asked = 0
         self._values: dict[str, dict[Hashable, list[float]]] = {
-            name: defaultdict(list) for name in ("PSNR", "SSIM", "background_PSNR")
+            name: defaultdict(list) for name in ("PSNR", "SSIM", "background_PSNR", "LPIPS")
         }
 
     def add(self, turn: Turn, answer: Answer, *, key: Any) -> None:
@@ -72,15 +96,20 @@ class ImageMetric:
                 self._values["background_PSNR"][key].append(min(score, 60.0))
             if min(truth.size) >= _WINDOW:
                 self._values["SSIM"][key].append(ssim(pixels, truth.pixels))
+            perceived = lpips(pixels, truth.pixels)
+            if perceived is not None:
+                self._values["LPIPS"][key].append(perceived)
 
     def compute(self) -> dict[str, Any]:
-        """Mean ``PSNR`` (dB, at most 60), ``SSIM`` and ``background_PSNR`` of the pictures that were made, their 95 %
-        intervals, ``made`` (share of the phrases that became a picture), number of ``phrases``."""
+        """Mean ``PSNR`` (dB, at most 60), ``SSIM`` and ``background_PSNR`` of the pictures that were made, ``LPIPS``
+        where it can be had, their 95 % intervals, ``made`` (share of the phrases that became a picture), number of
+        ``phrases``."""
         report: dict[str, Any] = {}
         for name, by_key in self._values.items():
             values = [value for own in by_key.values() for value in own]
-            report[name] = float(np.mean(values)) if values else None
-            report[f"{name}_interval"] = interval(list(by_key.values()))
+            if values or name != "LPIPS":
+                report[name] = float(np.mean(values)) if values else None
+                report[f"{name}_interval"] = interval(list(by_key.values()))
         made = sum(len(own) for own in self._values["PSNR"].values())
         return report | {"made": made / self._asked if self._asked else None, "phrases": self._asked}
 

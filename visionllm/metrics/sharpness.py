@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Hashable, Sequence
-from functools import cache
 from typing import Any
 
 import cv2
@@ -17,7 +16,7 @@ from visionllm.core.answer import Answer
 from visionllm.core.sample import Turn
 from visionllm.metrics import METRICS
 from visionllm.metrics.bootstrap import interval
-from visionllm.metrics.images import psnr, ssim
+from visionllm.metrics.images import lpips, psnr, ssim
 
 # Pixels a picture may be moved by, in each direction, and left out along the edges.
 _FARTHEST, _EDGE = 2, 4
@@ -50,9 +49,9 @@ class SharpnessMetric:
                 self._values[f"{name}PSNR"][key].append(scores[-1])
                 self._values[f"{name}SSIM"][key].append(ssim(moved[..., None], still[..., None]))
             self._values["gain"][key].append(scores[0] - scores[1])
-            perceived = _lpips()
+            perceived = lpips(own, truth.pixels)
             if perceived is not None:
-                self._values["LPIPS"][key].append(perceived(own, truth.pixels))
+                self._values["LPIPS"][key].append(perceived)
 
     def compute(self) -> dict[str, Any]:
         """Mean ``PSNR`` (dB) and ``SSIM``, the same of a bicubic enlargement, ``gain`` over it in dB, ``LPIPS`` where
@@ -94,22 +93,3 @@ def best_shift(made_HW: np.ndarray, truth_HW: np.ndarray) -> tuple[np.ndarray, n
     x, y = min(((dx, dy) for dx in steps for dy in steps), key=lambda one: (lost(one), abs(one[0]) + abs(one[1])))
     around = [(x + dx / 2, y + dy / 2) for dx in (-1, 0, 1) for dy in (-1, 0, 1)]
     return moved(*min(around, key=lambda one: (lost(one), abs(one[0]) + abs(one[1])))), still
-
-
-@cache
-def _lpips() -> Any:
-    """Distance of two uint8 pictures by the lpips package, or None where it is not installed."""
-    try:
-        import lpips  # type: ignore[import-not-found]
-
-        network = lpips.LPIPS(net="alex", verbose=False)
-    except (ImportError, OSError):  # its features are a download
-        return None
-    import torch
-
-    def apart(one_HW3: np.ndarray, other_HW3: np.ndarray) -> float:
-        tensors = [torch.from_numpy(one).permute(2, 0, 1)[None].float() / 127.5 - 1 for one in (one_HW3, other_HW3)]
-        with torch.no_grad():
-            return float(network(*tensors))
-
-    return apart

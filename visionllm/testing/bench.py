@@ -24,11 +24,11 @@ from visionllm.core.resources import config_folder
 from visionllm.core.sample import Sample
 from visionllm.core.superlink import SuperLinks
 from visionllm.decoders import DECODERS, Context, Decoder
-from visionllm.engine import ModelConfig, build_model
 from visionllm.model import VisionLLM
 from visionllm.processor import Processor, Tiling
 from visionllm.routing.render import Style
 from visionllm.routing.vocabulary import Vocabulary
+from visionllm.runs import ModelConfig, build_model
 from visionllm.testing.small import tiny_settings
 
 WIDTH = 32  # of the language model

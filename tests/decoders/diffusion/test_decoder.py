@@ -24,7 +24,7 @@ from visionllm.core.errors import (
 from visionllm.core.images import Images, Recipe
 from visionllm.core.sample import Picture, PictureTarget, Turn
 from visionllm.decoders import Context
-from visionllm.engine import ModelConfig, build_model
+from visionllm.runs import ModelConfig, build_model
 
 Make = Callable[..., Any]
 FAST = {"generation": {"steps": 2}, "editing": {"steps": 2}}
@@ -106,8 +106,12 @@ def test_an_edit_has_the_shape_of_its_source(drawer: VisionLLM, picture: Make) -
         ({"steps": 0}, r"options\.generation: steps: .*greater than 0"),
         ({"guidance": -1}, r"guidance: .*greater than or equal to 0"),
         ({"size": (18, 15)}, r"size: 15 is not a multiple of 2; use 14 or 16"),
+        ({"guidance": float("inf")}, r"guidance: .*less than or equal to 100"),
+        ({"guidance": float("nan")}, r"guidance: "),
+        ({"steps": 1001}, r"options\.generation\.steps: 1001, but the network was trained on 1000"),
         ({"sampler": "plms"}, r"sampler: .*ddim"),
         ({"seed": -1}, "seed"),
+        ({"seed": 10**22}, "seed"),
         ({"source_guidance": 1}, "source_guidance: unknown key"),
     ],
 )
@@ -146,7 +150,10 @@ def test_a_file_remembers_how_it_was_made(drawer: VisionLLM, tmp_path: Path, pic
     source = picture(80, 40).pixels
     edit = drawer.edit(source, ["make it blue"], options=FAST).images
     assert same(edit, drawer.replay(edit.recipes[0], source))
-    with pytest.raises(CheckpointError, match="made by weights"):
+    for other in (source[:, ::-1], None, [source, source]):
+        with pytest.raises(PromptError, match="of other pictures than"):
+            drawer.replay(edit.recipes[0], other)
+    with pytest.raises(CheckpointError, match="made by the model 0123"):
         drawer.replay(recipe.model_copy(update={"model": "0123"}))
     with pytest.raises(PromptError, match="conversation"):
         drawer.replay(recipe.model_copy(update={"turn": 1}))
@@ -189,6 +196,12 @@ def test_saved_from_a_published_pipeline_it_needs_no_second_file(
     model = build_model(ModelConfig(**settings | {"decoders": {**settings["decoders"], "generation": own}})).eval()
     made = model.generate(None, ["a"], options=FAST).images
     model.save_pretrained(tmp_path / "saved")
+    # Over a checkpoint that has the decoder it comes with settings of its own.
+    fresh = ["decoders.generation", "link_queries.tables.[GEN]"]
+    over = VisionLLM.from_pretrained(tmp_path / "saved", fresh=fresh, decoders={
+        "generation": {"pretrained": str(tmp_path / "sd"), "size": 32, "mapper_heads": 4}})  # fmt: skip
+    assert over.generate(None, ["a"], options=FAST).images.pictures[0].size == (32, 32)
+    assert over.config.decoders["generation"].get("outputs") is None
     for path in sorted((tmp_path / "sd").rglob("*.*")):
         path.unlink()
     again = VisionLLM.from_pretrained(tmp_path / "saved")
@@ -493,3 +506,20 @@ def test_links_learn_to_say_what_a_text_encoder_says(
         config = ModelConfig(**settings | {"decoders": {"generation": {**own["generation"], **wrong}}})
         with pytest.raises(ConfigError, match=words):
             build_model(config)
+
+
+def test_what_was_left_out_learns_to_say_nothing(
+    settings: dict[str, Any], text_encoder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Guidance goes by the difference of what is said and nothing said, of which the text encoder has a word too."""
+    keys = settings["decoders"]["generation"]
+    own = {"generation": {**keys, "drop": 0.5, "align": str(text_encoder)}}
+    model = build_model(ModelConfig(**settings | {"decoders": own})).train()
+    told, batch = model.decoders["generation"], model.processor.encode([sample_of("a bus", (9, 30, 30))])
+    links, ctx = model.links(batch), Context(batch=batch)
+    wanted = told._teachers[0](["", "a bus"])
+    for drawn, said in ((0.0, told.null), (0.9, links.states.reshape_as(told.null))):
+        with monkeypatch.context() as only:
+            only.setattr(torch, "rand", lambda *size, drawn=drawn, **_: torch.zeros(*size) + drawn)
+            lost = told.loss(links, ctx)["align"]
+        torch.testing.assert_close(lost, (told.mapper(said[None])[0] - wanted[int(drawn > 0)]).square().mean())

@@ -170,9 +170,7 @@ def test_loss_by_hand(tiny_diffusion: Make, kind: str) -> None:
     assert 0.1 < ratio < 5  # one of the bounds bites, the other does not
 
 
-def test_a_wrong_colour_is_worse_than_a_wrong_brightness(
-    tiny_diffusion: Make, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_wrong_colour_is_worse_than_a_wrong_brightness(tiny_diffusion: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     """As far off in every channel: one way all of them, which is brightness, or each its own way, which is a colour."""
     model = LatentDiffusion.build(tiny_diffusion()).eval()
     pixels, off = torch.zeros(1, 3, 16, 16), torch.tensor([0.2, 0.2, 0.2])[None, :, None, None]

@@ -13,7 +13,7 @@ from visionllm import Sample, VisionLLM
 from visionllm.core.errors import ConfigError
 from visionllm.core.sample import Picture, PictureTarget, Shows, Turn
 from visionllm.decoders.diffusion.layout import Layout
-from visionllm.engine import ModelConfig, build_model
+from visionllm.runs import ModelConfig, build_model
 
 LEFT, RIGHT = (0.05, 0.4, 0.35, 0.8), (0.6, 0.3, 0.95, 0.85)
 LEVELS = ((8, 1), (12, 2))

@@ -17,7 +17,7 @@ from visionllm.core.errors import ConfigError
 from visionllm.core.sample import Picture, PictureTarget, Shows, Turn
 from visionllm.decoders.diffusion.mapper import LinkMapper
 from visionllm.decoders.diffusion.teacher import names, told
-from visionllm.engine import ModelConfig, build_model
+from visionllm.runs import ModelConfig, build_model
 
 Make = Callable[..., Any]
 CAR = Shows(things=(("car", "red"), ("tree", None)), relations=((0, "left of", 1),))

@@ -14,7 +14,7 @@ from visionllm import Sample, VisionLLM, open_dataset
 from visionllm.core.errors import AnnotationError, PictureError
 from visionllm.core.sample import Picture, PictureTarget, Turn
 from visionllm.decoders import Context
-from visionllm.engine import ModelConfig, build_model
+from visionllm.runs import ModelConfig, build_model
 
 Make = Callable[..., Any]
 SMALL = {"width": 8, "blocks": 2, "packing": 2, "condition": 4}

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import math
+import sys
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import torch
 
 from visionllm.core.answer import Answer, LinkResult
 from visionllm.core.images import Images, Recipe
 from visionllm.core.masks import Mask
 from visionllm.core.sample import Picture, PictureTarget, Turn
 from visionllm.core.superlink import LinkMeta
-from visionllm.metrics import METRICS
+from visionllm.metrics import METRICS, images
 from visionllm.metrics.images import psnr, ssim
 
 
@@ -93,3 +96,24 @@ def test_the_background_of_an_edit_counts_by_itself() -> None:
         report = metric.compute()
         assert report["background_PSNR"] == (None if expected is None else pytest.approx(expected))
         assert report["PSNR"] < 10
+
+
+def test_perceived_distance_where_its_package_is_installed(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Half(torch.nn.Module):
+        """Tells how far apart two pictures in [-1, 1] are, and half as far."""
+
+        def __init__(self, **_: object) -> None:
+            super().__init__()
+
+        def forward(self, one: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
+            assert one.shape == other.shape == (1, 3, 12, 16)
+            return (one - other).abs().mean() / 2
+
+    turn = Turn(task="generation", phrases=("a",), target=PictureTarget(pictures=(Picture(pixels=flat(10)),)))
+    for package, wanted in ((None, None), (SimpleNamespace(LPIPS=Half), 5 / 255)):
+        images._lpips.cache_clear()
+        monkeypatch.setitem(sys.modules, "lpips", package)
+        metric = METRICS["images"]([])
+        metric.add(turn, Answer(text="", links=(made("a", flat(15)),)), key=0)
+        assert metric.compute().get("LPIPS") == (None if wanted is None else pytest.approx(wanted, rel=1e-4))
+    images._lpips.cache_clear()

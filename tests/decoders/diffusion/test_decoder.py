@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -227,6 +228,10 @@ def test_what_else_is_loaded_changes_no_word_and_no_box(tiny_diffusion: Make, ro
         np.testing.assert_array_equal(one.detections.boxes_xyxy, other.detections.boxes_xyxy)
         np.testing.assert_array_equal(one.detections.scores, other.detections.scores)
     assert with_more.generate(None, ["a red car"]).images.pictures[0].size == (16, 16)
+    fewer = plain.without("generation", "editing", "restoration")
+    one, other = plain.detect(street, ["car"]).detections, fewer.detect(street, ["car"]).detections
+    np.testing.assert_array_equal(one.scores, other.scores)
+    assert plain(street, "detect all cars").text == fewer(street, "detect all cars").text
 
 
 def test_a_decoder_is_left_out(drawer: VisionLLM, picture: Make, tmp_path: Path) -> None:
@@ -258,15 +263,20 @@ def sample_of(phrase: str, colour: tuple[int, int, int]) -> Sample:
     return Sample(turns=(turn,))
 
 
-def test_losses_reach_the_language_model_and_its_link_queries(drawer: VisionLLM) -> None:
+@pytest.mark.parametrize(("name", "token"), [("generation", "[GEN]"), ("editing", "[EDIT]")])
+def test_losses_reach_the_language_model_and_its_link_queries(drawer: VisionLLM, name: str, token: str) -> None:
     drawer.zero_grad()
     drawer.train()
-    losses = drawer(drawer.processor.encode([sample_of("a red square", (220, 30, 30))]))
-    losses.sums["generation/noise"].backward()
+    sample = sample_of("a red square", (220, 30, 30))
+    if name == "editing":
+        (turn,) = sample.turns
+        sample = replace(sample, pictures=turn.target.pictures, turns=(replace(turn, task=name),))
+    losses = drawer(drawer.processor.encode([sample]))
+    losses.sums[f"{name}/noise"].backward()
     table = dict(drawer.named_parameters())
-    for name in ("link_queries.tables.[GEN]", "mllm.net.model.language_model.layers.0.mlp.up_proj.weight",
-                 "decoders.generation.mapper.wanted"):  # fmt: skip
-        assert float(table[name].grad.abs().sum()) > 0, name
+    for one in (f"link_queries.tables.{token}", "mllm.net.model.language_model.layers.0.mlp.up_proj.weight",
+                f"decoders.{name}.mapper.wanted"):  # fmt: skip
+        assert float(table[one].grad.abs().sum()) > 0, one
     drawer.zero_grad()
     drawer.eval()
 

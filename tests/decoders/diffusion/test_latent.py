@@ -83,14 +83,15 @@ def test_the_same_picture_as_the_pipeline(published: Make, sampler: str, guidanc
     assert wanted.std() > 0.01
 
 
+@pytest.mark.parametrize("sampler", SAMPLERS)
 @pytest.mark.parametrize("scales", [(1.0, 1.5), (4.0, 1.0), (4.0, 2.0)])
-def test_the_same_edit_as_the_pipeline(published: Make, scales: tuple[float, float]) -> None:
+def test_the_same_edit_as_the_pipeline(published: Make, scales: tuple[float, float], sampler: str) -> None:
     import diffusers
 
     folder, pipeline = published(2)
     ours = LatentDiffusion.load(str(folder)).eval()
     states, null = states_of(pipeline, 0), states_of(pipeline, 1)
-    pipeline.scheduler = diffusers.EulerDiscreteScheduler.from_pretrained(folder, subfolder="scheduler")
+    pipeline.scheduler = getattr(diffusers, SAMPLERS[sampler]).from_pretrained(folder, subfolder="scheduler")
     noise = torch.randn(1, 4, 8, 12, generator=torch.Generator().manual_seed(5))
     source = torch.rand(1, 3, 16, 24, generator=torch.Generator().manual_seed(6))
     wanted = pipeline(
@@ -98,7 +99,7 @@ def test_the_same_edit_as_the_pipeline(published: Make, scales: tuple[float, flo
         image_guidance_scale=scales[1], num_inference_steps=5, latents=noise.clone(), output_type="np",
     ).images  # fmt: skip
     drawn = ours.draw(
-        states, null, noise, sampler="euler", steps=5, guidance=scales[0], source_guidance=scales[1],
+        states, null, noise, sampler=sampler, steps=5, guidance=scales[0], source_guidance=scales[1],
         source_BLhw=ours.encode(source * 2 - 1, scaled=False),
     )  # fmt: skip
     np.testing.assert_allclose(drawn.permute(0, 2, 3, 1).numpy(), wanted, atol=1e-4)

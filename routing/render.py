@@ -19,6 +19,8 @@ from visionllm.routing.wording import BREATHS, Templates, bare, load_templates
 # that is how people write long lists.
 _VOWELS = frozenset("aeiou")
 _BARE = 0.4
+# Share of questions asked in one breath that take one of the shortest wordings, this part of them: so people ask.
+_CURT, _SHORTEST = 0.5, 0.25
 _RELATION = re.compile(
     r" (?:of|in|on|with|without|for|near|next|to|left|right|above|below|behind|under|beside|between|facing|holding"
     r"|that) "
@@ -80,7 +82,7 @@ def render(sample: Sample, tokens_of_picture: Sequence[int], *, index: int = 0, 
     regions = 0
     exchanges = _exchanges(sample.turns)
     for number, exchange in enumerate(exchanges):
-        question, answer = _exchange([_turn(turn, index, place, style) for place, turn in exchange], style)
+        question, answer = _exchange(_turns(exchange, index, style), style)
         findings = exchange[0][1].told
         pieces += [_control(START), Piece(text="tool\n" if findings else "user\n")]
         if number == 0:
@@ -128,7 +130,12 @@ def render_question(*turns: Turn, rng: np.random.Generator | None = None) -> str
     """The user's side of a turn, or of several in one breath, in a drawn wording or (without ``rng``) the canonical
     one."""
     style = Style(rng=rng)
-    return PLACEHOLDER.join(_exchange([_turn(turn, 0, place, style) for place, turn in enumerate(turns)], style)[0])
+    return PLACEHOLDER.join(_exchange(_turns(list(enumerate(turns)), 0, style), style)[0])
+
+
+def _turns(exchange: Sequence[tuple[int, Turn]], sample: int, style: Style) -> list[tuple[list[str], list[Piece]]]:
+    last = len(exchange) - 1
+    return [_turn(turn, sample, number, style, followed=place < last) for place, (number, turn) in enumerate(exchange)]
 
 
 def _pointed(question: Sequence[str], first: int, *, named: bool) -> list[Piece]:
@@ -140,14 +147,14 @@ def _pointed(question: Sequence[str], first: int, *, named: bool) -> list[Piece]
     return [*pieces, Piece(text=question[-1])]
 
 
-def _turn(turn: Turn, sample: int, number: int, style: Style) -> tuple[list[str], list[Piece]]:
-    question, answer = _said(turn, sample, number, style)
+def _turn(turn: Turn, sample: int, number: int, style: Style, *, followed: bool) -> tuple[list[str], list[Piece]]:
+    question, answer = _said(turn, sample, number, style, followed)
     words = question.split(PLACEHOLDER) if turn.regions else [question]
     assert len(words) == len(turn.regions) + 1, "regions and placeholders of a turn differ in number"
     return words, answer
 
 
-def _said(turn: Turn, sample: int, number: int, style: Style) -> tuple[str, list[Piece]]:
+def _said(turn: Turn, sample: int, number: int, style: Style, followed: bool) -> tuple[str, list[Piece]]:
     if turn.said is not None:
         return turn.question or "", [Piece(text="", ids=turn.said)]
     if turn.task is None:
@@ -155,7 +162,7 @@ def _said(turn: Turn, sample: int, number: int, style: Style) -> tuple[str, list
     task = TASKS[turn.task]
     templates = load_templates(task.templates)
     tree = style.tree and bool(templates.branches)
-    question, reply = _question(turn, templates, style.rng, tree)
+    question, reply = _question(turn, templates, style.rng, tree, followed)
     if turn.reply is not None:
         return question, _woven(turn, task, sample, number)
     before, _, after = reply.partition("{links}")
@@ -183,8 +190,10 @@ def _woven(turn: Turn, task: Task, sample: int, number: int) -> list[Piece]:
     return pieces + ([Piece(text=words, supervised=True)] if words else [])
 
 
-def _question(turn: Turn, templates: Templates, rng: np.random.Generator | None, tree: bool) -> tuple[str, str]:
-    """The user's words, and the reply template that goes with them."""
+def _question(
+    turn: Turn, templates: Templates, rng: np.random.Generator | None, tree: bool, followed: bool
+) -> tuple[str, str]:
+    """The user's words, and the reply template that goes with them; ``followed`` by others in one breath."""
     canonical = templates.groups[0]
     if turn.question is not None:
         return turn.question, canonical.reply
@@ -203,9 +212,13 @@ def _question(turn: Turn, templates: Templates, rng: np.random.Generator | None,
         inner, between, last = (between if between.strip() not in (";", "") else ", "), _apart(turn), _apart(turn)
     named = _owning(turn, named, owns, inner)
     listed = last.join([between.join(named[:-1]), named[-1]]) if len(named) > 1 else named[0]
-    words = _pick(group.questions, rng).replace("{phrases}", listed)
-    # Nobody greets twice in one breath.
-    words = ("" if turn.joined else _pick(templates.prefixes, rng)) + words + _pick(templates.suffixes, rng)
+    known = group.questions
+    if (followed or turn.joined) and rng.random() < _CURT:
+        known = tuple(sorted(known, key=len)[: max(1, int(_SHORTEST * len(known)))])
+    words = _pick(known, rng).replace("{phrases}", listed)
+    # Nobody greets or thanks twice in one breath.
+    words = ("" if turn.joined else _pick(templates.prefixes, rng)) + words
+    words += "" if followed else _pick(templates.suffixes, rng)
     # A name that opens the question keeps its case: the reply repeats names as they were typed.
     if not turn.joined and rng.random() < 0.3 and not words.startswith(listed):
         words = words[:1].upper() + words[1:]

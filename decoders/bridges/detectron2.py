@@ -19,8 +19,9 @@ from visionllm.decoders.bridges.toolbox import ToolboxConfig, load_checkpoint, n
 from visionllm.decoders.objects.tasks import DETECTION, SEGMENTATION
 
 KEY = "decoders.detectron2"
-# Where a configuration says how many classes there are.
-_COUNTS = (("ROI_HEADS", "NUM_CLASSES"), ("RETINANET", "NUM_CLASSES"), ("SEM_SEG_HEAD", "NUM_CLASSES"))
+# Parts that may say how many classes there are; of Detectron2's own architectures it is one, whatever the others say.
+_PARTS = ("ROI_HEADS", "RETINANET", "SEM_SEG_HEAD")
+_PART = {"GeneralizedRCNN": "ROI_HEADS", "PanopticFPN": "ROI_HEADS", "RetinaNet": "RETINANET"}
 
 
 class Detectron2Network(Network):
@@ -50,6 +51,8 @@ class Detectron2Network(Network):
                 losses = self.net([{"image": self._inputs(pixels_3HW), "instances": own}])
         finally:
             self.train(training)
+            # RetinaNet divides by a moving average of its matches; a picture does not hang on those before it.
+            vars(self.net).pop("loss_normalizer", None)
         return torch.stack(list(losses.values())).sum()
 
     def find(self, pixels_3HW: Tensor) -> Things:
@@ -79,7 +82,7 @@ class Detectron2Decoder(BoxBridge):
         check_classes(classes, f"{KEY}.network")
         net = build(settings, classes)
         if config.checkpoint is not None:
-            load_checkpoint(net, config.checkpoint, KEY)
+            load_checkpoint(net, config.checkpoint, KEY, without="sem_seg_head." if _panoptic(settings) else None)
         return cls(
             Detectron2Network(net, classes, settings), layers=built_layers(partial(build, settings), classes),
             link_width=link_width, longest=config.longest, enlarge=config.enlarge, width=config.width,
@@ -113,19 +116,28 @@ def configuration(settings: dict[str, Any], classes: int) -> Any:
         own.merge_from_other_cfg(config.CfgNode(settings))
     except (KeyError, ValueError, AssertionError) as error:
         raise ConfigError(f"{KEY}.network: {' '.join(str(error).split())[:300]}") from None
-    own.MODEL.WEIGHTS, own.MODEL.DEVICE = "", "cpu"
-    for part, key in _COUNTS:
-        own.MODEL[part][key] = classes
+    own.MODEL.WEIGHTS, own.MODEL.DEVICE, own.VIS_PERIOD = "", "cpu", 0
+    if _panoptic(settings):
+        # It is an R-CNN with a head for stuff, and no link asks for stuff.
+        own.MODEL.META_ARCHITECTURE = "GeneralizedRCNN"
+    for part in _PARTS:
+        own.MODEL[part].NUM_CLASSES = classes
     return own
 
 
 def classes_of(settings: dict[str, Any]) -> int:
     """How many classes a network has by its keys; Detectron2's default where they do not say."""
     model = settings.get("MODEL") or {}
-    held = {int(model[part][key]) for part, key in _COUNTS if (model.get(part) or {}).get(key) is not None}
+    kind = model.get("META_ARCHITECTURE", "GeneralizedRCNN")
+    stated = {part: (model.get(part) or {}).get("NUM_CLASSES") for part in _PARTS}
+    held = {int(count) for part, count in stated.items() if count is not None and _PART.get(kind, part) == part}
     if len(held) > 1:
         raise ConfigError(f"{KEY}.network: NUM_CLASSES is {sorted(held)} in different parts; make them one")
     return next(iter(held), 80)
+
+
+def _panoptic(settings: dict[str, Any]) -> bool:
+    return (settings.get("MODEL") or {}).get("META_ARCHITECTURE") == "PanopticFPN"
 
 
 def build(settings: dict[str, Any], classes: int) -> nn.Module:

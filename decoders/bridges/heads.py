@@ -1,4 +1,4 @@
-"""Networks of transformers as a decoder: RT-DETR, D-FINE, DETR, Mask2Former and their kin, OWLv2, SAM 2.
+"""Networks of transformers as a decoder: RT-DETR, D-FINE, DETR, Mask2Former and their kin, OWLv2, SAM 2 and 3.
 
 Any model that ``AutoModelForObjectDetection`` or ``AutoModelForUniversalSegmentation`` builds, that takes ``labels``,
 and that holds its classes in layers of its own; and those that are asked by an embedding (``prompted``).

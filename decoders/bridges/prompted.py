@@ -91,8 +91,8 @@ class OwlNetwork(Prompted):
 
 
 class SamNetwork(Prompted):
-    """SAM 2 as LISA and Sa2VA use it (Lai et al. 2024; Yuan et al. 2025): the phrase is a prompt of the mask decoder,
-    and one mask shows all that it means. The picture's encoder stands still."""
+    """SAM 2, and the tracker of SAM 3, as LISA and Sa2VA use it (Lai et al. 2024; Yuan et al. 2025): the phrase is a
+    prompt of the mask decoder, and one mask shows all that it means. The picture's encoder stands still."""
 
     mean, std = IMAGENET_MEAN, IMAGENET_STD
     masks = True
@@ -158,4 +158,5 @@ KINDS: dict[str, Callable[[Any, dict[str, Any]], Prompted]] = {
     "owlvit": OwlNetwork,
     "owlv2": OwlNetwork,
     "sam2": SamNetwork,
+    "sam3_tracker": SamNetwork,
 }

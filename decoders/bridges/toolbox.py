@@ -111,8 +111,8 @@ def build_openmmlab(package: str, settings: dict[str, Any], key: str) -> Any:
         logger.setLevel(level)
 
 
-def load_checkpoint(net: nn.Module, name: str, key: str) -> None:
-    """Fill a network strictly, from a safetensors file.
+def load_checkpoint(net: nn.Module, name: str, key: str, without: str | None = None) -> None:
+    """Fill a network strictly, from a safetensors file; weights whose names start with ``without`` are left out.
 
     Raises:
         CheckpointError: the file is not there, is of another kind, broken, or does not fit.
@@ -126,7 +126,8 @@ def load_checkpoint(net: nn.Module, name: str, key: str) -> None:
             "(docs/bridges.md)"
         )
     try:
-        net.load_state_dict(load_file(path))
+        held = load_file(path)
+        net.load_state_dict({k: v for k, v in held.items() if without is None or not k.startswith(without)})
     except (SafetensorError, RuntimeError, AttributeError) as error:
         raise CheckpointError(f"{key}.checkpoint: {path}: {' '.join(str(error).split())[:300]}") from None
 

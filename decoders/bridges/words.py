@@ -173,11 +173,7 @@ def hear(network: nn.Module, names: list[str], classes: int, width: int, spoken:
     for name, own in held.items():
         parent, _, last = name.rpartition(".")
         layer = made.setdefault(id(own.weight), _heard(own, name, classes, width, spoken))
-        owner = network.get_submodule(parent)
-        if isinstance(owner, nn.ModuleList | nn.Sequential):
-            owner[int(last)] = layer
-        else:
-            setattr(owner, last, layer)
+        setattr(network.get_submodule(parent), last, layer)
 
 
 def _heard(own: nn.Module, name: str, classes: int, width: int, spoken: Spoken) -> nn.Module:

@@ -1,7 +1,7 @@
 """The public names of Detectron2 that its bridge speaks to, with one small dense detector behind them.
 
-Detectron2 is on no package index. Where it is missing, this shows that the bridge keeps to the calls it is written
-against; where it is installed, the real one is tested in its place.
+Detectron2 publishes no package for current versions of torch. Where it is missing, this shows that the bridge keeps to
+the calls it is written against; where it is installed, the real one is tested in its place.
 """
 
 from __future__ import annotations

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 from pathlib import Path
 
 import pytest
@@ -20,6 +21,9 @@ BOXES = VARIANTS["transformers"]().sample
 
 @pytest.fixture(scope="module")
 def bench() -> Bench:
+    """Of the real one its first variant; tests/decoders has the others."""
+    if importlib.util.find_spec("detectron2") is not None:
+        return Bench("detectron2")
     case = Case(config={"network": {"MODEL": {"MASK_ON": False}}, "longest": 96, "width": 8}, sample=BOXES,
                 options={"threshold": 0.0})  # fmt: skip
     return Bench("detectron2", case)
@@ -58,8 +62,11 @@ def test_configurations(tmp_path: Path) -> None:
     for name, said in (("on.yaml", "write its base"), ("no.yaml", "No such file"), ("lazy.py", "is code")):
         with pytest.raises(ConfigError, match=said):
             read(str(tmp_path / name))
+    parts = {"ROI_HEADS": {"NUM_CLASSES": 3}, "RETINANET": {"NUM_CLASSES": 4}, "SEM_SEG_HEAD": {"NUM_CLASSES": 54}}
     with pytest.raises(ConfigError, match="different parts"):
-        classes_of({"MODEL": {"ROI_HEADS": {"NUM_CLASSES": 3}, "RETINANET": {"NUM_CLASSES": 4}}})
+        classes_of({"MODEL": {"META_ARCHITECTURE": "Own", **parts}})
+    for architecture, count in (("GeneralizedRCNN", 3), ("PanopticFPN", 3), ("RetinaNet", 4)):
+        assert classes_of({"MODEL": {"META_ARCHITECTURE": architecture, **parts}}) == count
     kind = DECODERS["detectron2"]
     with pytest.raises(ConfigError, match="Non-existent config key"):
         kind.from_config(kind.Config(network={"NO": 1}), 16)

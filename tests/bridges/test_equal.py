@@ -14,11 +14,24 @@ from torch import nn
 from visionllm.core.errors import CheckpointError, ConfigError
 from visionllm.decoders import DECODERS
 from visionllm.testing import toolboxes
-from visionllm.testing.small import tiny_mask2former, tiny_rt_detr
+from visionllm.testing.small import (
+    tiny_d_fine,
+    tiny_detr,
+    tiny_mask2former,
+    tiny_owlv2,
+    tiny_rf_detr,
+    tiny_rt_detr,
+    tiny_sam2,
+    tiny_sam3,
+    tiny_vitpose,
+)  # fmt: skip
 
 PIXELS = torch.randn(3, 96, 128, generator=torch.Generator().manual_seed(3))
 WITH_MMDET = pytest.mark.skipif(importlib.util.find_spec("mmdet") is None, reason="mmdet is not installed")
 WITH_MMPOSE = pytest.mark.skipif(importlib.util.find_spec("mmpose") is None, reason="mmpose is not installed")
+WITH_DETECTRON2 = pytest.mark.skipif(
+    importlib.util.find_spec("detectron2") is None, reason="detectron2 is not installed"
+)
 
 
 def stirred(net: nn.Module) -> nn.Module:
@@ -35,12 +48,26 @@ def saved(net: nn.Module, folder: Path) -> str:
     return str(path)
 
 
-@pytest.mark.parametrize("settings", [tiny_rt_detr(), tiny_mask2former()], ids=["rt-detr", "mask2former"])
+@pytest.mark.parametrize(
+    "settings",
+    [
+        tiny_rt_detr(),
+        tiny_rt_detr() | {"model_type": "rt_detr_v2"},
+        tiny_d_fine(),
+        tiny_detr(),
+        tiny_detr("deformable_detr"),
+        tiny_rf_detr(),
+        tiny_mask2former(),
+    ],
+    ids=lambda settings: settings["model_type"],
+)
 def test_transformers(settings: dict[str, Any], tmp_path: Path) -> None:
     from visionllm.decoders.bridges.heads import _build
 
     plain = stirred(_build(settings))
     plain.save_pretrained(tmp_path)
+    # Where its weights lie in memory can change their sums: both read them from one file.
+    plain = type(plain).from_pretrained(tmp_path).eval()
     kind = DECODERS["transformers"]
     decoder = kind.from_config(kind.Config(pretrained=str(tmp_path)), 16).eval()
     with torch.no_grad():
@@ -53,16 +80,74 @@ def test_transformers(settings: dict[str, Any], tmp_path: Path) -> None:
     assert decoder.described({"pretrained": "x", "width": 64})["network"]["model_type"] == settings["model_type"]
 
 
+def test_owlv2(tmp_path: Path) -> None:
+    """A phrase that is projected to what a text becomes is found as the text is."""
+    from visionllm.decoders.bridges.heads import _build
+
+    plain = stirred(_build(tiny_owlv2()))
+    plain.save_pretrained(tmp_path)
+    kind = DECODERS["transformers"]
+    network = kind.from_config(kind.Config(pretrained=str(tmp_path)), 16).eval().network
+    texts, pixels = torch.tensor([[2, 5, 1], [2, 7, 1]]), PIXELS[:, :96, :96]
+    with torch.no_grad():
+        wanted = plain(texts, pixel_values=pixels[None], interpolate_pos_encoding=True)
+        network.prompt = nn.Identity()
+        with network.spoken.speaking(wanted.text_embeds[0]):
+            got = network.find(pixels)
+    assert torch.allclose(wanted.logits[0].sigmoid().T.flatten(), got.scores, atol=1e-5)
+    x, y, w, h = (wanted.pred_boxes[0] * 96).unbind(-1)
+    xyxy = torch.stack([x - w / 2, y - h / 2, x + w / 2, y + h / 2], -1)
+    assert torch.allclose(xyxy.repeat(2, 1), got.boxes_xyxy, atol=1e-5)
+
+
+@pytest.mark.parametrize("settings", [tiny_sam2(), tiny_sam3()], ids=lambda settings: settings["model_type"])
+def test_sam(settings: dict[str, Any], tmp_path: Path) -> None:
+    """A phrase that is projected to what a click becomes has the click's mask."""
+    from visionllm.decoders.bridges.heads import _build
+
+    plain = stirred(_build(settings))
+    plain.save_pretrained(tmp_path)
+    kind = DECODERS["transformers"]
+    network = kind.from_config(kind.Config(pretrained=str(tmp_path)), 16).eval().network
+    clicks, pixels = torch.randn(3, 32), PIXELS[:, :64, :64]
+    plain.mask_decoder.dynamic_multimask_via_stability = False
+    encode = plain.prompt_encoder.forward
+    # A click is two tokens, with one that says no box follows; here it is one.
+    plain.prompt_encoder.forward = lambda **given: (clicks[None, :, None], encode(**given)[1])
+    with torch.no_grad():
+        wanted = plain(pixel_values=pixels[None], multimask_output=False)
+        network.prompt = nn.Identity()
+        with network.spoken.speaking(clicks):
+            got = network.find(pixels)
+    masks = nn.functional.interpolate(wanted.pred_masks[0], (64, 64), mode="bilinear", align_corners=False)
+    assert torch.allclose(masks[:, 0].sigmoid(), got.masks, atol=1e-5)
+    assert torch.allclose(wanted.object_score_logits.flatten().sigmoid(), got.scores, atol=1e-5)
+
+
+def test_vitpose(tmp_path: Path) -> None:
+    from visionllm.decoders.bridges.vitpose import build
+
+    plain = stirred(build(tiny_vitpose()))
+    plain.save_pretrained(tmp_path)
+    kind = DECODERS["vitpose"]
+    boxes = {"transformers": {"network": tiny_rt_detr()}}
+    estimator = kind.from_config(kind.Config(pretrained=str(tmp_path), boxes=boxes), 16).eval().estimator
+    with torch.no_grad():
+        wanted, got = (net(pixel_values=PIXELS[None, :, :64, :64]).heatmaps for net in (plain, estimator.net))
+    assert torch.equal(wanted, got)
+
+
 @WITH_MMDET
 @pytest.mark.parametrize(
     "settings",
     [
         toolboxes.mmdet_dino(),
         toolboxes.mmdet_retinanet(),
+        toolboxes.mmdet_rcnn(),
         toolboxes.mmdet_rcnn(masks=True),
         toolboxes.mmdet_mask2former(),
     ],
-    ids=["dino", "retinanet", "mask r-cnn", "mask2former"],
+    ids=["dino", "retinanet", "faster r-cnn", "mask r-cnn", "mask2former"],
 )
 def test_mmdet(settings: dict[str, Any], tmp_path: Path) -> None:
     from mmdet.structures import DetDataSample
@@ -100,6 +185,43 @@ def test_mmpose(settings: dict[str, Any], tmp_path: Path) -> None:
         wanted, got = (net.head.forward(net.extract_feat(crop)) for net in (plain, decoder.estimator.net))
     for one, other in zip(*([x] if torch.is_tensor(x) else list(x) for x in (wanted, got)), strict=True):
         assert torch.equal(one, other)
+
+
+@WITH_DETECTRON2
+@pytest.mark.parametrize(
+    "settings",
+    [
+        toolboxes.detectron2_retinanet(),
+        toolboxes.detectron2_rcnn(),
+        toolboxes.detectron2_rcnn(masks=True),
+        toolboxes.detectron2_rcnn(masks=True, stuff=True),
+    ],
+    ids=["retinanet", "faster r-cnn", "mask r-cnn", "panoptic fpn"],
+)
+def test_detectron2(settings: dict[str, Any], tmp_path: Path) -> None:
+    from detectron2.config import CfgNode, get_cfg
+    from detectron2.modeling import build_model
+
+    config = get_cfg()
+    config.merge_from_other_cfg(CfgNode(settings))
+    config.MODEL.DEVICE = "cpu"
+    plain = stirred(build_model(config))
+    # As Detectron2 writes it, with all keys and every default.
+    (tmp_path / "net.yaml").write_text(config.dump(), encoding="utf-8")
+    kind = DECODERS["detectron2"]
+    own = kind.Config(config=str(tmp_path / "net.yaml"), checkpoint=saved(plain, tmp_path))
+    decoder = kind.from_config(own, 16).eval()
+    pixels = (PIXELS * 50 + 128).clamp(0, 255)
+    with torch.no_grad():
+        (found,) = plain([{"image": pixels.flip(0), "height": 96, "width": 128}])
+    wanted, got = found["instances"], decoder.unlinked(pixels)
+    assert len(wanted.scores) > 0
+    assert torch.equal(wanted.pred_boxes.tensor, got.boxes_xyxy)
+    assert torch.equal(wanted.scores, got.scores)
+    assert torch.equal(wanted.pred_classes, got.labels)
+    assert (got.masks is not None) == config.MODEL.MASK_ON
+    if got.masks is not None:
+        assert torch.equal(wanted.pred_masks.float(), got.masks)
 
 
 @WITH_MMDET

@@ -17,6 +17,7 @@ from visionllm.core.errors import ConfigError
 from visionllm.core.instances import Masks, Poses
 from visionllm.core.masks import Mask
 from visionllm.core.poses import Pose, Skeleton
+from visionllm.testing import toolboxes
 
 WITH_MM = pytest.mark.skipif(importlib.util.find_spec("mmpose") is None, reason="mmdet and mmpose are not installed")
 BOXES = np.float32([[1, 2, 9, 8], [0, 0, 5, 5]])
@@ -82,6 +83,21 @@ def test_detectron2() -> None:
     made = exchange.sample_to_detectron2(sample)
     assert made["image"].shape[1:] == made["instances"].image_size
     assert len(made["instances"].gt_classes) == int((~sample.turns[0].target.ignored).sum())
+
+
+@pytest.mark.skipif(importlib.util.find_spec("detectron2") is None, reason="detectron2 is not installed")
+def test_detectron2_trains_on_samples() -> None:
+    from detectron2.utils.events import EventStorage
+
+    from visionllm.decoders.bridges.detectron2 import build
+
+    torch.manual_seed(0)
+    net = build(toolboxes.detectron2_rcnn(masks=True), toolboxes.CLASSES).train()
+    (sample, *_) = open_dataset("scenes", "train", task="segmentation").ask_all(0)
+    with EventStorage(0):
+        losses = net([exchange.sample_to_detectron2(sample)])
+    assert float(losses["loss_mask"].detach()) > 0
+    assert all(bool(torch.isfinite(value)) for value in losses.values())
 
 
 def test_a_missing_toolbox_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:

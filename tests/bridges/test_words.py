@@ -77,6 +77,14 @@ def test_phrases_take_the_places_of_classes() -> None:
     assert spoken.words_PE is None
 
 
+def test_layers_of_a_sequence_may_have_names() -> None:
+    net = nn.Sequential()
+    net.add_module("body", nn.Linear(6, 8))
+    net.add_module("predictor", nn.Linear(8, 5))
+    hear(net, ["predictor"], 5, 4, Spoken())
+    assert [type(layer) for layer in net] == [nn.Linear, LinkScores]
+
+
 def test_an_error_ends_the_speaking() -> None:
     _, spoken = heard()
     with pytest.raises(ValueError, match="stop"), spoken.speaking(torch.zeros(1, 4)):

@@ -26,6 +26,7 @@ from visionllm.testing.small import (
     tiny_rf_detr,
     tiny_rt_detr,
     tiny_sam2,
+    tiny_sam3,
     tiny_vitpose,
 )  # fmt: skip
 
@@ -103,6 +104,7 @@ VARIANTS: dict[str, Callable[[], Case]] = {
     "transformers of masks": partial(_bridged, tiny_mask2former, masks=True),
     "transformers of owlv2": partial(_bridged, tiny_owlv2),
     "transformers of sam2": partial(_bridged, tiny_sam2, masks=True),
+    "transformers of sam3": partial(_bridged, tiny_sam3, masks=True),
     "mmdet": partial(_bridged, toolboxes.mmdet_dino),
     "mmdet of grounding-dino": partial(_bridged, toolboxes.mmdet_grounding),
     "mmdet of one stage": partial(_bridged, toolboxes.mmdet_retinanet),
@@ -110,6 +112,11 @@ VARIANTS: dict[str, Callable[[], Case]] = {
     "mmdet of mask r-cnn": partial(_bridged, partial(toolboxes.mmdet_rcnn, masks=True), masks=True),
     "mmdet of mask2former": partial(_bridged, toolboxes.mmdet_mask2former, masks=True),
     "detectron2": partial(_bridged, toolboxes.detectron2_retinanet),
+    "detectron2 of two stages": partial(_bridged, toolboxes.detectron2_rcnn),
+    "detectron2 of mask r-cnn": partial(_bridged, partial(toolboxes.detectron2_rcnn, masks=True), masks=True),
+    "detectron2 of panoptic fpn": partial(
+        _bridged, partial(toolboxes.detectron2_rcnn, masks=True, stuff=True), masks=True
+    ),
     "mmpose": partial(_topdown, toolboxes.mmpose_heatmap),
     "mmpose of simcc": partial(_topdown, toolboxes.mmpose_simcc),
     "vitpose": partial(_topdown, tiny_vitpose),

@@ -122,6 +122,24 @@ def tiny_sam2() -> dict[str, Any]:
     }  # fmt: skip
 
 
+def tiny_sam3() -> dict[str, Any]:
+    """Keys of the smallest tracker of SAM 3: its mask decoder is SAM 2's, its encoder a plain transformer."""
+    backbone = {
+        "model_type": "sam3_vit_model", "hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2,
+        "num_attention_heads": 2, "image_size": 64, "patch_size": 16, "window_size": 2, "global_attn_indexes": [1],
+        "pretrain_image_size": 64,
+    }  # fmt: skip
+    same = {key: tiny_sam2()[key] for key in ("prompt_encoder_config", "mask_decoder_config")}
+    return {
+        **same,
+        "model_type": "sam3_tracker",
+        "vision_config": {
+            "model_type": "sam3_vision_model", "backbone_config": backbone, "fpn_hidden_size": 32,
+            "backbone_feature_sizes": [[16, 16], [8, 8], [4, 4]],
+        },
+    }  # fmt: skip
+
+
 def tiny_vitpose(joints: int = 17) -> dict[str, Any]:
     """Keys of the smallest ViTPose: crops of 64 pixels."""
     backbone = {

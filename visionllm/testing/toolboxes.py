@@ -264,11 +264,39 @@ def detectron2_retinanet() -> dict[str, Any]:
     """One stage, dense; Detectron2's defaults elsewhere."""
     return {
         "MODEL": {
-            "META_ARCHITECTURE": "RetinaNet", "MASK_ON": False,
-            "BACKBONE": {"NAME": "build_retinanet_resnet_fpn_backbone"},
-            "RESNETS": {"DEPTH": 18, "RES2_OUT_CHANNELS": 64, "OUT_FEATURES": ["res3", "res4", "res5"]},
-            "FPN": {"IN_FEATURES": ["res3", "res4", "res5"], "OUT_CHANNELS": 32},
+            "META_ARCHITECTURE": "RetinaNet",
+            **_detectron2_body("build_retinanet_resnet_fpn_backbone", ["res3", "res4", "res5"]),
             "RETINANET": {"NUM_CLASSES": CLASSES, "NUM_CONVS": 1, "SCORE_THRESH_TEST": 0.0},
-            "ANCHOR_GENERATOR": {"SIZES": [[16], [32], [64], [128], [256]]},
         },
+    }  # fmt: skip
+
+
+def detectron2_rcnn(*, masks: bool = False, stuff: bool = False) -> dict[str, Any]:
+    """Two stages with boxes of every class: Faster R-CNN, or Mask R-CNN; with ``stuff``, panoptic FPN."""
+    levels = ["p2", "p3", "p4", "p5"]
+    return {
+        "MODEL": {
+            "META_ARCHITECTURE": "PanopticFPN" if stuff else "GeneralizedRCNN", "MASK_ON": masks,
+            **_detectron2_body("build_resnet_fpn_backbone", ["res2", "res3", "res4", "res5"]),
+            "RPN": {"IN_FEATURES": [*levels, "p6"], "BATCH_SIZE_PER_IMAGE": 64,
+                    "PRE_NMS_TOPK_TRAIN": 200, "POST_NMS_TOPK_TRAIN": 100,
+                    "PRE_NMS_TOPK_TEST": 200, "POST_NMS_TOPK_TEST": 50},
+            "ROI_HEADS": {"NAME": "StandardROIHeads", "IN_FEATURES": levels, "NUM_CLASSES": CLASSES,
+                          "BATCH_SIZE_PER_IMAGE": 64, "SCORE_THRESH_TEST": 0.0},
+            "ROI_BOX_HEAD": {"NAME": "FastRCNNConvFCHead", "NUM_FC": 2, "FC_DIM": 64, "POOLER_RESOLUTION": 7},
+            "ROI_MASK_HEAD": {"NUM_CONV": 1, "CONV_DIM": 32},
+            "SEM_SEG_HEAD": {"NUM_CLASSES": 54, "CONVS_DIM": 32},
+        },
+        "TEST": {"DETECTIONS_PER_IMAGE": 50},
+    }  # fmt: skip
+
+
+def _detectron2_body(name: str, stages: list[str]) -> dict[str, Any]:
+    """Group normalisation: it needs no statistics, and Detectron2 takes it in 32 groups."""
+    return {
+        "BACKBONE": {"NAME": name, "FREEZE_AT": 0},
+        "RESNETS": {"DEPTH": 50, "STEM_OUT_CHANNELS": 32, "WIDTH_PER_GROUP": 32, "RES2_OUT_CHANNELS": 32, "NORM": "GN",
+                    "OUT_FEATURES": stages},
+        "FPN": {"IN_FEATURES": stages, "OUT_CHANNELS": 32, "NORM": "GN"},
+        "ANCHOR_GENERATOR": {"SIZES": [[16], [32], [64], [128], [256]]},
     }  # fmt: skip

@@ -11,7 +11,15 @@ from torch import nn
 
 from visionllm.testing import Case
 from visionllm.testing.bench import Bench
-from visionllm.testing.small import tiny_detr, tiny_mask2former, tiny_owlv2, tiny_rf_detr, tiny_rt_detr, tiny_vitpose
+from visionllm.testing.small import (
+    tiny_detr,
+    tiny_mask2former,
+    tiny_owlv2,
+    tiny_rf_detr,
+    tiny_rt_detr,
+    tiny_sam2,
+    tiny_vitpose,
+)  # fmt: skip
 
 
 def owlv2() -> dict[str, Any]:
@@ -22,6 +30,40 @@ def owlv2() -> dict[str, Any]:
     return made
 
 
+def detr() -> dict[str, Any]:
+    """Wider, and begun larger: at transformers' own spread of 0.02 such layers pass little on."""
+    return {**tiny_detr(), "d_model": 128, "encoder_ffn_dim": 128, "decoder_ffn_dim": 128, "init_std": 0.1}
+
+
+def sam2() -> dict[str, Any]:
+    """Wider, with cells of four pixels, and begun larger: its encoder stands still, and is new."""
+    made, side, widths = tiny_sam2(), 192, [16, 32, 64, 128]
+    backbone = {
+        **made["vision_config"]["backbone_config"],
+        "hidden_size": 16,
+        "image_size": [side, side],
+        "embed_dim_per_stage": widths,
+    }
+    return {
+        "model_type": "sam2",
+        "initializer_range": 0.1,
+        "vision_config": {
+            **made["vision_config"],
+            "backbone_config": backbone,
+            "backbone_channel_list": widths[::-1],
+            "backbone_feature_sizes": [[side // 4] * 2, [side // 8] * 2, [side // 16] * 2],
+            "fpn_hidden_size": 64,
+        },
+        "prompt_encoder_config": {**made["prompt_encoder_config"], "hidden_size": 64, "image_size": side},
+        "mask_decoder_config": {
+            **made["mask_decoder_config"],
+            "hidden_size": 64,
+            "mlp_dim": 64,
+            "num_attention_heads": 4,
+        },
+    }
+
+
 def deformable_detr() -> dict[str, Any]:
     return {**tiny_detr("deformable_detr"), "d_model": 128, "encoder_ffn_dim": 128, "decoder_ffn_dim": 128}
 
@@ -29,6 +71,8 @@ def deformable_detr() -> dict[str, Any]:
 _transformers = partial(dict, decoder="transformers")
 KINDS: dict[str, dict[str, Any]] = {
     "Mask2Former": _transformers(network=tiny_mask2former, task="segmentation", settled=True),
+    "SAM 2": _transformers(network=sam2, task="segmentation", steps=900, batch=2, single=True),
+    "DETR": _transformers(network=detr, steps=2000, lr=7e-4, batch=2, settled=True),
     "Deformable DETR": _transformers(network=deformable_detr, settled=True),
     "OWLv2": _transformers(network=owlv2),
     "RF-DETR": _transformers(network=tiny_rf_detr, steps=450, lr=3e-3),

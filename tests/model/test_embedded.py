@@ -115,6 +115,32 @@ def test_a_change_is_asked_for_as_it_is_said(embedded: VisionLLM, street: Path, 
     assert list(embedded(street, prompt, options={"editing": {"steps": 1}}).trace.routed) == [("[EDIT]", prompt)]
 
 
+@pytest.mark.parametrize(("prompt", "found", "change"), [
+    ("detect the cars, then make the red one blue", "cars", "make the red one blue"),
+    ("detect all cars and make the red car blue", "cars", "make the red car blue"),
+    ("segment the trees, then remove the car", "trees", "remove the car"),
+    ("detect cars; make it night", "cars", "make it night"),
+])  # fmt: skip
+def test_things_and_a_changed_picture_in_one_answer(
+    embedded: VisionLLM, street: Path, prompt: str, found: str, change: str
+) -> None:
+    answer = embedded(street, prompt, options={"editing": {"steps": 2}})
+    kinds = [(link.meta.phrase, link.meta.token) for link in answer.links]
+    assert kinds == [(found, "[SEG]" if "segment" in prompt else "[DET]"), (change, "[EDIT]")]
+    assert len(answer.links[0].result) >= 1
+    assert [recipe.phrase for recipe in answer.images.recipes] == [change]
+    assert len(answer.trace.positions) == 2
+
+
+def test_a_request_that_lacks_its_picture_says_so(embedded: VisionLLM) -> None:
+    answer = embedded(None, "make the car blue")
+    assert not answer.links
+    assert [(meta.task, meta.phrase) for meta in answer.unserved] == [("editing", "make the car blue")]
+    assert answer.statements() == ["make the car blue: editing needs a picture, and none was given"]
+    assert "no picture to read" in answer.explain()
+    assert "[EDIT]" in answer.text
+
+
 def test_a_description_is_words(embedded: VisionLLM, street: Path) -> None:
     answer = embedded(street, "describe the picture")
     assert not answer.trace.routed

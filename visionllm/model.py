@@ -101,7 +101,7 @@ class VisionLLM(Answering, PreTrainedModel):
             self.mllm.context_length,
             regions=regions is not None,
         )
-        self._fingerprint: str | None = None
+        self._fingerprints: dict[str, str] = {}  # settings -> fingerprint of these weights under them
         # No module: what is held to is no part of the model, and is not saved with it.
         self._former: Former | None = None
 
@@ -197,7 +197,7 @@ class VisionLLM(Answering, PreTrainedModel):
 
     def train(self, mode: bool = True) -> VisionLLM:
         if mode:
-            self._fingerprint = None
+            self._fingerprints.clear()
         return super().train(mode)
 
     def configure(self, decoder: str, **values: Any) -> None:
@@ -212,7 +212,6 @@ class VisionLLM(Answering, PreTrainedModel):
         fresh = DECODERS[decoder].from_config(settings, self.mllm.hidden_size)
         fresh.load_state_dict(old.state_dict())
         self.decoders[decoder] = fresh.to(self.mllm.net.device).train(old.training)
-        self._fingerprint = None
         self.config.decoders = {**self.config.decoders, decoder: merged}
         self.processor.pixels |= {f"{decoder}/{role}": spec for role, spec in fresh.pixels.items()}
 
@@ -358,17 +357,18 @@ class VisionLLM(Answering, PreTrainedModel):
 
     @property
     def fingerprint(self) -> str:
-        """Short hash of the weights and of the settings they answer under, the same on every machine; computed once
-        after each change."""
-        if self._fingerprint is None:
-            settings = {name: decoder.described(self.config.decoders[name]) for name, decoder in self._decoders()}
-            how = {"decoders": settings, "quote": self.config.quote, "max_tiles": self.config.max_tiles}
-            digest = hashlib.sha256(json.dumps(how, sort_keys=True, default=str).encode())
+        """Short hash of the weights and of the settings they answer under, the same on every machine; that of the
+        weights is computed once after each training."""
+        settings = {name: decoder.described(self.config.decoders[name]) for name, decoder in self._decoders()}
+        shown = {"decoders": settings, "quote": self.config.quote, "max_tiles": self.config.max_tiles}
+        how = json.dumps(shown, sort_keys=True, default=str)
+        if how not in self._fingerprints:
+            digest = hashlib.sha256(how.encode())
             for name, value in sorted(self.state_dict().items()):
                 digest.update(name.encode())
                 digest.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
-            self._fingerprint = digest.hexdigest()[:12]
-        return self._fingerprint
+            self._fingerprints[how] = digest.hexdigest()[:12]
+        return self._fingerprints[how]
 
 
 def _merged(held: Any, given: Mapping[str, Mapping[str, Any]], *, source: str) -> dict[str, Any]:

@@ -314,6 +314,18 @@ def test_saving_over_shards_leaves_none(model: Any, folder: Path) -> None:
 def test_the_fingerprint_tells_weights_apart(make_model: Make) -> None:
     one, same, other = make_model(seed=3), make_model(seed=3), make_model(seed=4)
     assert one.fingerprint == same.fingerprint != other.fingerprint
+    # Settings are told apart, too, and weights that stand in another order.
+    first = one.fingerprint
+    one.configure("objects", threshold=0.77)
+    assert one.fingerprint != first
+    same.config.quote = not same.config.quote
+    assert same.fingerprint != first
+    same.config.quote = not same.config.quote
+    assert same.fingerprint == first
+    with torch.no_grad():
+        weight = next(same.train().parameters())
+        weight.copy_(weight.flatten().flip(0).reshape(weight.shape))
+    assert same.eval().fingerprint != first
 
 
 def test_load_weights_fills_ties_from_either_name() -> None:

@@ -12,6 +12,7 @@ from visionllm.core.sample import Picture, Record, Source
 from visionllm.datasets.asking import (
     ASKERS,
     MOST_PHRASES,
+    MOST_STRANGERS,
     STRANGERS,
     choose,
     contents,
@@ -69,16 +70,18 @@ def test_every_box_of_an_asked_category_and_no_other_is_the_truth() -> None:
 
 
 def test_words_without_a_meaning_are_strewn_in_and_nothing_is_called_so() -> None:
-    shown, places, questions = record([1, 0]), Counter[float](), 0
+    shown, places, questions, most = record([1, 0]), Counter[float](), 0, 0
     for position in range(1000):
         turn = ASKERS["detection"].draw(shown, WORDING, item_rng(5, position)).turns[0]
         strange = [i for i, phrase in enumerate(turn.phrases) if stranger(phrase)]
         questions += bool(strange)
-        assert len(strange) <= MOST_PHRASES
+        assert len(turn.phrases) <= MOST_PHRASES
+        most = max(most, len(strange))
         assert not set(strange) & set(turn.target.phrase.tolist())
         assert len({phrase.casefold() for phrase in turn.phrases}) == len(turn.phrases)
         places.update(i / len(turn.phrases) // 0.5 for i in strange)
     assert abs(questions / 1000 - STRANGERS) < 0.04
+    assert most > 3 * MOST_STRANGERS, "no list is crowded"
     assert abs(places[0] / sum(places.values()) - 0.5) < 0.1
     # Where not all objects are annotated, such a word is absent all the same.
     forbidden = Wording(negatives=False)

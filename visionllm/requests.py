@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -44,12 +44,15 @@ def turn_of(task: Task, phrases: Sequence[str] | Mapping[str, Sequence[str]], re
     """The turn of a known task.
 
     Raises:
-        PromptError: there is nothing to look for, or parts are given to a task without, or left out where one needs
-            them.
+        PromptError: there is nothing to look for, or something that is no words, or parts are given to a task without,
+            or left out where one needs them.
     """
+    regions = listed(regions)
     if isinstance(phrases, str):
         raise PromptError(f"phrases: expected a list such as [{phrases!r}], got one string")
-    if any(not phrase.strip() for phrase in phrases) or not (phrases or regions):
+    if not _are_words(phrases):
+        raise PromptError(f"phrases: expected a list of words, got {phrases!r}")
+    if any(not phrase.strip() for phrase in phrases) or not (len(phrases) or regions):
         raise PromptError("phrases: expected at least one, and none of them empty")
     if task.parts_token is None:
         if isinstance(phrases, Mapping):
@@ -59,9 +62,10 @@ def turn_of(task: Task, phrases: Sequence[str] | Mapping[str, Sequence[str]], re
     if regions:
         raise PromptError(f"regions: {task.name} looks for parts by name; name the thing they belong to in phrases")
     if not isinstance(phrases, Mapping):
-        raise PromptError(f"phrases: expected each with the names of its parts, such as {{{phrases[0]!r}: ['nose']}}")
+        first = next(iter(phrases))
+        raise PromptError(f"phrases: expected each with the names of its parts, such as {{{first!r}: ['nose']}}")
     for phrase, names in phrases.items():
-        if isinstance(names, str) or any(not name.strip() for name in names):
+        if isinstance(names, str) or not _are_words(names) or any(not name.strip() for name in names):
             raise PromptError(f"phrases.{phrase}: expected a list of names, none of them empty, got {names!r}")
         twice = next((name for place, name in enumerate(names) if name in names[:place]), None)
         if twice is not None:
@@ -85,6 +89,23 @@ def worded(sample: Sample, prompt: str, regions: Sequence[Region]) -> Sample:
         raise PromptError(f"prompt: expected text, got {type(prompt).__name__}")
     if not prompt.strip():
         raise PromptError("prompt: empty; say what to look for, such as 'detect all cars'")
+    regions = listed(regions)
     if regions:
         check_regions(regions, [picture.size for picture in sample.pictures], prompt)
-    return sample.with_turns(Turn(question=prompt, regions=tuple(regions)))
+    return sample.with_turns(Turn(question=prompt, regions=regions))
+
+
+def listed(regions: Sequence[Region]) -> tuple[Region, ...]:
+    """Regions as they were handed over.
+
+    Raises:
+        PromptError: it is no list.
+    """
+    if not isinstance(regions, (list, tuple)):
+        raise PromptError(f"regions: expected a list such as [Box(10, 20, 50, 80)], got {regions!r}")
+    return tuple(regions)
+
+
+def _are_words(values: Any) -> bool:
+    """Whether it is a list, or the like, of text."""
+    return isinstance(values, Collection) and all(isinstance(value, str) for value in values)

@@ -52,6 +52,17 @@ class Depths:
     def save(self, path: str | Path) -> None: ...
 
 
+class Made(Depths):
+    """Pictures that were made: they stand beside the one that was shown."""
+
+    made = True
+
+    def draw(self, picture: Any = None) -> Image.Image:
+        sheet = Image.new("RGB", (picture.width + 10, picture.height))
+        sheet.paste(picture, (0, 0))
+        return sheet
+
+
 @pytest.fixture(autouse=True)
 def tasks(monkeypatch: pytest.MonkeyPatch) -> None:
     """Two tasks that give boxes and one of a plugin; names that mean nothing."""
@@ -59,10 +70,12 @@ def tasks(monkeypatch: pytest.MonkeyPatch) -> None:
     results: Registry[type[Result]] = Registry("result")
     results.add("detections", Detections)
     results.add("depths", Depths)
+    results.add("made", Made)
     for name, token, result in (
         ("alpha", "[A]", "detections"),
         ("beta", "[B]", "detections"),
         ("gamma", "[C]", "depths"),
+        ("delta", "[D]", "made"),
     ):
         task = Task(
             name=name, tokens=(Token(text=token, queries=4),), decoder="some", result=result, verb=None, templates="",
@@ -153,7 +166,9 @@ def test_several_pictures() -> None:
             link("alpha", "[A]", "cup", boxes("cup", 2, TABLE), media=1),
         ),
         pictures=(STREET, TABLE),
+        trace=Trace(positions=(3, 9)),
     )
+    assert answer.on(1).explain().splitlines()[4].split()[:4] == ["0", "9", "[A]", "cup"]
     assert answer.on(0).detections.phrases == ("car",)
     assert answer.on(1).detections.phrases == ("cup",)
     assert answer.draw(1).size == (30, 30)
@@ -198,6 +213,13 @@ def test_draw_and_save(tmp_path: Path) -> None:
     assert json.loads((tmp_path / "out.json").read_text())["text"] == street().text
     with pytest.raises(PictureError, match="no picture to draw on"):
         Answer(text="no picture").save(tmp_path / "none.png")
+
+
+def test_what_was_made_stands_beside_what_was_found_whatever_came_first() -> None:
+    made, found = link("delta", "[D]", "dog", Made([1.0])), link("alpha", "[A]", "car", boxes("car", 2))
+    drawn = [Answer(text="", links=links, pictures=(STREET,)).draw() for links in ((made, found), (found, made))]
+    assert drawn[0].size == (90, 60)
+    assert drawn[0].tobytes() == drawn[1].tobytes()
 
 
 def test_html_escapes() -> None:

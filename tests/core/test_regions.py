@@ -68,6 +68,14 @@ def test_regions_move_with_the_picture(region: Region) -> None:
         (Pixels(np.zeros((40, 60), bool)), "pixels: holds no pixel of a picture of 60 x 40"),
         (Pixels(np.zeros((4, 6), bool)), "a mask of 6 x 4 on a picture of 60 x 40"),
         (Pixels(np.zeros((40, 60))), "expected a Mask or"),
+        (Pixels([[True], [True, False]]), "expected a Mask or .* got list"),
+        (Polygon([(1, 1), (5,), (9, 9)]), "polygon: expected numbers, got"),
+        (Polygon("abc"), "polygon: expected numbers, got 'abc'"),  # type: ignore[arg-type]
+        (Scribble(None), "scribble: expected numbers, got None"),  # type: ignore[arg-type]
+        (Scribble([(1, 1)] * 500 + [(70, 5)]), r"scribble: \(70, 5\) reaches out"),  # the one point that does
+        (Point("3", "4"), "point: expected numbers"),  # type: ignore[arg-type]
+        (Box(None, 1, 2, 3), "box: expected numbers"),  # type: ignore[arg-type]
+        (Box(1, 1, 5, 5, picture=0.5), "picture: expected a whole number, got 0.5"),  # type: ignore[arg-type]
         (Box(1, 1, 5, 5, picture=2), "of picture 2; there are 1, counted from 0"),
         ((1, 2, 3, 4), r"expected Box\(...\), Point\(...\) or another region, got tuple"),
     ],

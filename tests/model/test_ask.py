@@ -248,7 +248,7 @@ def test_links_do_not_hang_on_the_chunk(model: Any, picture: Make, monkeypatch: 
     assert [link.meta.phrase for link in parts.links] == phrases
 
 
-@pytest.mark.parametrize("phrases", ["car", [], ["car", " "], [""]])
+@pytest.mark.parametrize("phrases", ["car", [], ["car", " "], [""], [3], ["car", None], None, 3])
 def test_phrases_that_are_none(model: Any, picture: Make, phrases: Any) -> None:
     with pytest.raises(PromptError, match="phrases"):
         model.detect(picture(), phrases)

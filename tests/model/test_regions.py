@@ -256,6 +256,13 @@ def test_wrong_regions_are_one_line(pointing: Any, model: Any, picture: Make) ->
         pointing.segment(picture(), regions=[Box(1, 1, 100, 20)])
     with pytest.raises(PromptError, match="phrases: expected at least one"):
         pointing.segment(picture())
+    for alone in (Box(1, 1, 20, 20), None, 5):
+        calls = (lambda r: pointing(picture(), "segment <region>", regions=r),
+                 lambda r: pointing.segment(picture(), regions=r),
+                 lambda r: pointing.chat(picture()).ask("segment <region>", regions=r))  # fmt: skip
+        for call in calls:
+            with pytest.raises(PromptError, match=r"regions: expected a list such as \[Box\(10, 20, 50, 80\)\], got"):
+                call(alone)
 
 
 def test_regions_join_a_trained_model(model: Any, make_model: Make, tmp_path: Any) -> None:

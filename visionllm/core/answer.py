@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from html import escape
 from pathlib import Path
 from typing import Any, Protocol, Self
@@ -132,13 +132,15 @@ class Answer:
         """The part of the answer that speaks of one picture of several."""
         if not 0 <= picture < len(self.pictures):
             raise PictureError(f"no picture {picture}; the answer speaks of {len(self.pictures)}, counted from 0")
+        rows = [i for i, link in enumerate(self.links) if picture in link.meta.media]
+        positions = tuple(self.trace.positions[i] for i in rows) if self.trace.positions else ()
         return Answer(
             text=self.text,
-            links=tuple(link for link in self.links if picture in link.meta.media),
+            links=tuple(self.links[i] for i in rows),
             unserved=self.unserved,
             pictures=(self.pictures[picture],),
             prompt=self.prompt,
-            trace=self.trace,
+            trace=replace(self.trace, positions=positions),
         )
 
     def statements(self) -> list[str]:
@@ -170,7 +172,8 @@ class Answer:
         """
         part = self.on(picture) if self.pictures or picture else self
         drawing = Image.fromarray(part.pictures[0].pixels) if part.pictures else None
-        for result in part.results.values():
+        # What was found lies on the picture; what was made stands beside it, on a sheet that has another size.
+        for result in sorted(part.results.values(), key=lambda result: bool(getattr(result, "made", False))):
             drawing = result.draw(drawing)
         if drawing is None:
             raise PictureError("there is no picture to draw on; the answer is its text")

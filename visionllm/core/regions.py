@@ -57,13 +57,31 @@ class Region:
     def _kind(self) -> str:
         return type(self).__name__.lower()
 
+    def _table(self, values: Any) -> np.ndarray:
+        """(...) float64.
+
+        Raises:
+            PromptError: they are no numbers, or do not make a table.
+        """
+        try:
+            table = np.asarray(values)
+        except ValueError:  # rows of different lengths
+            table = np.asarray(None)
+        if table.dtype.kind not in "iuf":
+            raise PromptError(f"{self._kind()}: expected numbers, got {values!r}")
+        return table.astype(np.float64)
+
     def _check(self, points_xy: np.ndarray, size: tuple[int, int]) -> None:
-        if not np.isfinite(points_xy).all():
-            raise PromptError(f"{self._kind()}: {points_xy.tolist()} is not finite")
-        if (points_xy < 0).any() or (points_xy > np.array(size)).any():
-            raise PromptError(
-                f"{self._kind()}: {points_xy.tolist()} reaches out of the picture of {size[0]} x {size[1]} pixels"
-            )
+        """Whether (N, 2) points lie in the picture; the first that does not is named."""
+        finite = np.isfinite(points_xy).all(1)
+        inside = ((points_xy >= 0) & (points_xy <= np.array(size))).all(1)
+        for wrong, words in (
+            (~finite, "is not finite"),
+            (~inside, f"reaches out of the picture of {size[0]} x {size[1]} pixels"),
+        ):
+            if wrong.any():
+                x, y = points_xy[wrong][0]
+                raise PromptError(f"{self._kind()}: ({x:g}, {y:g}) {words}")
 
 
 @dataclass(frozen=True, eq=False)
@@ -78,8 +96,9 @@ class Point(Region):
         return replace(self, x=x, y=y)
 
     def _drawn(self, size: tuple[int, int]) -> Mask:
-        self._check(np.array([[self.x, self.y]], np.float64), size)
-        return _strokes(np.array([[self.x, self.y]]), size)
+        place = self._table([[self.x, self.y]])
+        self._check(place, size)
+        return _strokes(place, size)
 
 
 @dataclass(frozen=True, eq=False)
@@ -99,7 +118,7 @@ class Box(Region):
         return replace(self, x1=x1, y1=y1, x2=x2, y2=y2)
 
     def _drawn(self, size: tuple[int, int]) -> Mask:
-        corners = np.array([[self.x1, self.y1], [self.x2, self.y2]], np.float64)
+        corners = self._table([[self.x1, self.y1], [self.x2, self.y2]])
         self._check(corners, size)
         if (corners[1] <= corners[0]).any():
             raise PromptError(f"box: {corners.ravel().tolist()} has no area; give x1 < x2 and y1 < y2")
@@ -118,7 +137,7 @@ class _Drawn(Region):
 
     def _places(self, size: tuple[int, int], *, least: int) -> np.ndarray:
         """(N, 2), checked."""
-        table = np.asarray(self.points_xy, np.float64)
+        table = np.atleast_1d(self._table(self.points_xy))
         if table.ndim != 2 or table.shape[1] != 2 or len(table) < least:
             raise PromptError(
                 f"{self._kind()}: needs {least} points (x, y) or more, got {len(table)} of shape {table.shape}"
@@ -171,10 +190,11 @@ class Pixels(Region):
     def _own(self) -> Mask:
         if isinstance(self.shape, Mask):
             return self.shape
-        table = np.asarray(self.shape)
-        if table.ndim != 2 or table.dtype != np.bool_:
-            raise PromptError(f"pixels: expected a Mask or (H, W) bool, got {table.shape} {table.dtype}")
-        return Mask.of(table)
+        if not isinstance(self.shape, np.ndarray) or self.shape.ndim != 2 or self.shape.dtype != np.bool_:
+            shape = getattr(self.shape, "shape", type(self.shape).__name__)
+            kind = getattr(self.shape, "dtype", "")
+            raise PromptError(f"pixels: expected a Mask or (H, W) bool, got {shape} {kind}".rstrip())
+        return Mask.of(self.shape)
 
 
 def region_name(number: int) -> str:
@@ -213,6 +233,8 @@ def check_regions(regions: Sequence[Any], sizes: Sequence[tuple[int, int]], prom
         where = f"regions[{number}]"
         if not isinstance(region, Region):
             raise PromptError(f"{where}: expected Box(...), Point(...) or another region, got {type(region).__name__}")
+        if not isinstance(region.picture, (int, np.integer)):
+            raise PromptError(f"{where}: picture: expected a whole number, got {region.picture!r}")
         if not 0 <= region.picture < len(sizes):
             raise PromptError(f"{where}: of picture {region.picture}; there are {len(sizes)}, counted from 0")
         try:

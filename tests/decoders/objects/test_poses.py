@@ -268,6 +268,8 @@ def test_a_point_alone_equals_a_point_among_many_objects(posing: Any, sample: Sa
         (["car"], r"expected each with the names of its parts, such as \{'car': \['nose'\]\}"),
         ({"car": "nose"}, r"phrases\.car: expected a list of names"),
         ({"car": ["nose", " "]}, r"phrases\.car: expected a list of names"),
+        ({"car": [1, 2]}, r"phrases\.car: expected a list of names, none of them empty, got \[1, 2\]"),
+        ({"car": None}, r"phrases\.car: expected a list of names"),
         ({"car": ["nose", "nose"]}, r"phrases\.car: 'nose' stands twice"),
         ({}, "expected at least one"),
     ],

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -12,9 +13,13 @@ import typer
 from visionllm import VisionLLMError
 
 if TYPE_CHECKING:
-    from visionllm import Answer, Box, Point
+    from visionllm import Answer, Box, Pixels, Point, Polygon, Scribble
 
 _BAR = 30  # characters
+_REGIONS = (
+    "x,y or x1,y1,x2,y2 in pixels, scribble:x,y,x,y,..., polygon:x,y,x,y,x,y,... or mask:FILE, whose bright pixels "
+    "count; behind it @2 where it lies in picture 2 of --together"
+)
 
 app = typer.Typer(
     add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode=None,
@@ -32,12 +37,11 @@ def ask(
     images: Annotated[
         list[Path] | None, typer.Argument(help="Pictures; each is asked about on its own. None to ask without one.")
     ] = None,
+    together: Annotated[bool, typer.Option("--together", help="Ask once, about all pictures.")] = False,
     model: Model = None,
     out: Annotated[Path | None, typer.Option(help="Drawn picture (one image) or folder (several).")] = None,
     json_out: Annotated[bool, typer.Option("--json", help="Print JSON only.")] = False,
-    region: Annotated[
-        list[str] | None, typer.Option(help="What a <region> of the prompt means: x,y or x1,y1,x2,y2 in pixels.")
-    ] = None,
+    region: Annotated[list[str] | None, typer.Option(help=f"What a <region> of the prompt means: {_REGIONS}.")] = None,
     option: Annotated[
         list[str] | None, typer.Option(help="DECODER.KEY=VALUE, such as generation.seed=3 or objects.threshold=0.3.")
     ] = None,
@@ -50,20 +54,25 @@ def ask(
     vision = VisionLLM.from_pretrained(model, device=device)
     images = images or []
     options = _options(option or [])
+    if out is not None:
+        _make(out if len(images) > 1 else out.parent)
     for name, decoder in vision.decoders.items():
         if "progress" in type(decoder).Options.model_fields:
             options.setdefault(name, {}).setdefault("progress", _steps)
-    asked: list[Any] = [(image, prompt, regions) for image in images] or [(None, prompt, regions)]
+    shown: list[Any] = [images] if together and images else list(images)
+    asked: list[Any] = [(one, prompt, regions) for one in shown or [None]]
     answers = vision.ask_many(asked, options=options)
     if json_out:
         values = [answer.to_dict() for answer in answers]
         typer.echo(json.dumps(values[0] if len(values) == 1 else values, indent=2))
-    for number, answer in enumerate(answers):
-        if not json_out:
+    if not json_out:
+        for answer in answers:
             _show(answer)
+    if together and len(images) > 1:
+        answers = [answer.on(number) for answer in answers for number in range(len(images))]
+    for number, answer in enumerate(answers):
         target = _target(out, images, number)
         if target is not None and not answer.unserved:
-            target.parent.mkdir(parents=True, exist_ok=True)
             for path, what in _files(answer, target):
                 what.save(path)
                 typer.echo(f"drawn: {path}", err=json_out)
@@ -83,8 +92,8 @@ def replay(
     """Make a picture again by the recipe it carries, with the model that made it."""
     from visionllm import VisionLLM
 
+    _make(out.parent)
     made = VisionLLM.from_pretrained(model, device=device).replay(file, images or None)
-    out.parent.mkdir(parents=True, exist_ok=True)
     made.save(out)
     typer.echo(f"made: {out}")
 
@@ -129,6 +138,8 @@ def eval(
     from visionllm import VisionLLM, evaluate
 
     vision = VisionLLM.from_pretrained(model, device=device)
+    if json_path is not None:
+        _make(json_path.parent)
     report = evaluate(
         vision, dataset, split, data_root=data_root, task=task, known=known, limit=limit, chunk=chunk, among=among,
         judges=_judges(judge or []), batch_size=batch_size, progress=_progress,
@@ -136,7 +147,6 @@ def eval(
     text = json.dumps(report, indent=2)
     typer.echo(text)
     if json_path is not None:
-        json_path.parent.mkdir(parents=True, exist_ok=True)
         json_path.write_text(text + "\n", encoding="utf-8")
 
 
@@ -232,37 +242,60 @@ def _show(answer: Answer) -> None:
     console = Console(highlight=False)
     console.print(f"prompt: {answer.prompt}", markup=False)
     console.print(f"reply:  {answer.text}", markup=False)
-    table = Table("phrase", "score", "x1", "y1", "x2", "y2", title=answer.pictures[0].name if answer.pictures else None)
-    rows: list[tuple[Any, ...]] = []
-    for link in answer.links:
-        found = link.result
-        rows += [(link.meta.phrase, f"{s:.2f}", *(f"{v:.0f}" for v in b)) for s, b in
-                 zip(found.scores, getattr(found, "boxes_xyxy", ()), strict=False)]  # fmt: skip
-    for row in rows:
-        table.add_row(*row)
-    if rows:
-        console.print(table)
+    several = len(answer.pictures) > 1
+    for part in [answer.on(number) for number in range(len(answer.pictures))] if several else [answer]:
+        table = Table("phrase", "score", "x1", "y1", "x2", "y2", title=part.pictures[0].name if part.pictures else None)
+        for link in part.links:
+            found = link.result
+            for score, box in zip(found.scores, getattr(found, "boxes_xyxy", ()), strict=False):
+                table.add_row(link.meta.phrase, f"{score:.2f}", *(f"{edge:.0f}" for edge in box))
+        if table.rows:
+            console.print(table)
     for line in answer.statements():
         console.print(line, markup=False)
 
 
-def _region(text: str) -> Point | Box:
-    """A point of two numbers, or a box of four.
+def _region(text: str) -> Box | Pixels | Point | Polygon | Scribble:
+    """What ``--region`` says.
 
     Raises:
-        VisionLLMError: it is neither.
+        VisionLLMError: it is none of the kinds.
     """
-    from visionllm import Box, Point
+    from visionllm import Box, Pixels, Point, Polygon, Scribble
 
+    number = re.search(r"@([1-9]\d*)$", text)
+    place, picture = (text[: number.start()], int(number[1]) - 1) if number else (text, 0)
+    if place.startswith("mask:"):
+        return Pixels(_bright(text, Path(place.removeprefix("mask:"))), picture=picture)
+    kind, colon, rest = place.rpartition(":")
     try:
-        numbers = [float(number) for number in text.split(",")]
+        numbers = [float(word) for word in rest.split(",")]
     except ValueError:
         numbers = []
-    if len(numbers) == 2:
-        return Point(*numbers)
-    if len(numbers) == 4:
-        return Box(*numbers)
-    raise VisionLLMError(f"--region {text}: expected a point as x,y or a box as x1,y1,x2,y2, such as 40,60")
+    pairs = list(zip(numbers[::2], numbers[1::2], strict=False))
+    if not colon and len(numbers) == 2:
+        return Point(*numbers, picture=picture)
+    if not colon and len(numbers) == 4:
+        return Box(*numbers, picture=picture)
+    if kind in ("scribble", "polygon") and pairs and len(numbers) % 2 == 0:
+        return (Scribble if kind == "scribble" else Polygon)(pairs, picture=picture)
+    raise VisionLLMError(f"--region {text}: expected {_REGIONS}; such as 40,60")
+
+
+def _bright(text: str, path: Path) -> Any:
+    """(H, W) bool: the pixels of a picture that are brighter than grey.
+
+    Raises:
+        VisionLLMError: there is no picture.
+    """
+    import numpy as np
+    from PIL import Image
+
+    try:
+        with Image.open(path) as picture:
+            return np.asarray(picture.convert("L")) > 127
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
+        raise VisionLLMError(f"--region {text}: {path} is not a picture that can be read") from None
 
 
 def _options(texts: list[str]) -> dict[str, dict[str, Any]]:
@@ -304,6 +337,18 @@ def _target(out: Path | None, images: list[Path], number: int) -> Path | None:
     stem = images[number].stem
     alike = [path.stem for path in images].count(stem) > 1
     return out / (f"{stem}_{number + 1}.png" if alike else f"{stem}.png")
+
+
+def _make(folder: Path) -> None:
+    """The folder, where it is not there.
+
+    Raises:
+        VisionLLMError: it cannot be made.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise VisionLLMError(f"{folder}: cannot be made a folder ({error.strerror}); choose another place") from None
 
 
 def _files(answer: Answer, target: Path) -> list[tuple[Path, Any]]:

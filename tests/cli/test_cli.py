@@ -216,9 +216,72 @@ def test_regions_are_points_and_boxes(saved: Path, photo: Path, run: Run, monkey
     assert (type(box), box.x1, box.y1, box.x2, box.y2) == (Box, 5, 5, 40, 30)
 
 
-@pytest.mark.parametrize("region", ["5", "1,2,3", "left", "1,2,3,4,5", ""])
+def test_regions_of_every_kind_in_several_pictures(
+    saved: Path, photo: Path, tmp_path: Path, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from visionllm import VisionLLM
+
+    bright = np.zeros((60, 80), np.uint8)
+    bright[10:20, 5:40] = 200
+    Image.fromarray(bright).save(tmp_path / "mask@2.png")
+    seen: list[Any] = []
+    monkeypatch.setattr(VisionLLM, "ask_many", lambda _, requests, **options: seen.extend(requests) or [])
+    texts = ["scribble:1,2,30.5,40@2", "polygon:1,2,30,40,5,6", f"mask:{tmp_path / 'mask@2.png'}@1", "7,8@2"]
+    regions = [word for text in texts for word in ("--region", text)]
+    prompt = " ".join(["segment", *["<region>"] * 4])
+    assert run("ask", prompt, photo, photo, "--together", "--model", saved, *regions)[0] == 0
+    ((pictures, _, (scribble, polygon, mask, point)),) = seen
+    assert pictures == [photo, photo]
+    assert [region.picture for region in (scribble, polygon, mask, point)] == [1, 0, 0, 1]
+    assert scribble.points_xy == [(1, 2), (30.5, 40)]
+    assert polygon.points_xy == [(1, 2), (30, 40), (5, 6)]
+    assert (mask.shape == (bright > 0)).all()
+    assert (point.x, point.y) == (7, 8)
+
+
+def test_pictures_that_are_asked_about_together_are_told_and_drawn_apart(
+    saved: Path, tmp_path: Path, picture: Make, run: Run, speaking: Make
+) -> None:
+    paths = [tmp_path / "one.png", tmp_path / "two.jpg"]
+    for path, size in zip(paths, ((80, 60), (60, 80)), strict=True):
+        Image.fromarray(picture(*size).pixels).save(path)
+    speaking(("cars in picture 2",))
+    out = tmp_path / "out"
+    status, printed, error = run(
+        "ask", "detect cars in picture 2", *paths, "--together", "--model", saved, "--out", out
+    )
+    assert (status, error) == (0, "")
+    assert printed.count("reply:") == 1
+    assert "two.jpg" in printed.split("drawn")[0]
+    assert "one.png" not in printed.split("drawn")[0]  # nothing was found there: no table
+    with Image.open(out / "one.png") as one, Image.open(out / "two.png") as two:
+        assert (one.size, two.size) == ((80, 60), (60, 80))
+        assert np.array_equal(np.asarray(one), picture(80, 60).pixels)
+
+
+def test_a_folder_that_cannot_be_made(saved: Path, photo: Path, run: Run) -> None:
+    """It is told before anything is asked."""
+    told(*run("ask", "detect cars", photo, "--model", saved, "--out", photo / "x.png"), "photo.png: cannot be made a")
+
+
+BAD_REGIONS = [
+    "5",
+    "1,2,3",
+    "left",
+    "1,2,3,4,5",
+    "",
+    "1,2@0",
+    "1,2@",
+    "polygon:1,2,3",
+    "polygon:",
+    "point:1,2",
+    "mask:none.png",
+]
+
+
+@pytest.mark.parametrize("region", BAD_REGIONS)
 def test_a_bad_region(region: str, saved: Path, photo: Path, run: Run) -> None:
-    told(*run("ask", "segment <region>", photo, "--model", saved, "--region", region), f"--region {region}", "such as")
+    told(*run("ask", "segment <region>", photo, "--model", saved, "--region", region), f"--region {region}:")
 
 
 @pytest.mark.parametrize(

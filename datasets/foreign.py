@@ -30,9 +30,14 @@ def card_from_config(path: str | Path, *, trust: bool = False) -> dict[str, Any]
     if path.suffix == ".py" and not trust:
         raise ConfigError(f"{path} is Python, and to read it is to run it; read it yourself, then pass --trust")
     try:
-        config = importlib.import_module("mmengine.config").Config.fromfile(str(path))
+        reader = importlib.import_module("mmengine.config").Config
     except ImportError as error:
         raise ConfigError(f"mmengine cannot be imported ({error}); docs/bridges.md says how to install it") from None
+    try:
+        config = reader.fromfile(str(path))
+    except Exception as error:  # noqa: BLE001 (lines of somebody's Python are run, and may raise anything)
+        said = " ".join(f"{type(error).__name__}: {error}".split())
+        raise ConfigError(f"{path}: not a configuration that mmengine reads ({said})") from None
     held = {split: config[key]["dataset"] for split, key in _LOADERS.items() if config.get(key)}
     if not held:
         raise ConfigError(f"{path}: no data loader in it; one of {', '.join(_LOADERS.values())} is expected")

@@ -6,6 +6,7 @@ import json
 import math
 import os
 import shutil
+import sys
 import time
 from collections.abc import Sequence
 from contextlib import contextmanager, nullcontext
@@ -20,7 +21,7 @@ from torch import Tensor
 
 from visionllm.checkpoint import load_weights
 from visionllm.conflict import conflicts
-from visionllm.core.errors import CheckpointError, ConfigError
+from visionllm.core.errors import CheckpointError, ConfigError, DatasetError
 from visionllm.core.sample import Sample
 from visionllm.datasets.loader import Loader
 from visionllm.distributed import agree_on_idle, global_counts, summed
@@ -28,7 +29,16 @@ from visionllm.logs import RunLog
 from visionllm.model import Losses, VisionLLM
 from visionllm.optim import Average, make_optimizer, memory_of, remember, set_rate
 from visionllm.routing.render import Style
-from visionllm.runs import TrainConfig, build_model, check_tasks, make_loader, pretrained, style_at, weights_of
+from visionllm.runs import (
+    TrainConfig,
+    build_model,
+    check_tasks,
+    checkpoints,
+    make_loader,
+    pretrained,
+    style_at,
+    weights_of,
+)
 
 
 def train(config: TrainConfig, *, resume: bool = False) -> Path:
@@ -41,10 +51,14 @@ def train(config: TrainConfig, *, resume: bool = False) -> Path:
 
     run = config.train
     folder = Path(run.out)
-    held = sorted(folder.glob("step-*"))
+    held = checkpoints(folder)
     if held and not resume:
         # Its checkpoints would be taken for this run's, and the oldest deleted.
         raise ConfigError(f"train.out: {held[-1]} is another run's; go on with it (--resume), or name another folder")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(f"train.out: {folder}: cannot be made a folder ({error.strerror}); name another") from None
     accelerator = Accelerator(
         mixed_precision=run.precision, kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=True)],
         # Told nothing, accelerate lets each process of a machine without a GPU train a model of its own.
@@ -61,8 +75,10 @@ def train(config: TrainConfig, *, resume: bool = False) -> Path:
     optimizer = make_optimizer(model, config.optim)
     loader = make_loader(config, accelerator.process_index, accelerator.num_processes)
     check_tasks(loader, model)
+    for told in filter(None, (dataset.report() for dataset in loader.datasets)):
+        accelerator.print(told, file=sys.stderr)
     average = Average(model, config.optim.ema) if config.optim.ema else None
-    start = _resume(folder, model, optimizer, average, loader) if resume else 0
+    start = _resume(held[-1], run.steps, model, optimizer, average, loader) if held else 0
     wrapped, optimizer = accelerator.prepare(model, optimizer)
     if run.attention is not None:
         model.attend(run.attention)
@@ -254,27 +270,27 @@ def _save(
     else:
         model.save_pretrained(aside / "model")
     save_file(memory_of(model, optimizer), aside / "optimizer.safetensors")
-    state = {"step": step, "plan": loader.plan.digest(256)}
+    state = {"step": step, "plan": loader.plan.state(), "batch_size": loader.batch_size}
     (aside / "state.json").write_text(json.dumps(state), encoding="utf-8")
     shutil.rmtree(final, ignore_errors=True)
     os.replace(aside, final)
-    for old in sorted(folder.glob("step-*"))[:-keep]:
+    for old in checkpoints(folder)[:-keep]:
         shutil.rmtree(old)
 
 
-def _resume(folder: Path, model: VisionLLM, optimizer: Any, average: Average | None, loader: Loader) -> int:
-    """Fill everything from the newest checkpoint and return its step; 0 where there is none.
+def _resume(
+    last: Path, steps: int, model: VisionLLM, optimizer: Any, average: Average | None, loader: Loader
+) -> int:  # fmt: skip
+    """Fill everything from the checkpoint ``last`` and return its step.
 
     Raises:
-        CheckpointError: the data or the mixture changed since.
+        CheckpointError: it would not be the same run: data, mixture, seed, samples a step or the running average are
+            others now, or it has done more than ``steps``.
     """
-    found = sorted(folder.glob("step-*"))
-    if not found:
-        return 0
-    last = found[-1]
     state = json.loads((last / "state.json").read_text(encoding="utf-8"))
-    if state["plan"] != loader.plan.digest(256):
-        raise CheckpointError(f"{last}: was trained on another mixture, seed or data; start anew or restore them")
+    _check_same(last, state, average, loader)
+    if state["step"] > steps:
+        raise CheckpointError(f"{last}: is beyond train.steps={steps}; ask for more, or use its model as it is")
     if average is not None:
         load_weights(model, last / "model")
         average.load(model.state_dict())
@@ -283,3 +299,26 @@ def _resume(folder: Path, model: VisionLLM, optimizer: Any, average: Average | N
         load_weights(model, last / "model")
     remember(model, optimizer, load_file(last / "optimizer.safetensors"))
     return int(state["step"])
+
+
+def _check_same(last: Path, state: dict[str, Any], average: Average | None, loader: Loader) -> None:
+    """Whether what is left of a run is what its checkpoint has begun; see ``_resume``."""
+    cure = "restore it, or start a new run from the checkpoint's model (model.start)"
+    plan = state["plan"]
+    if isinstance(plan, str):  # of an older version, which noted the order of the first samples alone
+        if plan != loader.plan.digest(256):
+            raise CheckpointError(f"{last}: was trained on another mixture, seed or data; start anew or restore them")
+    else:
+        try:
+            loader.plan.check_state(plan)
+        except DatasetError as error:
+            raise CheckpointError(f"{last}: {error}") from None
+    was = state.get("batch_size", loader.batch_size)
+    if was != loader.batch_size:
+        raise CheckpointError(
+            f"{last}: train.batch_size was {was} and is {loader.batch_size} now, which repeats or leaves out samples; "
+            + cure
+        )
+    averaged = (last / "raw.safetensors").is_file()
+    if averaged != (average is not None):
+        raise CheckpointError(f"{last}: optim.ema was {'on' if averaged else 'off'} and is not so now; {cure}")

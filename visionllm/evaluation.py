@@ -60,6 +60,12 @@ class Setting:
     judges: Mapping[str, str] = field(default_factory=dict)
     options: dict[str, Any] = field(default_factory=dict)
 
+    def __post_init__(self) -> None:
+        for name, value in (("batch_size", self.batch_size), ("limit", self.limit), ("chunk", self.chunk),
+                            ("among", self.among)):  # fmt: skip
+            if value is not None and value < 1:
+                raise ConfigError(f"{name}: expected at least 1, got {value}")
+
 
 def evaluate(
     model: VisionLLM,
@@ -79,10 +85,11 @@ def evaluate(
 
     Returns:
         ``routing`` (share of replies with the right tokens, phrases and order; kinds of failure), the task's metric,
-        the numbers of pictures and questions, seconds, and what was asked how.
+        the numbers of pictures and questions, seconds, what was asked how, and ``annotations``, if any of them were
+        dropped or clipped.
 
     Raises:
-        ConfigError: the task is not loaded, or has no known-task path.
+        ConfigError: the task is not loaded, or has no known-task path; a number of a setting is less than one.
         DatasetError: there is nothing to ask, or no truth to compare with.
     """
     how = Setting(**settings)
@@ -127,6 +134,8 @@ def evaluate(
         "samples": total, "questions": asked, "model": model.fingerprint,
         "seconds": round(time.perf_counter() - started, 1), "seed": how.seed,
     }  # fmt: skip
+    if data.report():
+        report["annotations"] = data.report()
     if not how.known:
         report["routing"] = routing.compute()
     if name is not None and metric is not None and pictures:

@@ -15,7 +15,7 @@ class RunLog:
     """Writes ``log.jsonl`` and, where TensorBoard is installed, its events; shows a bar on a terminal.
 
     Args:
-        folder: of the run.
+        folder: of the run; it is there.
         steps: all of them; the bar starts at ``start``.
         enabled: False on ranks other than the first.
     """
@@ -26,7 +26,6 @@ class RunLog:
         self._board: Any = None
         if not enabled:
             return
-        folder.mkdir(parents=True, exist_ok=True)
         self._file = (folder / "log.jsonl").open("a", encoding="utf-8")
         try:
             from torch.utils.tensorboard import SummaryWriter

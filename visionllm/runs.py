@@ -20,7 +20,7 @@ from visionllm.datasets.loader import Loader
 from visionllm.datasets.plan import item_rng
 from visionllm.datasets.transforms import Augment
 from visionllm.model import VisionLLM
-from visionllm.optim import OptimConfig
+from visionllm.optim import OptimConfig, make_optimizer
 from visionllm.routing.render import Style
 from visionllm.routing.vocabulary import Vocabulary
 
@@ -218,18 +218,32 @@ def check_tasks(loader: Loader, model: VisionLLM) -> None:
             )
 
 
+def checkpoints(folder: Path) -> list[Path]:
+    """Folders of the checkpoints that a run has written, the newest last."""
+    return sorted(folder.glob("step-*"))
+
+
 def describe(config: TrainConfig) -> str:
-    """The plan of a run before it costs anything: shares, epochs, parameters."""
+    """The plan of a run before it costs anything: shares, epochs, parameters.
+
+    Raises:
+        VisionLLMError: a key is wrong whose mistake shows once model and data are there; the run would say the same.
+    """
     model, loader, run = build_model(config.model), make_loader(config), config.train
+    weights_of(config, model)
+    make_optimizer(model, config.optim)
+    check_tasks(loader, model)
     total = sum(source.weight for source in config.data)
     seen = run.steps * run.batch_size
-    lines = [f"{run.steps:,} steps of {run.batch_size} samples = {seen:,} samples -> {run.out}", ""]
+    lines = [f"{run.steps:,} steps of {run.batch_size} samples = {seen:,} samples -> {run.out}"]
+    lines += [f"{held} is there: --resume goes on from it" for held in checkpoints(Path(run.out))[-1:]]
+    lines.append("")
     for source, dataset in zip(config.data, loader.datasets, strict=True):
         share = source.weight / total
         lines.append(
             f"{dataset.key:28} {len(dataset):>10,} samples  {share:6.1%}  {share * seen / len(dataset):8.2f} epochs"
         )
-        lines.append(f"    {dataset.report()}")
+        lines += [f"    {dataset.report()}"] if dataset.report() else []
     lines.append("")
     for name, part in [("mllm", model.mllm), ("link_queries", model.link_queries), *model.decoders.items()]:
         count = sum(p.numel() for p in part.parameters())

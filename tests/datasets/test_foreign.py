@@ -56,6 +56,13 @@ def test_poses(tmp_path: Path) -> None:
     assert card_from_config(written(tmp_path, text), trust=True)["task"] == "pose"
 
 
+@pytest.mark.parametrize("text", ["a = [", "raise RuntimeError('no')", "1 / 0", "a = b"])
+def test_code_that_fails_is_one_line(tmp_path: Path, text: str) -> None:
+    with pytest.raises(ConfigError, match=r"net\.py: not a configuration that mmengine reads") as caught:
+        card_from_config(written(tmp_path, text), trust=True)
+    assert "\n" not in str(caught.value)
+
+
 @pytest.mark.parametrize(
     ("text", "said"),
     [

@@ -117,6 +117,12 @@ def test_a_reply_is_compared_with_all_that_was_asked(
     assert len(seen[-1]) > len(seen[0])
 
 
+@pytest.mark.parametrize("name", ["batch_size", "limit", "chunk", "among"])
+def test_numbers_start_at_one(model: Any, scenes: Dataset, name: str) -> None:
+    with pytest.raises(ConfigError, match=f"{name}: expected at least 1, got 0"):
+        evaluate(model, scenes, **{name: 0})
+
+
 def test_a_data_set_that_cannot_answer_is_refused(model: Any, scenes: Dataset) -> None:
     """The scenes opened for boxes hold no captions; a report of nothing would look like a score."""
     with pytest.raises(DatasetError, match=r"scenes/val \(captions\): nothing to ask of 2 samples; .* no captions"):

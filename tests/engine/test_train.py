@@ -25,48 +25,6 @@ from visionllm.runs import TrainConfig, build_model, describe, load_config, weig
 Make = Callable[..., Any]
 
 
-@pytest.fixture
-def write(tmp_path: Path, tiny_settings: Make) -> Callable[..., Path]:
-    """Write a training config over two tiny data sets; keys are ``section__key``."""
-
-    def make(name: str = "run", **changes: Any) -> Path:
-        cards = {
-            "scenes": {"splits": {"train": {"length": 50, "seed": 0, "size": [96, 72]}}},
-            "phrases": {"splits": {"train": {"length": 50, "seed": 0, "shortest": 1, "longest": 3}}},
-        }
-        for card, values in cards.items():
-            words = {"name": f"tiny_{card}", "task": "detection", "format": card, "license": "Apache-2.0", **values}
-            (tmp_path / f"{card}.yaml").write_text(yaml.safe_dump(words))
-        values: dict[str, Any] = {
-            "model": tiny_settings(denoising=12),
-            "data": [
-                {"dataset": str(tmp_path / "scenes.yaml"), "weight": 2.0},
-                {"dataset": str(tmp_path / "phrases.yaml")},
-            ],
-            "train": {
-                "out": str(tmp_path / name),
-                "steps": 6,
-                "batch_size": 4,
-                "save_every": 3,
-                "log_every": 2,
-                "seed": 3,
-            },
-            "optim": {"lr": 1e-3, "warmup": 2, "ema": 0.9},
-            "augment": {"flip": 0.5},
-        }
-        for key, value in changes.items():
-            section, _, rest = key.partition("__")
-            if rest:
-                values[section][rest] = value
-            else:
-                values[section] = value
-        path = tmp_path / f"{name}.yaml"
-        path.write_text(yaml.safe_dump(values))
-        return path
-
-    return make
-
-
 def tensors(folder: Path) -> dict[str, torch.Tensor]:
     found = {}
     for path in sorted(folder.rglob("*.safetensors")):
@@ -222,17 +180,6 @@ def test_a_vision_tower_learns_to_see_alone(write: Make, lists: bool) -> None:
     assert [entry["loss"] for entry in log] == [entry["sight"] for entry in log]
 
 
-def test_resuming_nothing_starts_anew(write: Make) -> None:
-    assert train(load_config(write(train__steps=1)), resume=True).is_dir()
-
-
-def test_resuming_on_other_data_is_refused(write: Make) -> None:
-    train(load_config(write(train__steps=1)))
-    with pytest.raises(CheckpointError, match="another mixture, seed or data") as caught:
-        train(load_config(write(train__steps=2, train__seed=4)), resume=True)
-    assert "\n" not in str(caught.value)
-
-
 @pytest.mark.parametrize("frozen", ["mllm", "decoders"])
 def test_frozen_parts_stay(write: Make, frozen: str) -> None:
     """With all that they hold: running statistics too."""
@@ -297,6 +244,31 @@ def test_the_plan_is_told(write: Make) -> None:
     assert "tiny_scenes/train" in text
     assert "66.7%" in text
     assert "plan digest" in text
+    assert "--resume" not in text
+
+
+def test_the_plan_tells_of_a_run_that_was_begun(write: Make) -> None:
+    train(load_config(write(train__steps=1)))
+    assert "step-0000001 is there: --resume goes on from it" in describe(load_config(write()))
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"loss_weights": {"objects/clas": 2.0}}, "did you mean objects/class"),
+        ({"optim__lr_scale": {"vision_tower": 0.1}}, r"lr_scale\.vision_tower"),
+        ({"data": [{"dataset": "scenes", "task": "pose"}]}, "asks for pose, which is not loaded"),
+    ],
+)
+def test_a_plan_that_cannot_run_is_none(write: Make, changes: dict[str, Any], words: str) -> None:
+    with pytest.raises(ConfigError, match=words):
+        describe(load_config(write(**changes)))
+
+
+def test_a_place_that_cannot_be_written_is_told_first(write: Make, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ConfigError, match=r"train\.out: .*file/run: cannot be made a folder"):
+        train(load_config(write(train__out=str(tmp_path / "file" / "run"))))
 
 
 # --- configuration --------------------------------------------------------------------------------------------------
@@ -372,6 +344,7 @@ def test_overrides_are_yaml(write: Make) -> None:
         ({"model": {}}, "start"),
         ({"model": {"tokenizer": "nowhere.json", "mllm": {"a": 1}}}, r"tokenizer: nowhere\.json"),
         ({"model": {"start": "nowhere"}}, "nowhere: no such folder"),
+        ({"model": {"start": "embedded", "mllm": {"text_config": {"num_hiden_layers": 10}}}}, "num_hidden_layers"),
     ],
 )
 def test_what_shows_when_the_model_is_built(write: Make, changes: dict[str, Any], words: str) -> None:

@@ -55,6 +55,27 @@ def test_keys_that_make_no_model(keys: Any) -> None:
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("part", "key", "words"),
+    [
+        (None, "downsample_ration", r"mllm\.downsample_ration: .*did you mean downsample_ratio\?"),
+        ("text_config", "hidden_sise", r"mllm\.text_config\.hidden_sise: .*did you mean hidden_size\?"),
+        ("vision_config", "num_layer", r"mllm\.vision_config\.num_layer: not a field of InternVLVisionConfig"),
+    ],
+)
+def test_a_key_that_nobody_reads(tiny_settings: Make, part: str | None, key: str, words: str) -> None:
+    keys = tiny_settings()["mllm"]
+    (keys if part is None else keys[part])[key] = 2
+    with pytest.raises(ConfigError, match=words):
+        InternVL(keys)
+
+
+def test_keys_of_older_files_are_read(tiny_settings: Make) -> None:
+    keys = tiny_settings()["mllm"]
+    keys["text_config"] = {k: v for k, v in keys["text_config"].items() if k != "rope_parameters"} | {"rope_theta": 7.0}
+    assert InternVL(keys).config.text_config.rope_parameters["rope_theta"] == 7.0
+
+
 def test_boolean_masks_are_refused(model: Any) -> None:
     embeds = torch.zeros(1, 3, 32)
     with pytest.raises(AssertionError):

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import difflib
+from collections.abc import Iterable
 from typing import Any
 
 from huggingface_hub.errors import StrictDataclassError
 from torch import nn
-from transformers import CONFIG_MAPPING, AutoConfig
+from transformers import CONFIG_MAPPING, AutoConfig, PretrainedConfig
 
 from visionllm.core.errors import ConfigError
 
@@ -25,14 +27,24 @@ def known_config(path: str, values: Any) -> Any:
     kind = keys.pop("model_type", None)
     if kind not in CONFIG_MAPPING:
         raise ConfigError(f"{path}.model_type: no such kind of model: {kind!r}")
-    known = AutoConfig.for_model(kind)
-    for key in keys:
-        if not hasattr(known, key):
-            raise ConfigError(f"{path}.{key}: not a field of {type(known).__name__}")
+    check_fields(path, AutoConfig.for_model(kind), keys)
     try:
         return AutoConfig.for_model(kind, **keys)
     except (TypeError, ValueError, StrictDataclassError) as error:
         raise ConfigError(f"{path}: {' '.join(str(error).split())}") from None
+
+
+def check_fields(path: str, known: PretrainedConfig, keys: Iterable[str]) -> None:
+    """Refuse keys that are no fields of a configuration.
+
+    Raises:
+        ConfigError: it names the key, and a field that is written like it.
+    """
+    for key in keys:
+        if not hasattr(known, key):
+            close = difflib.get_close_matches(key, known.to_dict(), n=1)
+            hint = f" (did you mean {close[0]}?)" if close else ""
+            raise ConfigError(f"{path}.{key}: not a field of {type(known).__name__}{hint}")
 
 
 def use_group_norm(module: nn.Module, groups: int) -> None:

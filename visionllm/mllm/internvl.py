@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from transformers import Cache, DynamicCache, InternVLConfig, InternVLForConditionalGeneration
 
 from visionllm.core.errors import ConfigError
+from visionllm.core.networks import check_fields
 from visionllm.mllm.attention import register as register_matmul
 from visionllm.mllm.stem import Stem
 
@@ -209,9 +210,16 @@ def internvl_config(values: dict[str, Any]) -> InternVLConfig:
     """An ``InternVLConfig`` from plain keys.
 
     Raises:
-        ConfigError: the keys do not make a configuration.
+        ConfigError: the keys do not make a configuration, or one of them is not a field of it.
     """
     try:
-        return InternVLConfig(**values)
+        config = InternVLConfig(**values)
     except (TypeError, ValueError, KeyError, StrictDataclassError) as error:
         raise ConfigError(f"mllm: not an InternVL configuration ({' '.join(str(error).split())})") from None
+    # transformers takes any key, and what is misspelt would change nothing, unseen.
+    check_fields("mllm", InternVLConfig(), values)
+    for part, ours in (("vision_config", {"stem"}), ("text_config", {"rope_theta"})):  # the latter of older files
+        keys = values.get(part)
+        if isinstance(keys, dict):
+            check_fields(f"mllm.{part}", type(getattr(config, part))(), keys.keys() - ours)
+    return config

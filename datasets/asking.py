@@ -26,8 +26,10 @@ MOST_POSES, USUAL, FOREIGN = 3, 0.4, 0.15
 # Fields that say all of what is where: an asker of words needs them for the loss ``sight`` alone.
 SEEN = frozenset({"masks", "stuff"})
 # Share of questions that also ask for words without a meaning, and how many at most: nothing is called so. A part of
-# these questions has as many as fit: what a picture shows is to be found in a long list as in a short one.
+# these questions has as many as fit: what a picture shows is to be found in a long list as in a short one, and a data
+# set of no more names than FEW has no long list of its own.
 STRANGERS, MOST_STRANGERS, CROWDED = 0.2, 8, 0.25
+FEW, STRANGERS_OF_FEW, CROWDED_OF_FEW = 8, 0.5, 0.5
 
 
 class Asker:
@@ -93,8 +95,10 @@ class BoxAsker(Asker):
             )
         phrases = words_for([record.names[i] for i in asked], wording, rng)
         # Where not all objects are annotated, a word without a meaning is absent all the same.
-        if rng.random() < STRANGERS:
-            asked, phrases = among_strangers(asked, phrases, wording, rng)
+        few = len(record.names) <= FEW
+        if rng.random() < (STRANGERS_OF_FEW if few else STRANGERS):
+            most = MOST_PHRASES if rng.random() < (CROWDED_OF_FEW if few else CROWDED) else MOST_STRANGERS
+            asked, phrases = among_strangers(asked, phrases, wording, rng, most=most)
         return self.of(record, asked, phrases)
 
     def every(
@@ -220,13 +224,12 @@ def choose(found: Sequence[int], absent: Sequence[int], rng: np.random.Generator
 
 
 def among_strangers(
-    asked: Sequence[int], phrases: Sequence[str], wording: Wording, rng: np.random.Generator
+    asked: Sequence[int], phrases: Sequence[str], wording: Wording, rng: np.random.Generator, *, most: int
 ) -> tuple[list[int], list[str]]:
-    """The question with words that mean nothing strewn in, of category -1."""
+    """The question with ``most`` words at most that mean nothing strewn in, of category -1."""
     pairs = list(zip(asked, phrases, strict=True))
     taken = {phrase.casefold() for phrase in phrases} | {word.casefold() for word in wording.plurals.values()}
     taken |= {word.casefold() for name, words in wording.synonyms.items() for word in (name, *words)}
-    most = MOST_PHRASES if rng.random() < CROWDED else MOST_STRANGERS
     for _ in range(min(1 + int(rng.integers(most)), MOST_PHRASES - len(pairs))):
         word = nonsense(rng)
         if word not in taken:

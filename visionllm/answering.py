@@ -23,14 +23,14 @@ from visionllm.core.config import validate
 from visionllm.core.errors import Cancelled, CheckpointError, PromptError, unknown_name
 from visionllm.core.images import Images, Recipe, fingerprint_of
 from visionllm.core.regions import PLACEHOLDER, Region, check_regions
-from visionllm.core.sample import Picture, Sample, Turn
+from visionllm.core.sample import Sample, Turn
 from visionllm.core.superlink import LinkMeta, SuperLinks
 from visionllm.core.task import TASKS, Task
 from visionllm.decoders import Context, Decoder
 from visionllm.mllm.internvl import InternVL
 from visionllm.mllm.regions import RegionEncoder
 from visionllm.processor import Processor
-from visionllm.requests import Pictures, request_of, sample_of, turn_of, worded
+from visionllm.requests import Pictures, parted, request_of, requests_of, sample_of, turn_of, worded
 from visionllm.routing.findings import tell
 from visionllm.routing.generate import Step, generate, restrict
 from visionllm.routing.queries import LinkQueries
@@ -121,8 +121,7 @@ class Answering(nn.Module):
                 the model was built.
             progress: called with (tokens written, limit) after every token; returning False cancels the call.
         """
-        loaded: dict[str | bytes | Path, Picture] = {}  # one file is read, and looked at, once
-        samples = [request_of(*request, loaded=loaded) for request in requests]
+        samples = requests_of(requests)
         events = self._answer(samples, **settings)
         return events if stream else _answers(events, len(samples))
 
@@ -153,13 +152,9 @@ class Answering(nn.Module):
             check_regions(regions, [picture.size for picture in sample.pictures], turn.question or "")
         if verify:
             return self._verified(turn, sample, options)
-        chunks = [
-            replace(turn, phrases=turn.phrases[i : i + chunk], parts=turn.parts[i : i + chunk])
-            for i in range(0, len(turn.phrases), chunk)
-        ]
         started = time.perf_counter()
         links: list[LinkResult] = []
-        for part in chunks:
+        for part in parted(turn, chunk):
             batch = self._encode([sample.with_turns(part)], [Style(tree=True)], reply=True)
             with self._using():
                 links += self._decode(self.links(batch), batch, options)[0]
@@ -249,6 +244,8 @@ class Answering(nn.Module):
     def _allowed(self, allow: Sequence[str] | None) -> tuple[Task, ...]:
         if allow is None:
             return self.tasks
+        if isinstance(allow, str):
+            raise PromptError(f"allow: expected a list such as [{allow!r}], got one string")
         loaded = {task.name: task for task in self.tasks}
         for name in allow:
             if name not in loaded:
@@ -313,9 +310,11 @@ class Answering(nn.Module):
             roots = [k for k in own if self._is_root(layout.meta[k])]
             lacking = tuple(layout.meta[k] for k in roots if id(layout.meta[k]) not in served)
             written = zip(step.text.ids[i, start:].tolist(), step.text.owner[i, start:].tolist(), strict=True)
-            ids = tuple(token for token, owner in written if owner >= 0 and token != self.vocabulary.end)
+            ids = tuple(token for token, owner in written if owner >= 0)
             trace = Trace(
-                token_ids=ids, positions=tuple(layout.column[k] - start for k in roots if id(layout.meta[k]) in served),
+                token_ids=tuple(token for token in ids if token != self.vocabulary.end),
+                cut=self.vocabulary.end not in ids,
+                positions=tuple(layout.column[k] - start for k in roots if id(layout.meta[k]) in served),
                 routed=tuple((layout.meta[k].token, layout.meta[k].phrase) for k in own), seconds=seconds,
                 model=self.fingerprint,
             )  # fmt: skip
@@ -487,7 +486,7 @@ def _after(looked: Answer, said: Answer) -> Answer:
     """One answer of a reply that looked and of what was said then."""
     seconds = {stage: looked.trace.seconds.get(stage, 0.0) + own for stage, own in said.trace.seconds.items()}
     trace = replace(said.trace, positions=looked.trace.positions, routed=looked.trace.routed, seconds=seconds,
-                    looked=looked.trace.token_ids)  # fmt: skip
+                    looked=looked.trace.token_ids, cut=looked.trace.cut or said.trace.cut)  # fmt: skip
     return replace(said, links=looked.links, prompt=looked.prompt, trace=trace)
 
 

@@ -140,6 +140,8 @@ def eval(
     vision = VisionLLM.from_pretrained(model, device=device)
     if json_path is not None:
         _make(json_path.parent)
+        if json_path.is_dir():
+            raise VisionLLMError(f"--json {json_path}: is a folder; name a file in it")
     report = evaluate(
         vision, dataset, split, data_root=data_root, task=task, known=known, limit=limit, chunk=chunk, among=among,
         judges=_judges(judge or []), batch_size=batch_size, progress=_progress,

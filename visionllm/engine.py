@@ -22,6 +22,7 @@ from torch import Tensor
 from visionllm.checkpoint import load_weights
 from visionllm.conflict import conflicts
 from visionllm.core.errors import CheckpointError, ConfigError, DatasetError
+from visionllm.core.files import make_folder
 from visionllm.core.sample import Sample
 from visionllm.datasets.loader import Loader
 from visionllm.distributed import agree_on_idle, global_counts, summed
@@ -55,10 +56,7 @@ def train(config: TrainConfig, *, resume: bool = False) -> Path:
     if held and not resume:
         # Its checkpoints would be taken for this run's, and the oldest deleted.
         raise ConfigError(f"train.out: {held[-1]} is another run's; go on with it (--resume), or name another folder")
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ConfigError(f"train.out: {folder}: cannot be made a folder ({error.strerror}); name another") from None
+    make_folder(folder, source="train.out")
     accelerator = Accelerator(
         mixed_precision=run.precision, kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=True)],
         # Told nothing, accelerate lets each process of a machine without a GPU train a model of its own.

@@ -24,6 +24,7 @@ from visionllm.config import FORMAT_VERSION, VisionLLMConfig
 from visionllm.core.batch import Batch
 from visionllm.core.config import validate
 from visionllm.core.errors import CheckpointError, ConfigError, unknown_name
+from visionllm.core.files import make_folder
 from visionllm.core.superlink import SuperLinks
 from visionllm.core.task import Task
 from visionllm.decoders import DECODERS, Context, Decoder
@@ -182,9 +183,12 @@ class VisionLLM(Answering, PreTrainedModel):
                     table[self.vocabulary.control(text)] = table[self.vocabulary.control(like)]
 
     def save_pretrained(self, save_directory: str | Path, *, dtype: torch.dtype | None = None, **_: Any) -> None:  # type: ignore[override]
-        """Write config, weights (optionally in another ``dtype``) and vocabulary to a folder."""
-        folder = Path(save_directory)
-        folder.mkdir(parents=True, exist_ok=True)
+        """Write config, weights (optionally in another ``dtype``) and vocabulary to a folder.
+
+        Raises:
+            VisionLLMError: the folder cannot be made.
+        """
+        folder = make_folder(save_directory, source="save_directory")
         self.config.format_version = FORMAT_VERSION
         self.config.providers = {name: provider_of(DECODERS[name].__module__) for name in self.decoders}
         self.config.decoders = {

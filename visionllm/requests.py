@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+import reprlib
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -77,6 +79,39 @@ def request_of(pictures: Pictures, prompt: str, regions: Sequence[Region] = (), 
              loaded: dict[str | bytes | Path, Picture] | None = None) -> Sample:  # fmt: skip
     """A prompt about pictures; see ``sample_of`` and ``worded``."""
     return worded(sample_of(pictures, loaded), prompt, regions)
+
+
+def requests_of(requests: Iterable[Any]) -> list[Sample]:
+    """The samples of many requests; a file that several of them name is read once.
+
+    Args:
+        requests: (pictures, prompt) or (pictures, prompt, regions) each.
+
+    Raises:
+        PromptError: one of them is neither.
+    """
+    loaded: dict[str | bytes | Path, Picture] = {}
+    found = []
+    for number, request in enumerate([requests] if isinstance(requests, (str, bytes)) else requests):
+        if not isinstance(request, (tuple, list)) or len(request) not in (2, 3):
+            raise PromptError(f"requests[{number}]: expected (pictures, prompt) or (pictures, prompt, regions), got "
+                              f"{reprlib.repr(request)}")  # fmt: skip
+        found.append(request_of(*request, loaded=loaded))
+    return found
+
+
+def parted(turn: Turn, chunk: int) -> list[Turn]:
+    """The turn in pieces of at most ``chunk`` phrases.
+
+    Raises:
+        PromptError: a piece would hold none.
+    """
+    if not isinstance(chunk, int) or chunk < 1:
+        raise PromptError(f"chunk: expected a whole number from 1 up, got {chunk!r}")
+    return [
+        replace(turn, phrases=turn.phrases[i : i + chunk], parts=turn.parts[i : i + chunk])
+        for i in range(0, len(turn.phrases), chunk)
+    ]
 
 
 def worded(sample: Sample, prompt: str, regions: Sequence[Region]) -> Sample:

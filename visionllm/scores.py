@@ -15,6 +15,7 @@ from pydantic import Field, PositiveInt
 
 from visionllm.core.config import Config, read_yaml, validate
 from visionllm.core.errors import ConfigError
+from visionllm.core.files import make_folder
 from visionllm.evaluation import evaluate
 from visionllm.model import VisionLLM
 
@@ -88,8 +89,7 @@ def measure(
         out: folder of the reports, ``<run>.json``. One that is there, of these weights and this run, is not made anew.
         progress: called with the name of the run, samples done and samples in all.
     """
-    folder = Path(out)
-    folder.mkdir(parents=True, exist_ok=True)
+    folder = make_folder(out, source="out")
     reports: dict[str, Any] = {}
     for name, run in card.runs.items():
         path, settings = folder / f"{name}.json", run.model_dump()

@@ -259,6 +259,12 @@ def test_pictures_that_are_asked_about_together_are_told_and_drawn_apart(
         assert np.array_equal(np.asarray(one), picture(80, 60).pixels)
 
 
+def test_a_report_goes_to_a_file(saved: Path, tmp_path: Path, run: Run) -> None:
+    arguments = ["eval", "--dataset", "scenes", "--model", saved, "--limit", 1]
+    told(*run(*arguments, "--json", tmp_path), "is a folder; name a file in it")
+    told(*run("score", "configs/scores/nano.yaml", "--model", saved, "--out", saved / "config.json"), "out: ", "cannot")
+
+
 def test_a_folder_that_cannot_be_made(saved: Path, photo: Path, run: Run) -> None:
     """It is told before anything is asked."""
     told(*run("ask", "detect cars", photo, "--model", saved, "--out", photo / "x.png"), "photo.png: cannot be made a")

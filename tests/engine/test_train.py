@@ -267,7 +267,7 @@ def test_a_plan_that_cannot_run_is_none(write: Make, changes: dict[str, Any], wo
 
 def test_a_place_that_cannot_be_written_is_told_first(write: Make, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(ConfigError, match=r"train\.out: .*file/run: cannot be made a folder"):
+    with pytest.raises(VisionLLMError, match=r"train\.out: .*file/run: cannot be made a folder"):
         train(load_config(write(train__out=str(tmp_path / "file" / "run"))))
 
 

@@ -143,6 +143,8 @@ def test_allow_nothing_bans_every_routing_token(model: Any, picture: Make, dicta
     assert model.vocabulary.control("[DET]") not in answer.trace.token_ids
     with pytest.raises(UnknownNameError, match="detection"):
         model.ask(picture(), "detect car", allow=["detektion"])
+    with pytest.raises(PromptError, match=r"allow: expected a list such as \['detection'\]"):
+        model.ask(picture(), "detect car", allow="detection")
 
 
 def test_only_ids_with_a_text_are_written(model: Any, picture: Make, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -184,6 +186,26 @@ def test_a_prompt_that_is_none(model: Any, picture: Make, prompt: Any, words: st
 def test_a_prompt_that_is_too_long(model: Any, picture: Make, stream: bool) -> None:
     with pytest.raises(PromptError, match="1024"):
         list(model.ask(picture(), "a b " * 1000, stream=stream))
+
+
+@pytest.mark.parametrize("requests", [["photo.jpg"], [()], [("a.jpg",)], "photo.jpg", [{"a": 1, "b": 2}]])
+def test_requests_that_are_none(model: Any, requests: Any) -> None:
+    with pytest.raises(PromptError, match=r"requests\[0\]: expected \(pictures, prompt\)") as caught:
+        model.ask_many(requests)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_reply_that_was_cut_off_says_so(model: Any, picture: Make, dictate: Make, reply_ids: Make) -> None:
+    script = reply_ids(model, ("car", "dog"))
+    dictate(model, script)
+    whole = model.ask(picture(), "detect car, dog", max_new_tokens=len(script) + 1)
+    assert not whole.trace.cut
+    assert not any("cut" in line for line in whole.statements())
+    dictate(model, script)
+    short = model.ask(picture(), "detect car, dog", max_new_tokens=len(script) - 3)
+    assert short.trace.cut
+    assert "cut off at its length limit" in short.statements()[-1]
+    assert "length limit (max_new_tokens)" in short.explain()
 
 
 def test_the_reply_ends_with_the_context(make_model: Make, picture: Make, dictate: Make) -> None:
@@ -246,6 +268,12 @@ def test_links_do_not_hang_on_the_chunk(model: Any, picture: Make, monkeypatch: 
     torch.testing.assert_close(torch.cat(seen[1:]), seen[0], atol=1e-5, rtol=1e-5)
     assert whole.text == parts.text
     assert [link.meta.phrase for link in parts.links] == phrases
+
+
+@pytest.mark.parametrize("chunk", [0, -1, 1.5])
+def test_a_chunk_holds_phrases(model: Any, picture: Make, chunk: Any) -> None:
+    with pytest.raises(PromptError, match="chunk: expected a whole number from 1 up"):
+        model.detect(picture(), ["car", "dog"], chunk=chunk)
 
 
 @pytest.mark.parametrize("phrases", ["car", [], ["car", " "], [""], [3], ["car", None], None, 3])

@@ -289,6 +289,12 @@ def test_no_such_checkpoint(name: str) -> None:
         locate(name)
 
 
+def test_a_place_that_cannot_hold_a_checkpoint(model: Any, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(VisionLLMError, match=r"save_directory: .*file: cannot be made a folder"):
+        model.save_pretrained(tmp_path / "file")
+
+
 def test_a_file_is_no_checkpoint(tmp_path: Path) -> None:
     (tmp_path / "x.txt").write_text("")
     with pytest.raises(CheckpointError, match="no such folder"):

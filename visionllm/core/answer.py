@@ -80,6 +80,7 @@ class Trace:
         positions: for each link, the index of its routing token in ``looked`` if there is one, else in ``token_ids``.
         routed: (token, phrase) of every routing token in the reply, decoded or not.
         seconds: wall time of each stage.
+        cut: the reply reached its length limit before its end.
         model: fingerprint of the weights.
         seed: of the sampling.
     """
@@ -89,6 +90,7 @@ class Trace:
     positions: tuple[int, ...] = ()
     routed: tuple[tuple[str, str], ...] = ()
     seconds: Mapping[str, float] = field(default_factory=dict)
+    cut: bool = False
     model: str | None = None
     seed: int | None = None
 
@@ -144,8 +146,10 @@ class Answer:
         )
 
     def statements(self) -> list[str]:
-        """One line a phrase, such as ``bus: none found``."""
+        """One line a phrase, such as ``bus: none found``; then what is missing."""
         lacking = [f"{meta.phrase}: {meta.task} needs a picture, and none was given" for meta in self.unserved]
+        if self.trace.cut:
+            lacking.append("the reply was cut off at its length limit; ask for fewer things, or raise max_new_tokens")
         return [line for link in self.links for line in link.result.statements()] + lacking
 
     def to_dict(self) -> dict[str, Any]:
@@ -197,6 +201,7 @@ class Answer:
         silent = "No routing token in the reply: the answer is its text."
         lines += _table(rows) if self.links else [] if self.unserved else [silent]
         lines += [f"{meta.token} {meta.phrase}: no picture to read" for meta in self.unserved]
+        lines += ["", "cut     the reply reached its length limit (max_new_tokens)"] if self.trace.cut else []
         if self.trace.seconds:
             times = (f"{stage} {seconds * 1000:.0f} ms" for stage, seconds in self.trace.seconds.items())
             lines += ["", f"time    {', '.join(times)}"]

@@ -71,6 +71,8 @@ class Recipe(Config):
         try:
             with Image.open(path) as image:
                 text = getattr(image, "text", {}).get(KEY)
+        except FileNotFoundError:
+            raise PictureError(f"{path}: no such file; give the path of a picture that was saved") from None
         except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
             raise PictureError(f"{path}: not a picture that can be read") from None
         if text is None:

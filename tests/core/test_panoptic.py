@@ -160,6 +160,23 @@ def test_quality_by_hand() -> None:
     assert report["PQ"] == pytest.approx((0.4 + 350 / 400) / 2)
 
 
+def test_intervals_are_those_of_the_pictures_drawn() -> None:
+    """Half of the pictures have their car found, half have not; the road is in one of them alone."""
+    quality = PanopticQuality({"road"})
+    car, road = ("car", block(0, 0, 10, 10)), ("road", block(0, 20, 40, 30))
+    for number in range(20):
+        truth = of(a=car, b=road) if number == 0 else of(a=car)
+        quality.add(truth if number % 2 == 0 else of(), truth)
+    report = quality.compute()
+    assert report["PQ_things"] == report["categories"]["car"]["PQ"] == pytest.approx(10 / 15)
+    assert report["PQ_stuff_interval"] == [1, 1]  # where it is drawn it is found
+    for name in ("PQ", "RQ", "PQ_things"):
+        low, high = report[f"{name}_interval"]
+        assert low < report[name] < high
+    assert report["SQ_interval"] == [1, 1]
+    assert quality.compute(resamples=0)["PQ_interval"] is PanopticQuality().compute()["PQ_interval"] is None
+
+
 def test_another_category_is_no_partner() -> None:
     quality = PanopticQuality()
     quality.add(of(a=("bus", block(0, 0, 9, 9))), of(a=("car", block(0, 0, 9, 9))))
@@ -167,3 +184,45 @@ def test_another_category_is_no_partner() -> None:
     assert PanopticQuality().compute()["PQ"] is None
     with pytest.raises(ShapeError, match="cannot be compared"):
         quality.add(of(), Panoptic(ids=np.zeros((3, 3), np.int32), segments=()))
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_quality_against_a_public_implementation(seed: int) -> None:
+    public = pytest.importorskip("torchmetrics.detection")
+    import torch
+
+    rng = np.random.default_rng(seed)
+    names = ("car", "bus", "road", "sky")
+
+    def random_map(near: np.ndarray | None) -> np.ndarray:
+        """(H, W, 2) category and number; of stuff the number is nothing."""
+        whole = np.zeros((*SIZE[::-1], 2), np.int64) if near is None else near.copy()
+        whole[..., 0] += 2 if near is None else 0
+        for number in range(1, 9 if near is None else 4):
+            x, y = rng.integers(0, 30), rng.integers(0, 20)
+            whole[y : y + rng.integers(2, 14), x : x + rng.integers(2, 14)] = (
+                rng.integers(4),
+                number + 10 * (near is not None),
+            )
+        whole[whole[..., 0] >= 2, 1] = 0
+        return whole
+
+    def segmented(whole: np.ndarray) -> Panoptic:
+        ids, segments = np.zeros(whole.shape[:2], np.int32), []
+        for number, (category, instance) in enumerate(np.unique(whole.reshape(-1, 2), axis=0).tolist(), 1):
+            place = (whole == (category, instance)).all(-1)
+            ids[place] = number
+            segments.append(
+                Segment(id=number, phrase=names[category], thing=category < 2, score=1, area=int(place.sum()))
+            )
+        return Panoptic(ids=ids, segments=tuple(segments))
+
+    ours, theirs = PanopticQuality({"road", "sky"}), public.PanopticQuality({0, 1}, {2, 3}, return_per_class=True)
+    for _ in range(4):
+        truth = random_map(None)
+        found = random_map(truth)
+        ours.add(segmented(found), segmented(truth))
+        theirs.update(torch.from_numpy(found)[None], torch.from_numpy(truth)[None])
+    report = ours.compute()["categories"]
+    expected = dict(zip(names, theirs.compute()[0].tolist(), strict=True))
+    assert {name: one["PQ"] for name, one in report.items()} == pytest.approx({name: expected[name] for name in report})

@@ -14,7 +14,8 @@ from visionllm.core.detections import Detections
 from visionllm.core.sample import BoxTarget, Turn
 from visionllm.core.superlink import LinkMeta
 from visionllm.metrics import METRICS
-from visionllm.metrics.detection import DetectionMetric, auroc, box_overlaps, greedy_match
+from visionllm.metrics.detection import DetectionMetric, auroc, box_overlaps
+from visionllm.metrics.precision import LEVELS, greedy_match
 
 FAR = (500.0, 500.0, 520.0, 520.0)
 
@@ -63,7 +64,7 @@ def test_worked_by_hand() -> None:
     figures = metric.compute()
     assert figures["AP50"] == pytest.approx(expected, abs=1e-9)
     assert figures["AP"] == pytest.approx(expected, abs=1e-9)
-    assert metric.ap50() == pytest.approx(expected, abs=1e-9)
+    assert metric.own_precision()["AP50"] == pytest.approx(expected, abs=1e-9)
     assert figures["categories"]["car"]["objects"] == 2
 
 
@@ -95,16 +96,18 @@ def random_metric(seed: int, crowds: bool = True, pictures: int = 12) -> Detecti
 
 
 @pytest.mark.parametrize("seed", range(30))
-def test_own_ap50_is_cocos(seed: int) -> None:
+def test_own_precision_is_cocos(seed: int) -> None:
     metric = random_metric(seed, crowds=seed % 2 == 0)
-    assert metric.ap50() == pytest.approx(metric.average_precision()["AP50"], abs=1e-9)
+    report = metric.average_precision()
+    for name, value in metric.own_precision().items():
+        assert value == pytest.approx(report[name], abs=1e-9), name
 
 
 def test_more_than_a_hundred_boxes() -> None:
     metric = DetectionMetric(("car",))
     found = [(0, 0.9 - i / 1000, *FAR) for i in range(100)] + [(0, 0.1, 0, 0, 10, 10)]
     update(metric, 0, ("car",), found, target([(0, 0, 0, 10, 10)]))
-    assert metric.ap50() == metric.average_precision()["AP50"] == 0
+    assert metric.own_precision()["AP50"] == metric.average_precision()["AP50"] == 0
 
 
 def test_extremes() -> None:
@@ -116,7 +119,9 @@ def test_extremes() -> None:
     # The bus is nowhere: it does not enter the mean.
     assert figures["AP"] == figures["AP50"] == figures["AP75"] == 1
     assert figures["categories"]["bus"]["AP50"] is None
-    assert figures["AP50_interval"] == (1, 1)
+    assert figures["AP_interval"] == figures["AP50_interval"] == figures["AP75_interval"] == [1, 1]
+    assert figures["categories"]["car"]["AP50_interval"] == [1, 1]
+    assert figures["categories"]["bus"]["AP50_interval"] is None
     assert figures["presence"] == {"accuracy": 1, "auroc": 1}
     assert blind.compute()["AP50"] == 0
     assert blind.compute()["operating"][0]["recall"] == 0
@@ -150,7 +155,18 @@ MATCHES = [
 @pytest.mark.parametrize(("boxes", "truth", "crowd", "expected"), MATCHES)
 def test_matching(boxes: list, truth: list, crowd: list[bool], expected: list[int]) -> None:
     arrays = (np.array(rows, float).reshape(-1, 4) for rows in (boxes, truth))
-    assert greedy_match(*box_overlaps(*arrays), np.array(crowd, bool)).tolist() == expected
+    assert greedy_match(*box_overlaps(*arrays), np.array(crowd, bool))[0].tolist() == expected
+
+
+def test_matching_at_every_level_is_matching_at_each() -> None:
+    rng = np.random.default_rng(2)
+    overlap, inside, crowd = rng.random((30, 6)), rng.random((30, 6)), np.array([False] * 4 + [True] * 2)
+    for once in (False, True):
+        whole = greedy_match(overlap, inside, crowd, once=once)
+        for level, row in zip(LEVELS, whole, strict=True):
+            assert (greedy_match(overlap, inside, crowd, np.array([level]), once=once) == row).all()
+        assert ((whole == 1).sum(1) <= 4).all()
+        assert ((whole == -1).sum(1) <= 2).all() == once  # what takes one takes no more
 
 
 def test_operating_point() -> None:
@@ -194,10 +210,20 @@ def test_best_threshold_is_the_lowest_that_keeps_its_word(seed: int, share: floa
 
 def test_interval_holds_the_estimate_and_repeats() -> None:
     metric = random_metric(3, pictures=40)
-    low, high = metric.ap50_interval()
-    assert low < metric.ap50() < high
-    assert metric.ap50_interval() == (low, high)
-    assert metric.ap50_interval(seed=1) != (low, high)
+    report, own = metric.compute(), metric.own_precision()
+    for name in ("AP", "AP50", "AP75"):
+        low, high = report[f"{name}_interval"]
+        assert low < own[name] < high
+        assert all(one[f"{name}_interval"] is not None for one in report["categories"].values())
+    assert metric.compute() == report
+    assert metric._with_intervals(report, seed=1)["AP_interval"] != report["AP_interval"]
+    point = metric.at(0.5)
+    for name in ("false_alarm_phrases", "false_alarm_pictures"):
+        low, high = point[f"{name}_interval"]
+        assert low < point[name] < high
+    without = DetectionMetric(resamples=0)
+    without._pictures, without._labels = metric._pictures, metric._labels
+    assert without.compute()["AP_interval"] is without.at(0.5)["false_alarm_phrases_interval"] is None
 
 
 def test_resampling_is_repeating_pictures() -> None:
@@ -206,7 +232,8 @@ def test_resampling_is_repeating_pictures() -> None:
     repeated = DetectionMetric(("a", "b", "c"))
     for key, source in enumerate([0, 0, 2, 3]):
         repeated._pictures[key] = metric._pictures[source]
-    assert metric._resampled(weights)[0] == pytest.approx(repeated.average_precision()["AP50"], abs=1e-9)
+    values, expected = metric._resampled(weights)[:, 0], repeated.average_precision()
+    assert [values.mean(), values[0]] == pytest.approx([expected["AP"], expected["AP50"]], abs=1e-9)
 
 
 @pytest.mark.parametrize(

@@ -16,6 +16,7 @@ from visionllm.core.poses import Pose, Skeleton
 from visionllm.core.sample import BoxTarget, Picture, Turn
 from visionllm.core.superlink import LinkMeta
 from visionllm.metrics.pose import PCK_REACH, PoseMetric, PoseScores, similarity
+from visionllm.metrics.precision import weighted_ap
 
 SIZE = (200, 160)
 SKELETON = Skeleton(
@@ -67,6 +68,82 @@ def test_distances_are_of_the_nearest_pose() -> None:
     assert report["PCK"] == pytest.approx(0.5)
     assert report["NME"] == pytest.approx((4 + 20) / 2 / np.sqrt(40 * 80))
     assert (report["poses"], report["pictures"]) == (2, 1)
+
+
+def random_scores(seed: int, pictures: int = 12) -> tuple[PoseScores, list[tuple]]:
+    """Poses near true ones, some of which are unknown, some points of which nobody knows; and what was added."""
+    rng, metric, added = np.random.default_rng(seed), PoseScores(), []
+    for key in range(pictures):
+        people, answers = int(rng.integers(0, 5)), int(rng.integers(0, 26))
+        at = rng.integers(0, 120, people)
+        truth: list[Pose | None] = [
+            None if rng.random() < 0.3 else pose(at=float(x), flags=tuple(rng.integers(0, 3, 4).tolist())) for x in at
+        ]
+        found = [
+            pose(float(rng.normal(0, 6)), at=float(rng.choice(at) if people else 0),
+                 flags=tuple((rng.random(4) > 0.1) * 2)) for _ in range(answers)
+        ]  # fmt: skip
+        # Half of the pictures have many equal scores.
+        scores = rng.random(answers).round(1 if key % 2 else 6).tolist()
+        boxes = BOX.repeat(people, 0) + at[:, None] * np.array([1, 0, 1, 0])
+        metric.add(found, scores, truth, boxes, size=SIZE, key=key, areas=rng.uniform(800, 3000, people).tolist())
+        added.append((found, scores, truth, boxes))
+    return metric, added
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_own_precision_is_cocos(seed: int) -> None:
+    metric, _ = random_scores(seed)
+    values = weighted_ap(metric.ranked({key: key for key in range(12)}), np.ones((1, 12)))[:, 0]
+    report = metric.compute()
+    assert [values.mean(), values[0], values[5]] == pytest.approx([report[n] for n in ("AP", "AP50", "AP75")], abs=1e-9)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_precision_against_the_code_of_the_pose_toolboxes(seed: int) -> None:
+    cocoeval = pytest.importorskip("xtcocotools.cocoeval")
+    from xtcocotools.coco import COCO
+
+    metric, _ = random_scores(100 + seed)
+    truth = [{**own, "keypoints": own["keypoints"] if own["num_keypoints"] else [0.0] * 12, "id": i}
+             for i, own in enumerate(metric._truth, 1)]  # fmt: skip
+    coco = COCO()
+    coco.dataset = {
+        "images": [{"id": i} for i in range(12)], "annotations": truth,
+        "categories": [{"id": 1, "name": "stick", "keypoints": list(SKELETON.keypoints), "skeleton": []}],
+    }  # fmt: skip
+    coco.createIndex()
+    theirs = cocoeval.COCOeval(coco, coco.loadRes(metric._found), "keypoints", np.array(SKELETON.sigmas))
+    theirs.params.useSegm = None
+    theirs.evaluate()
+    theirs.accumulate()
+    precision = theirs.eval["precision"][:, :, 0, 0, -1].mean(1)
+    ours = metric.compute()
+    expected = [precision.mean(), precision[0], precision[5]]
+    assert [ours["AP"], ours["AP50"], ours["AP75"]] == pytest.approx(expected, abs=1e-6)
+
+
+def test_intervals_hold_what_they_are_of() -> None:
+    metric, _ = random_scores(3, pictures=40)
+    report = metric.compute()
+    for name in ("AP", "AP50", "PCK", "NME", "flags"):
+        low, high = report[f"{name}_interval"]
+        assert low < report[name] < high, name
+    assert PoseScores(resamples=0).compute()["AP_interval"] is None
+    whole = PoseMetric(["stick"])
+    for key in range(20):
+        whole.add(asked([pose()]), answered([pose(60 if key % 2 else 0)], [0.9]), key=key)
+    told = whole.compute()
+    assert told["OKS_AP50_interval"] == told["poses"]["stick"]["AP50_interval"]
+    assert told["OKS_AP_interval"][0] < told["OKS_AP"] < told["OKS_AP_interval"][1]
+    assert PoseMetric(["stick"]).compute()["OKS_AP_interval"] is None
+
+
+def test_flags_by_hand() -> None:
+    """Of three known points two are told as they are; what is not known is not asked."""
+    report = scored([pose(flags=(2, 2, 1, 2))], [pose(flags=(2, 1, 1, 0))])
+    assert report["flags"] == pytest.approx(2 / 3)
+    assert scored([], [pose()])["flags"] is None
 
 
 def test_nobody_found_nobody_there_nothing_known() -> None:

@@ -48,7 +48,18 @@ def test_counting() -> None:
 
 
 def test_nothing_counted() -> None:
-    assert RoutingCounter().compute()["exact"] is None
+    report = RoutingCounter().compute()
+    assert report["exact"] is report["exact_interval"] is None
+
+
+def test_the_interval_is_that_of_a_share() -> None:
+    """Nine of ten replies of 400: the normal approximation gives .9 +- .029."""
+    counter = RoutingCounter()
+    for number in range(400):
+        counter.add([("[DET]", "car")], [("[DET]", "car" if number % 10 else "bus")])
+    report = counter.compute()
+    assert report["exact"] == 0.9
+    assert report["exact_interval"] == pytest.approx([0.871, 0.929], abs=0.008)
 
 
 routes = st.lists(st.tuples(st.sampled_from(["[DET]", "[SEG]"]), st.sampled_from(["car", "bus", "dog"])), max_size=4)

@@ -69,7 +69,7 @@ def test_worked_by_hand() -> None:
     assert report["categories"]["car"]["AP50"] == pytest.approx(51 / 101)
     assert report["categories"]["road"]["AP50"] == 1.0
     assert report["AP50"] == pytest.approx((51 / 101 + 1) / 2)
-    assert report["AP50"] == pytest.approx(metric.ap50())
+    assert report["AP50"] == pytest.approx(metric.own_precision()["AP50"])
     assert report["categories"]["car"]["IoU"] == pytest.approx(80 / 200)
     assert report["categories"]["road"]["IoU"] == 1.0
     assert report["mIoU"] == report["mIoU_alone"] == pytest.approx((0.4 + 1) / 2)
@@ -95,6 +95,27 @@ def test_phrases_of_one_place_take_pixels_from_each_other() -> None:
     assert report["mIoU_alone"] == pytest.approx((1 + 0.5) / 2)
 
 
+def test_intervals_are_those_of_the_pictures_drawn() -> None:
+    """A car is found wholly in half of the pictures and not at all in the others; the dog is there once."""
+    metric = SegmentationMetric(("car", "dog"), threshold=0.5)
+    car, dog = block(0, 0, 10, 10), block(20, 20, 24, 24)
+    for key in range(20):
+        truth = target([(0, car), *([(1, dog)] if key == 0 else [])])
+        metric.add(asked(("car", "dog"), truth), answer(car=[] if key % 2 else [(0.9, car)], dog=[(0.9, dog)]), key=key)
+    report = metric.compute()
+    cars, dogs = (report["categories"][name] for name in ("car", "dog"))
+    assert (cars["IoU"], dogs["IoU"]) == (0.5, pytest.approx(1 / 20))
+    assert cars["IoU_interval"] == pytest.approx(
+        [0.5 - 1.96 * (0.25 / 20) ** 0.5, 0.5 + 1.96 * (0.25 / 20) ** 0.5], abs=0.06
+    )
+    # Where it is not drawn, it is not there.
+    assert dogs["IoU_interval"][0] == pytest.approx(1 / 20)
+    for name in ("mIoU", "mIoU_alone"):
+        low, high = report[f"{name}_interval"]
+        assert low < report[name] < high
+    assert SegmentationMetric(("car",)).compute()["mIoU_interval"] is None
+
+
 def test_shape_counts_and_not_the_box() -> None:
     """Two triangles that fill one box are strangers."""
     upper = np.tri(20, dtype=bool)
@@ -106,7 +127,7 @@ def test_shape_counts_and_not_the_box() -> None:
 
 
 @pytest.mark.parametrize("seed", range(6))
-def test_own_ap50_is_cocos(seed: int) -> None:
+def test_own_precision_is_cocos(seed: int) -> None:
     rng = np.random.default_rng(seed)
     metric = SegmentationMetric(("a", "b"))
 
@@ -122,7 +143,9 @@ def test_own_ap50_is_cocos(seed: int) -> None:
             name: [(float(rng.random()), m) for m in near if rng.random() < 0.6] for name in ("a", "b")
         }
         metric.add(asked(("a", "b"), target(truth)), answer(**found), key=key)
-    assert metric.compute()["AP50"] == pytest.approx(metric.ap50(), abs=1e-6)
+    report = metric.compute()
+    for name, value in metric.own_precision().items():
+        assert report[name] == pytest.approx(value, abs=1e-6), name
 
 
 def test_an_object_without_a_mask_is_no_mistake() -> None:

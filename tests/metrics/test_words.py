@@ -13,10 +13,10 @@ from visionllm.core.detections import Detections
 from visionllm.core.errors import DatasetError
 from visionllm.core.instances import Masks
 from visionllm.core.masks import Mask
-from visionllm.core.sample import BoxTarget, Turn
+from visionllm.core.sample import BoxTarget, Turn, WordsTarget
 from visionllm.core.superlink import LinkMeta
 from visionllm.metrics import METRICS
-from visionllm.metrics.words import normal
+from visionllm.metrics.words import consensus, normal
 
 SIZE = (40, 30)
 
@@ -78,7 +78,12 @@ def test_the_best_mask_decides_and_all_sure_ones_count_together() -> None:
     assert report["P@0.5"] == 0
     assert report["gIoU"] == pytest.approx((0.4 + 0.4 + 0) / 3)
     assert report["cIoU"] == pytest.approx((40 + 40) / 300)
-    assert report["all"] == pytest.approx({"P@0.5": 1 / 3, "gIoU": (1 + 0.4 + 0) / 3, "cIoU": (100 + 40) / 300})
+    every = report["all"]
+    assert [every[name] for name in ("P@0.5", "gIoU", "cIoU")] == pytest.approx([1 / 3, (1 + 0.4 + 0) / 3, 140 / 300])
+    # Of one picture there is nothing else to draw.
+    assert report["cIoU_interval"] == pytest.approx([80 / 300] * 2)
+    assert every["cIoU_interval"] == pytest.approx([140 / 300] * 2)
+    assert report["gIoU_interval"] == pytest.approx([0.8 / 3] * 2)
     with pytest.raises(DatasetError, match="no masks to compare"):
         metric.add(asked(a=truth["a"]), answer(Masks, **found), key=1)
 
@@ -94,10 +99,47 @@ def test_words_are_compared_as_words_and_numbers_as_numbers() -> None:
         "error": pytest.approx((0 + 2 + 2) / 3),
         "questions": 3,
         "exact_interval": [pytest.approx(1 / 3)] * 2,  # one picture
+        "error_interval": [pytest.approx(4 / 3)] * 2,
     }
     assert [entry["got"] for entry in report["wrong"]] == ["yes", "about 6", "none"]
     assert METRICS["words"]().compute()["exact"] is None
     json.dumps(report)
+
+
+def test_cumulative_overlap_of_the_pictures_drawn() -> None:
+    """Half of the pictures hold a small thing found wholly, half a large one found not at all."""
+    metric = METRICS["referring"](threshold=0.5)
+    small, large = block(0, 0, 5, 5), block(0, 0, 20, 20)
+    for key in range(20):
+        metric.add(asked(masks=True, a=large if key % 2 else small), answer(Masks, a=[] if key % 2 else [(0.9, small)]),
+                   key=key)  # fmt: skip
+    report = metric.compute()
+    assert report["cIoU"] == pytest.approx(25 / 425)
+    for name in ("cIoU", "gIoU", "P@0.5"):
+        low, high = report[f"{name}_interval"]
+        assert low < report[name] < high
+    assert METRICS["referring"]().compute()["cIoU_interval"] is None
+
+
+@pytest.mark.parametrize(
+    ("said", "answers", "expected"),
+    [
+        ("A cat.", ["cat"] * 10, 1.0),
+        ("dog", ["cat"] * 10, 0.0),
+        # Of three who said so, their own choices leave two: 7 of 10 see three of three, 3 of 10 two of three.
+        ("cat", ["cat"] * 3 + ["dog"] * 7, (7 * 1 + 3 * 2 / 3) / 10),
+        ("cat", ["cat"] + ["dog"] * 9, (9 * 1 / 3) / 10),
+        ("cat", ["cat"], 1.0),  # one answer is the truth
+        ("dog", ["cat"], 0.0),
+    ],
+)
+def test_consensus_by_hand(said: str, answers: list[str], expected: float) -> None:
+    assert consensus(said, answers) == pytest.approx(expected)
+    metric = METRICS["words"]()
+    metric.add(Turn(question="?", reply="cat", target=WordsTarget(references=tuple(answers))), Answer(text=said), key=0)
+    told = metric.compute()["consensus"]
+    assert (told["VQA"], told["questions"]) == (pytest.approx(expected), 1)
+    assert told["VQA_interval"] == pytest.approx([expected] * 2)
 
 
 def test_what_does_not_change_the_meaning_is_left_out() -> None:

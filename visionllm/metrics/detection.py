@@ -1,13 +1,12 @@
 """Boxes against truth: COCO average precision, and what a user meets at one threshold.
 
-Precision by faster-coco-eval (COCO protocol: 100 boxes a category and picture, crowds ignored). The matching at IoU 0.5
-is also done here, once a picture: from it come the operating point, and an interval for AP50 by resampling pictures,
-which would take minutes with a run of the protocol for each resample.
+Precision by faster-coco-eval (COCO protocol: 100 boxes a category and picture, crowds ignored). The matching is also
+done here, once a picture (``metrics.precision``): from it come the operating point and the intervals.
 """
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -18,11 +17,11 @@ from visionllm.core.answer import Answer
 from visionllm.core.boxes import box_area, box_iou, intersection_area, xywh_to_xyxy, xyxy_to_xywh
 from visionllm.core.sample import BoxTarget, Turn
 from visionllm.metrics import METRICS
+from visionllm.metrics.bootstrap import drawn, interval, mean_of_known
+from visionllm.metrics.precision import HIT, IGNORED, greedy_match, intervals, weighted_ap
 
 _MAX_BOXES = 100  # a category and picture, as the COCO protocol counts
-_RECALLS = np.linspace(0, 1, 101)
 _THRESHOLDS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
-_HIT, _FALSE, _IGNORED = 1, 0, -1
 
 
 @dataclass(kw_only=True, slots=True)
@@ -35,7 +34,7 @@ class _Asked:
         presence: score of the category being there.
         truth: M of what is there, in the same terms.
         crowd: (M,) bool.
-        match: (N,) at IoU 0.5: hit, false or ignored (in a crowd).
+        match: (T, N) at each of the protocol's levels: hit, false or ignored (in a crowd).
     """
 
     found: list[dict[str, Any]]
@@ -65,7 +64,7 @@ class DetectionMetric:
     Args:
         names: category names of the data set; others that are asked join behind them.
         threshold: operating point to report besides the usual ones.
-        resamples: for the interval of AP50; 0 leaves it out.
+        resamples: for the intervals; 0 leaves them out.
     """
 
     result: ClassVar[str] = "detections"  # where an answer holds what is scored
@@ -143,15 +142,14 @@ class DetectionMetric:
     def compute(self) -> dict[str, Any]:
         """All figures; None where nothing defines one.
 
-        ``AP``, ``AP50``, ``AP75`` (means over categories that have an object), ``AP50_interval`` (95 %), ``categories``
-        (each one's ``AP``, ``AP50``, number of objects), ``presence`` (``accuracy`` at 0.5, ``auroc``), ``best`` (the
-        threshold at which an absent phrase gets a box in at most 5 % of the pictures, and what it gives), ``operating``
-        (other thresholds), ``default`` (the decoder's own), ``counting`` (the threshold at which counts are right most
-        often).
+        ``AP``, ``AP50``, ``AP75`` (means over categories that have an object) and their 95 % intervals, ``categories``
+        (each one's ``AP``, ``AP50`` with intervals, number of objects), ``presence`` (``accuracy`` at 0.5, ``auroc``),
+        ``best`` (the threshold at which an absent phrase gets a box in at most 5 % of the pictures, and what it gives),
+        ``operating`` (other thresholds), ``default`` (the decoder's own), ``counting`` (the threshold at which counts
+        are right most often).
         """
         return {
-            **self.average_precision(),
-            "AP50_interval": self.ap50_interval() if self._resamples else None,
+            **self._with_intervals(self.average_precision()),
             "presence": self.presence(),
             "best": self.at(self.best_threshold()),
             "operating": [self.at(threshold) for threshold in _THRESHOLDS],
@@ -185,32 +183,34 @@ class DetectionMetric:
             "categories": each,
         }
 
-    def ap50(self) -> float | None:
-        """AP50 from the matches made here: the same number as COCO's."""
-        return _number(self._resampled(np.ones((1, len(self._pictures))))[0])
+    def own_precision(self) -> dict[str, float | None]:
+        """``AP``, ``AP50`` and ``AP75`` from the matches made here: the same numbers as COCO's."""
+        values = self._resampled(np.ones((1, len(self._pictures))))[:, 0]
+        return {"AP": _number(values.mean()), "AP50": _number(values[0]), "AP75": _number(values[5])}
 
-    def ap50_interval(self, seed: int = 0) -> tuple[float, float] | None:
-        """95 % interval of AP50: pictures drawn with replacement (Efron 1979)."""
-        count = len(self._pictures)
-        if not count:
-            return None
-        weights = np.random.default_rng(seed).multinomial(count, np.full(count, 1 / count), self._resamples)
-        values = self._resampled(weights)
-        values = values[~np.isnan(values)]
-        return (float(np.quantile(values, 0.025)), float(np.quantile(values, 0.975))) if len(values) else None
+    def _with_intervals(self, report: dict[str, Any], seed: int = 0) -> dict[str, Any]:
+        """The report with 95 % intervals, those of categories too; None where they are left out or nothing is known."""
+        weights = drawn(len(self._pictures), resamples=self._resamples, seed=seed)
+        tables = self._tables(weights)
+        nothing = np.full((10, 0), np.nan)
+        each = {
+            name: {**entry, **intervals(tables.get(label, nothing))}
+            for (name, entry), label in zip(report["categories"].items(), self._labels.values(), strict=True)
+        }
+        return {**report, **intervals(self._mean(tables, weights)), "categories": each}
 
-    def at(self, threshold: float) -> dict[str, float | None]:
+    def at(self, threshold: float) -> dict[str, Any]:
         """What a user meets at one threshold.
 
         ``recall``: objects hit by a box of IoU 0.5 or more; ``phrase_recall``: phrases with an object that have a hit;
         ``precision``: boxes that hit, those in crowds aside; ``false_alarm_phrases``: of all pairs of a picture and an
         asked phrase absent from it, those with a box; ``false_alarm_pictures``: pictures with a box for any of the
-        phrases absent from them, which grows with the number of phrases asked.
+        phrases absent from them, which grows with the number of phrases asked; each of the two with its 95 % interval.
         """
-        entries = [(asked, asked.match[asked.scores >= threshold]) for _, _, asked in self._all()]
-        hits = sum(int((match == _HIT).sum()) for _, match in entries)
-        counted = sum(int((match != _IGNORED).sum()) for _, match in entries)
-        present = [bool((match == _HIT).any()) for asked, match in entries if asked.objects]
+        entries = [(asked, asked.match[0, asked.scores >= threshold]) for _, _, asked in self._all()]
+        hits = sum(int((match == HIT).sum()) for _, match in entries)
+        counted = sum(int((match != IGNORED).sum()) for _, match in entries)
+        present = [bool((match == HIT).any()) for asked, match in entries if asked.objects]
         alarms = self._alarms()
         worst = np.array([scores.max() for scores in alarms if len(scores)])
         every = np.concatenate([np.zeros(0), *alarms])
@@ -220,7 +220,13 @@ class DetectionMetric:
             "phrase_recall": _share(sum(present), len(present)),
             "precision": _share(hits, counted),
             "false_alarm_phrases": _share(int((every >= threshold).sum()), len(every)),
+            "false_alarm_phrases_interval": interval(
+                [(scores >= threshold).tolist() for scores in alarms], resamples=self._resamples
+            ),
             "false_alarm_pictures": _share(int((worst >= threshold).sum()), len(worst)),
+            "false_alarm_pictures_interval": interval(
+                [[score >= threshold] for score in worst.tolist()], resamples=self._resamples
+            ),
         }
 
     def best_threshold(self, false_alarms: float = 0.05) -> float:
@@ -271,15 +277,19 @@ class DetectionMetric:
         ]
 
     def _resampled(self, weights: np.ndarray) -> np.ndarray:
-        """AP50 for each row of (R, pictures) weights, NaN where a row holds no object."""
+        """(T, R) mean precision at each level, for rows of (R, pictures) weights; NaN where a row holds no object."""
+        return self._mean(self._tables(weights), weights)
+
+    def _tables(self, weights: np.ndarray) -> dict[int, np.ndarray]:
+        """Label -> (T, R) precision of that category."""
         per_label: dict[int, list[tuple[int, _Asked]]] = {}
         for picture, label, asked in self._all():
             per_label.setdefault(label, []).append((picture, asked))
-        rows = [_weighted_ap(entries, weights) for entries in per_label.values()]
-        table = np.array(rows) if rows else np.full((1, len(weights)), np.nan)
-        defined = ~np.isnan(table)
-        total = np.where(defined, table, 0).sum(0)
-        return np.divide(total, defined.sum(0), out=np.full(len(weights), np.nan), where=defined.any(0))
+        return {label: weighted_ap(entries, weights) for label, entries in per_label.items()}
+
+    def _mean(self, tables: Mapping[int, np.ndarray], weights: np.ndarray) -> np.ndarray:
+        nothing = np.full((1, 10, len(weights)), np.nan)
+        return mean_of_known(np.stack(list(tables.values())) if tables else nothing, 0)
 
     def _coco_precision(self) -> np.ndarray:
         """(10 IoU thresholds, categories) average precision; -1 where a category has no object."""
@@ -319,32 +329,6 @@ def box_overlaps(boxes_xyxy: np.ndarray, truth_xyxy: np.ndarray) -> tuple[np.nda
     return box_iou(boxes, truth), inside
 
 
-def greedy_match(overlap: np.ndarray, inside: np.ndarray, crowd: np.ndarray, iou: float = 0.5) -> np.ndarray:
-    """Greedy matching as COCO does it: what was found takes, best score first, the free object it fits best, or
-    vanishes in a crowd.
-
-    Args:
-        overlap: (N, M) IoU.
-        inside: (N, M) part of each found thing inside each true one.
-        crowd: (M,) bool; a crowd takes any number of things, measured by the part inside it.
-
-    Returns:
-        (N,) 1 hit, 0 false, -1 ignored.
-    """
-    free = ~crowd
-    match = np.full(len(overlap), _FALSE)
-    for i in range(len(overlap)):
-        fits = np.where(free, overlap[i], -1.0)
-        # The last of equally good ones, as in COCO's loop.
-        best = len(fits) - 1 - int(np.argmax(fits[::-1])) if len(fits) else -1
-        if best >= 0 and fits[best] >= iou:
-            free[best] = False
-            match[i] = _HIT
-        elif (inside[i, crowd] >= iou).any():
-            match[i] = _IGNORED
-    return match
-
-
 def auroc(scores: np.ndarray, truth: np.ndarray) -> float | None:
     """Chance that a true one scores above a false one, ties counting half; None without both kinds."""
     positives, negatives = int(truth.sum()), int((~truth).sum())
@@ -353,33 +337,6 @@ def auroc(scores: np.ndarray, truth: np.ndarray) -> float | None:
     _, place, count = np.unique(scores, return_inverse=True, return_counts=True)
     rank = (np.cumsum(count) - (count - 1) / 2)[place]
     return float((rank[truth].sum() - positives * (positives + 1) / 2) / (positives * negatives))
-
-
-def _weighted_ap(entries: Sequence[tuple[int, _Asked]], weights: np.ndarray) -> np.ndarray:
-    """(R,) average precision of one category where picture p counts ``weights[r, p]`` times; NaN without objects."""
-    pictures = np.concatenate([np.full(len(a.scores), p) for p, a in entries]).astype(int)
-    scores = np.concatenate([a.scores for _, a in entries])
-    match = np.concatenate([a.match for _, a in entries])
-    objects = weights[:, [p for p, _ in entries]] @ np.array([a.objects for _, a in entries])
-    order = np.argsort(-scores, kind="stable")
-    order = order[match[order] != _IGNORED]
-    hit = match[order] == _HIT
-    # Behind the last hit recall grows no more, so what follows changes nothing.
-    order = order[: int(np.flatnonzero(hit)[-1]) + 1] if hit.any() else order[:0]
-    hit, pictures = match[order] == _HIT, pictures[order]
-    values = [_ap(row[pictures] * hit, row[pictures], total) for row, total in zip(weights, objects, strict=True)]
-    return np.array(values)
-
-
-def _ap(hits: np.ndarray, boxes: np.ndarray, objects: float) -> float:
-    """Mean of the interpolated precision at 101 recalls; arrays are in order of falling score."""
-    if not objects:
-        return float("nan")
-    true, all_boxes = np.cumsum(hits), np.cumsum(boxes)
-    precision = true / np.maximum(all_boxes, np.spacing(1))
-    envelope = np.maximum.accumulate(precision[::-1])[::-1]
-    place = np.searchsorted(true / objects, _RECALLS, side="left")
-    return float(np.append(envelope, 0.0)[place].sum() / len(_RECALLS))
 
 
 def quiet(*_: object) -> None:

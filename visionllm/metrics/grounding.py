@@ -8,7 +8,7 @@ intersections over the sum of all unions (Liu et al. 2023, "GRES", section 5.1).
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -17,7 +17,7 @@ from visionllm.core.answer import Answer
 from visionllm.core.errors import DatasetError
 from visionllm.core.sample import Turn
 from visionllm.metrics import METRICS
-from visionllm.metrics.bootstrap import interval
+from visionllm.metrics.bootstrap import RESAMPLES, interval, ratio_interval
 from visionllm.metrics.detection import box_overlaps
 from visionllm.metrics.segmentation import union
 
@@ -25,26 +25,25 @@ from visionllm.metrics.segmentation import union
 class _Expressions:
     """Overlap of each expression's answer with its truth."""
 
-    def __init__(self, names: Sequence[str] = (), *, threshold: float | None = None, resamples: int = 300) -> None:
+    def __init__(
+        self, names: Sequence[str] = (), *, threshold: float | None = None, resamples: int = RESAMPLES
+    ) -> None:
         self._threshold, self._resamples = threshold, resamples
-        self._ious: list[float] = []
-        self._keys: list[Hashable] = []
+        self._ious: dict[Hashable, list[float]] = defaultdict(list)
 
     def compute(self) -> dict[str, Any]:
-        """``P@0.5`` and its 95 % interval, ``gIoU``, number of expressions."""
-        ious = np.array(self._ious)
-        if not len(ious):
-            return {"P@0.5": None, "P@0.5_interval": None, "gIoU": None, "expressions": 0}
-        hits = (ious >= 0.5).astype(float)
-        pictures: dict[Hashable, list[float]] = defaultdict(list)
-        for key, hit in zip(self._keys, hits.tolist(), strict=True):
-            pictures[key].append(hit)
-        return {
-            "P@0.5": float(hits.mean()),
-            "P@0.5_interval": interval(list(pictures.values()), resamples=self._resamples) if self._resamples else None,
-            "gIoU": float(ious.mean()),
-            "expressions": len(ious),
-        }
+        """``P@0.5`` and ``gIoU``, each with its 95 % interval, number of expressions."""
+        return {**self._shares(self._ious), "expressions": sum(map(len, self._ious.values()))}
+
+    def _shares(self, ious: Mapping[Hashable, Sequence[float]]) -> dict[str, Any]:
+        groups = list(ious.values())
+        hits = [[float(iou >= 0.5) for iou in own] for own in groups]
+        report: dict[str, Any] = {}
+        for name, own in (("P@0.5", hits), ("gIoU", groups)):
+            values = [value for one in own for value in one]
+            report[name] = float(np.mean(values)) if values else None
+            report[f"{name}_interval"] = interval(own, resamples=self._resamples)
+        return report
 
 
 @METRICS.register("grounding")
@@ -60,8 +59,7 @@ class GroundingMetric(_Expressions):
             if own is not None and len(own) and len(true):
                 best = own.boxes_xyxy[int(own.scores.argmax())]
                 iou = float(box_overlaps(best[None].astype(np.float64), true.astype(np.float64))[0].max())
-            self._ious.append(iou)
-            self._keys.append(key)
+            self._ious[key].append(iou)
 
 
 @METRICS.register("referring")
@@ -75,8 +73,9 @@ class ReferringMetric(_Expressions):
 
     def __init__(self, names: Sequence[str] = (), **settings: Any) -> None:
         super().__init__(names, **settings)
-        self._pixels = np.zeros((2, 2))  # of the best and of all: those of both, of either
-        self._all: list[float] = []
+        self._all: dict[Hashable, list[float]] = defaultdict(list)
+        # Of the best and of all: pixels of both, of either.
+        self._pixels: dict[Hashable, np.ndarray] = defaultdict(lambda: np.zeros((2, 2)))
 
     def add(self, turn: Turn, answer: Answer, *, key: Hashable) -> None:
         """Take an answer.
@@ -96,13 +95,20 @@ class ReferringMetric(_Expressions):
             for kind, (masks, ious) in enumerate(((own.masks[best], self._ious), (own.masks[sure], self._all))):
                 ours = union(masks, found.size)
                 both, either = float((ours & true).sum()), float((ours | true).sum())
-                self._pixels[kind] += both, either
-                ious.append(both / either if either else 0.0)
-            self._keys.append(key)
+                self._pixels[key][kind] += both, either
+                ious[key].append(both / either if either else 0.0)
 
     def compute(self) -> dict[str, Any]:
-        """As for boxes, and ``cIoU``; ``all`` has ``P@0.5``, ``gIoU`` and ``cIoU`` of all masks joined."""
-        best, every = (float(both / either) if either else None for both, either in self._pixels)
-        joined = np.array(self._all)
-        share = {"P@0.5": float((joined >= 0.5).mean()), "gIoU": float(joined.mean())} if len(joined) else {}
-        return {**super().compute(), "cIoU": best, "all": {**share, "cIoU": every}}
+        """As for boxes, and ``cIoU`` with its interval; ``all`` has the same of all masks joined."""
+        return {
+            **super().compute(),
+            **self._cumulative(0),
+            "all": {**(self._shares(self._all) if self._all else {}), **self._cumulative(1)},
+        }
+
+    def _cumulative(self, kind: int) -> dict[str, Any]:
+        both, either = np.array([own[kind] for own in self._pixels.values()]).reshape(-1, 2).T
+        return {
+            "cIoU": float(both.sum() / either.sum()) if either.sum() else None,
+            "cIoU_interval": ratio_interval(both, either, resamples=self._resamples),
+        }

@@ -6,7 +6,7 @@ the truth that belong to nobody (id 0) count against nobody.
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Collection
 from typing import Any
 
@@ -14,6 +14,7 @@ import numpy as np
 
 from visionllm.core.errors import ShapeError
 from visionllm.core.panoptic import Panoptic
+from visionllm.metrics.bootstrap import RESAMPLES, bounds, drawn, mean_of_known, ratio
 
 
 class PanopticQuality:
@@ -25,8 +26,8 @@ class PanopticQuality:
 
     def __init__(self, stuff: Collection[str] = ()) -> None:
         self._stuff = set(stuff)
-        self._overlap: dict[str, float] = defaultdict(float)
-        self._counts: dict[str, Counter[str]] = {"hit": Counter(), "false": Counter(), "missed": Counter()}
+        # Picture by picture: category -> sum of overlaps, number of hits, false ones, missed ones.
+        self._pictures: list[dict[str, np.ndarray]] = []
 
     def add(self, found: Panoptic, truth: Panoptic) -> None:
         """Take one picture.
@@ -41,6 +42,7 @@ class PanopticQuality:
         names = {segment.id: segment.phrase for segment in truth.segments}
         areas = {segment.id: segment.area for segment in truth.segments}
         matched: set[int] = set()
+        counts_of: dict[str, np.ndarray] = defaultdict(lambda: np.zeros(4))
         for segment in found.segments:
             void = both.get((segment.id, 0), 0)
             partner = None
@@ -51,27 +53,42 @@ class PanopticQuality:
                     partner, overlap = true_id, shared / union
             if partner is not None:
                 matched.add(partner)
-                self._overlap[segment.phrase] += overlap
-                self._counts["hit"][segment.phrase] += 1
+                counts_of[segment.phrase] += overlap, 1, 0, 0
             elif void <= 0.5 * segment.area:
-                self._counts["false"][segment.phrase] += 1
-        self._counts["missed"].update(name for true_id, name in names.items() if true_id not in matched)
+                counts_of[segment.phrase][2] += 1
+        for true_id, name in names.items():
+            if true_id not in matched:
+                counts_of[name][3] += 1
+        self._pictures.append(dict(counts_of))
 
-    def compute(self) -> dict[str, Any]:
-        """``PQ``, ``SQ``, ``RQ`` (means over categories that were found or are there), ``PQ_things``, ``PQ_stuff``,
-        ``categories`` with each one's figures."""
-        names = sorted({name for counter in self._counts.values() for name in counter})
-        each = {}
-        for name in names:
-            hits, false, missed = (self._counts[kind][name] for kind in ("hit", "false", "missed"))
-            quality = self._overlap[name] / hits if hits else 0.0
-            recognised = hits / (hits + (false + missed) / 2)
-            each[name] = {"PQ": quality * recognised, "SQ": quality, "RQ": recognised, "segments": hits + missed}
-        things = [entry["PQ"] for name, entry in each.items() if name not in self._stuff]
-        stuff = [entry["PQ"] for name, entry in each.items() if name in self._stuff]
-        means = {key: _mean([entry[key] for entry in each.values()]) for key in ("PQ", "SQ", "RQ")}
-        return {**means, "PQ_things": _mean(things), "PQ_stuff": _mean(stuff), "categories": each}
+    def compute(self, resamples: int = RESAMPLES) -> dict[str, Any]:
+        """``PQ``, ``SQ``, ``RQ`` (means over categories that were found or are there), ``PQ_things``, ``PQ_stuff``, and
+        their 95 % intervals, ``categories`` with each one's figures."""
+        names = sorted({name for own in self._pictures for name in own})
+        nothing = np.zeros(4)
+        table = np.array([[own.get(name, nothing) for name in names] for own in self._pictures])
+        table = table.reshape(len(self._pictures), len(names), 4)
+        weights = drawn(len(self._pictures), resamples=resamples)
+        whole, resampled = _quality(table.sum(0)[None]), _quality(np.einsum("rp,pnk->rnk", weights, table))
+        segments = (table[..., 1] + table[..., 3]).sum(0).astype(int).tolist()
+        stuff = np.array([name in self._stuff for name in names], bool)
+        every = np.ones(len(names), bool)
+        means = {"PQ": (0, every), "SQ": (1, every), "RQ": (2, every), "PQ_things": (0, ~stuff), "PQ_stuff": (0, stuff)}
+        report: dict[str, Any] = {}
+        for key, (kind, rows) in means.items():
+            value, several = (mean_of_known(values[:, rows, kind], 1) for values in (whole, resampled))
+            report[key] = None if np.isnan(value[0]) else float(value[0])
+            report[f"{key}_interval"] = bounds(several)
+        report["categories"] = {
+            name: {"PQ": float(pq), "SQ": float(sq), "RQ": float(rq), "segments": count}
+            for name, (pq, sq, rq), count in zip(names, whole[0], segments, strict=True)
+        }
+        return report
 
 
-def _mean(values: list[float]) -> float | None:
-    return float(np.mean(values)) if values else None
+def _quality(counts: np.ndarray) -> np.ndarray:
+    """(..., 4) overlaps, hits, false and missed ones -> (..., 3) PQ, SQ, RQ; NaN where there is none of a category."""
+    overlap, hits, false, missed = np.moveaxis(counts, -1, 0)
+    recognised = ratio(hits, hits + (false + missed) / 2)
+    quality = np.where(np.isnan(recognised), np.nan, np.nan_to_num(ratio(overlap, hits)))
+    return np.stack([quality * recognised, quality, recognised], -1)

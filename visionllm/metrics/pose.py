@@ -1,16 +1,17 @@
 """Poses against truth: COCO's keypoint precision, and how far single points are off.
 
 ``AP`` by faster-coco-eval (COCO protocol: object keypoint similarity with the skeleton's own sigmas, 20 poses a
-picture), ranked by the poses' own scores. ``PCK`` is the share of known points of a matched pose within a fifth of the
-longer side of the true box (Yang and Ramanan 2013, "Articulated Human Detection"); ``NME`` their mean distance over the
-root of that box's area.
+picture), ranked by the poses' own scores; its interval from matches made here (``metrics.precision``). ``PCK`` is the
+share of known points of a matched pose within a fifth of the longer side of the true box (Yang and Ramanan 2013,
+"Articulated Human Detection"); ``NME`` their mean distance over the root of that box's area; ``flags`` the share of
+them whose flag, hidden or visible, is told right.
 """
 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Hashable, Sequence
-from dataclasses import replace
+from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 import numpy as np
@@ -24,7 +25,9 @@ from visionllm.core.poses import BODY, Pose
 from visionllm.core.sample import Turn
 from visionllm.core.skeletons import skeleton_of
 from visionllm.metrics import METRICS
+from visionllm.metrics.bootstrap import RESAMPLES, drawn, interval, mean_of_known
 from visionllm.metrics.detection import DetectionMetric, quiet
+from visionllm.metrics.precision import greedy_match, intervals, weighted_ap
 
 PCK_REACH = 0.2  # of the longer side of a box
 _MAX_POSES = 20
@@ -69,37 +72,59 @@ class PoseMetric(DetectionMetric):
             })  # fmt: skip
 
     def compute(self) -> dict[str, Any]:
-        """As for boxes, and ``poses``: by category what ``PoseScores`` gives, ``flags`` (share of points whose flag is
-        told right, of those that are known), and the means ``OKS_AP``, ``OKS_AP50``."""
+        """As for boxes, and ``poses``: by category what ``PoseScores`` gives, and the means ``OKS_AP`` and ``OKS_AP50``
+        with their 95 % intervals."""
         each: dict[str, Any] = {}
+        place = {key: number for number, key in enumerate(self._pictures)}
+        weights = drawn(len(place), resamples=self._resamples)
+        resampled = []
         for (phrase, names), asked in self._asked.items():
             own = (pose.skeleton for one in asked for pose in one["truth"] if pose is not None)
             skeleton = next(own, skeleton_of(phrase, names)).named(names)
-            scores = PoseScores()
+            scores = PoseScores(resamples=self._resamples)
             for one in asked:
                 truth = [pose and replace(pose.named(names), skeleton=skeleton) for pose in one["truth"]]
                 found = [replace(pose.named(names), skeleton=skeleton) for pose in one["found"]]
                 scores.add(found, one["scores"], truth, one["boxes_xyxy"], size=one["size"], key=one["key"])
             each[phrase if phrase not in each else f"{phrase} ({', '.join(names)})"] = scores.compute()
+            resampled.append(weighted_ap(scores.ranked(place), weights))
         known = [entry for entry in each.values() if entry["AP"] is not None]
         means = {
             f"OKS_{name}": float(np.mean([entry[name] for entry in known])) if known else None
             for name in ("AP", "AP50")
         }
-        return {**super().compute(), **means, "poses": each}
+        several = mean_of_known(np.stack(resampled), 0) if resampled else np.full((10, 0), np.nan)
+        sure = {f"OKS_{name}": value for name, value in intervals(several).items() if "75" not in name}
+        return {**super().compute(), **means, **sure, "poses": each}
+
+
+@dataclass(kw_only=True, slots=True, frozen=True)
+class _Found:
+    """Poses found in one picture; see ``metrics.precision.Ranked``."""
+
+    scores: np.ndarray
+    match: np.ndarray
+    objects: int
 
 
 class PoseScores:
-    """Collects poses found and true, of one skeleton."""
+    """Collects poses found and true, of one skeleton.
 
-    def __init__(self) -> None:
+    Args:
+        resamples: for the intervals; 0 leaves them out.
+    """
+
+    def __init__(self, resamples: int = RESAMPLES) -> None:
+        self._resamples = resamples
+        self._ranked: list[_Found] = []
         self._truth: list[dict[str, Any]] = []
         self._found: list[dict[str, Any]] = []
         self._keys: list[Hashable] = []
         self._sizes: list[tuple[int, int]] = []
         self._sigmas: np.ndarray | None = None
-        self._near: list[float] = []
-        self._far: list[float] = []
+        self._near: list[list[float]] = []  # picture by picture
+        self._far: list[list[float]] = []
+        self._flags: list[list[float]] = []
 
     def add(
         self, found: Sequence[Pose], scores: Sequence[float], truth: Sequence[Pose | None], boxes_xyxy: np.ndarray, *,
@@ -133,18 +158,34 @@ class PoseScores:
             points[2::3] = 1
             entry = {"image_id": picture, "category_id": 1, "score": float(score), "keypoints": points.tolist()}
             self._found.append(entry)
+        self._ranked.append(_matched(found, scores, truth, boxes_xywh, areas))
+        self._near.append([])
+        self._far.append([])
+        self._flags.append([])
         self._distances(found, scores, truth, boxes_xywh, areas)
 
+    def ranked(self, place: Mapping[Hashable, int]) -> list[tuple[int, _Found]]:
+        """What was matched, each with the place of its picture."""
+        return [(place[key], one) for key, one in zip(self._keys, self._ranked, strict=True)]
+
     def compute(self) -> dict[str, Any]:
-        """``AP``, ``AP50``, ``AP75``, ``AR``, ``PCK``, ``NME``, numbers of poses; None where nothing defines one."""
+        """``AP``, ``AP50``, ``AP75``, ``AR``, ``PCK``, ``NME``, ``flags``, the numbers of poses and pictures; all but
+        ``AR`` with 95 % intervals. None where nothing defines one."""
         known = sum(entry["num_keypoints"] > 0 for entry in self._truth)
         values = dict.fromkeys(("AP", "AP50", "AP75", "AR"))
         if known:
             values = dict.fromkeys(values, 0.0) if not self._found else self._coco()
+        weights = drawn(len(self._keys), resamples=self._resamples)
+        entries = list(enumerate(self._ranked))
+        means: dict[str, Any] = {}
+        for name, groups in (("PCK", self._near), ("NME", self._far), ("flags", self._flags)):
+            every = [value for own in groups for value in own]
+            means[name] = float(np.mean(every)) if every else None
+            means[f"{name}_interval"] = interval(groups, resamples=self._resamples)
         return {
             **values,
-            "PCK": float(np.mean(self._near)) if self._near else None,
-            "NME": float(np.mean(self._far)) if self._far else None,
+            **intervals(weighted_ap(entries, weights) if entries else np.full((10, 0), np.nan)),
+            **means,
             "poses": known,
             "pictures": len(self._keys),
         }
@@ -171,11 +212,12 @@ class PoseScores:
                 continue
             _, _, width, height = boxes_xywh[i]
             if i not in pairs:
-                self._near += [0.0] * int(pose.known.sum())
+                self._near[-1] += [0.0] * int(pose.known.sum())
                 continue
             far = np.linalg.norm(pairs[i].points_xy - pose.points_xy, axis=1)[pose.known]
-            self._near += (far <= PCK_REACH * max(width, height)).astype(float).tolist()
-            self._far += (far / np.sqrt(width * height)).tolist()
+            self._near[-1] += (far <= PCK_REACH * max(width, height)).astype(float).tolist()
+            self._far[-1] += (far / np.sqrt(width * height)).tolist()
+            self._flags[-1] += (pairs[i].visibility == pose.visibility)[pose.known].astype(float).tolist()
 
     def _coco(self) -> dict[str, float | None]:
         assert self._sigmas is not None
@@ -202,3 +244,31 @@ class PoseScores:
             "AP": float(precision.mean()), "AP50": float(precision[0]), "AP75": float(precision[5]),
             "AR": float(recall.mean()),
         }  # fmt: skip
+
+
+def _matched(found: Sequence[Pose], scores: Sequence[float], truth: Sequence[Pose | None], boxes_xywh: np.ndarray,
+             areas: Sequence[float]) -> _Found:  # fmt: skip
+    """Poses of one picture with what is there, as the COCO protocol does it."""
+    order = np.argsort(-np.asarray(scores, np.float64), kind="stable")[:_MAX_POSES]
+    # What was not placed is written as zeros, and compared as such.
+    placed = [replace(pose, points_xy=np.where(pose.known[:, None], pose.points_xy, 0))
+              for pose in (found[row] for row in order.tolist())]  # fmt: skip
+    unknown = np.array([pose is None or not pose.known.any() for pose in truth], bool)
+    likes = np.array([
+        [_near_box(pose, box, area) if lost or true is None else similarity(pose, true, area)
+         for true, lost, box, area in zip(truth, unknown.tolist(), boxes_xywh, areas, strict=True)] for pose in placed
+    ], np.float64).reshape(len(placed), len(truth))  # fmt: skip
+    return _Found(
+        scores=np.asarray(scores, np.float64)[order],
+        match=greedy_match(likes, likes, unknown, once=True),
+        objects=int((~unknown).sum()),
+    )
+
+
+def _near_box(found: Pose, box_xywh: np.ndarray, area: float) -> float:
+    """Likeness to an object of which no point is known: how near all points are to its box, made thrice as large."""
+    low, high = box_xywh[:2] - box_xywh[2:], box_xywh[:2] + 2 * box_xywh[2:]
+    points = found.points_xy.astype(np.float64)
+    off = np.maximum(0, low - points) + np.maximum(0, points - high)
+    spread = (2 * found.skeleton.spread) ** 2
+    return float(np.exp(-(off**2).sum(1) / spread / (area + np.spacing(1)) / 2).mean())

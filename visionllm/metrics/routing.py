@@ -6,6 +6,8 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
+from visionllm.metrics.bootstrap import interval
+
 Route = tuple[str, str]  # (token, phrase)
 
 
@@ -42,12 +44,12 @@ class RoutingCounter:
     def __init__(self, keep: int = 5) -> None:
         self._keep = keep
         self._kinds: Counter[str] = Counter()
-        self._replies = 0
+        self._exact: list[float] = []
         self._examples: list[dict[str, Any]] = []
 
     def add(self, expected: Sequence[Route], got: Sequence[Route]) -> None:
-        self._replies += 1
         kind = failure(expected, got)
+        self._exact.append(float(kind is None))
         if kind is None:
             return
         self._kinds[kind] += 1
@@ -55,11 +57,12 @@ class RoutingCounter:
             self._examples.append({"kind": kind, "expected": _words(expected), "got": _words(got)})
 
     def compute(self) -> dict[str, Any]:
-        """``exact`` (share of replies, None without any), ``replies``, ``failures`` by kind, ``examples``."""
-        failed = sum(self._kinds.values())
+        """``exact`` (share of replies, None without any) and its 95 % interval, ``replies``, ``failures`` by kind,
+        ``examples``."""
         return {
-            "exact": (self._replies - failed) / self._replies if self._replies else None,
-            "replies": self._replies,
+            "exact": sum(self._exact) / len(self._exact) if self._exact else None,
+            "exact_interval": interval([[exact] for exact in self._exact]),
+            "replies": len(self._exact),
             "failures": dict(self._kinds.most_common()),
             "examples": list(self._examples),
         }

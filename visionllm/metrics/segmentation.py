@@ -21,6 +21,7 @@ from visionllm.core.errors import DatasetError
 from visionllm.core.masks import Mask
 from visionllm.core.sample import Turn
 from visionllm.metrics import METRICS
+from visionllm.metrics.bootstrap import bounds, drawn, mean_of_known, ratio
 from visionllm.metrics.detection import DetectionMetric
 
 _POINTS = tuple(round(0.05 * step, 2) for step in range(1, 20))
@@ -40,6 +41,9 @@ class SegmentationMetric(DetectionMetric):
         # the true ones; and its true pixels.
         self._pixels: dict[str, np.ndarray] = defaultdict(lambda: np.zeros((4, 256)))
         self._true: dict[str, int] = defaultdict(int)
+        # Picture -> phrase -> pixels that count as its own, among all and by itself, the true ones of these two, and
+        # all true ones, at the level of the answer.
+        self._parts: dict[Hashable, dict[str, list[float]]] = defaultdict(dict)
         self._codes: dict[int, dict[str, Any]] = {}
 
     def add(self, turn: Turn, answer: Answer, *, key: Hashable) -> None:
@@ -70,6 +74,8 @@ class SegmentationMetric(DetectionMetric):
                 np.maximum(alone[area.window()], area.patch, out=alone[area.window()])
             values = (mine, alone, np.where(true, mine, 0), np.where(true, alone, 0))
             self._pixels[phrase] += [np.bincount(value.ravel(), minlength=256) for value in values]
+            counted = [float((value >= self._levels.get(phrase, 1)).sum()) for value in values]
+            self._parts[key][phrase] = [*counted, float(true.sum())]
 
     def shapes(self, found: Any) -> np.ndarray:
         return found.masks
@@ -88,7 +94,8 @@ class SegmentationMetric(DetectionMetric):
 
     def compute(self) -> dict[str, Any]:
         """As for boxes, and ``mIoU`` (mean over the categories that are there) with each category's ``IoU``;
-        ``mIoU_alone`` takes each phrase by itself, ``semantic`` has both means at other thresholds."""
+        ``mIoU_alone`` takes each phrase by itself; all with 95 % intervals. ``semantic`` has both means at other
+        thresholds."""
         report = super().compute()
         names = [name for name, entry in report["categories"].items() if entry["objects"] and self._true[name]]
         # (names, 2, 256): of each category, among all and alone, at each likelihood.
@@ -106,7 +113,21 @@ class SegmentationMetric(DetectionMetric):
             return {"mIoU": among, "mIoU_alone": alone}
 
         others = [{"threshold": t, **mean(values[..., round(255 * t)])} for t in _POINTS]
-        return {**report, **mean(own), "semantic": others}
+        return {**report, **mean(own), **self._semantic_intervals(names, report["categories"]), "semantic": others}
+
+    def _semantic_intervals(self, names: Sequence[str], categories: dict[str, Any]) -> dict[str, list[float] | None]:
+        """Of the means; those of the categories go into their entries."""
+        weights = drawn(len(self._parts), resamples=self._resamples)
+        nothing = [0.0] * 5
+        parts = [[own.get(name, nothing) for name in names] for own in self._parts.values()]
+        table = np.array(parts, np.float64).reshape(len(self._parts), len(names), 5)
+        ours, both, true = np.split(np.einsum("rp,pnk->rnk", weights, table), [2, 4], axis=2)
+        # Where nothing of a category is drawn, it is not there.
+        values = np.where(true > 0, ratio(both, ours + true - both), np.nan)
+        for place, name in enumerate(names):
+            categories[name]["IoU_interval"] = bounds(values[:, place, 0])
+        among, alone = (bounds(mean_of_known(values[..., kind], 1)) for kind in (0, 1))
+        return {"mIoU_interval": among, "mIoU_alone_interval": alone}
 
 
 def union(masks: np.ndarray, size: tuple[int, int]) -> np.ndarray:

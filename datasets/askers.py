@@ -1,5 +1,5 @@
 """Registers every asker of ours."""
 
-from visionllm.datasets import drawing, pointing, several, speaking
+from visionllm.datasets import drawing, owning, pointing, several, speaking
 
-__all__ = ["drawing", "pointing", "several", "speaking"]
+__all__ = ["drawing", "owning", "pointing", "several", "speaking"]

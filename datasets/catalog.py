@@ -269,6 +269,7 @@ def _wording(card: Card, default: Wording) -> Wording:
         plurals={**default.plurals, **card.plurals},
         negatives=card.negatives and default.negatives,
         skeletons=default.skeletons,
+        stuff=default.stuff,
     )
 
 

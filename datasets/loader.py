@@ -74,6 +74,11 @@ class LoadReport:
         each = ", ".join(f"{name}: {count:,}" for name, count in sorted(self.bad.items()))
         return f"skipped {sum(self.bad.values()):,} of {tried:,}" + (f" ({each})" if each else "")
 
+    def reasons(self, most: int = 10) -> list[str]:
+        """One line for each bad sample that was met, of at most so many, and one that counts the rest."""
+        lines = [f"{name}[{index}]: {reason}" for (name, index), reason in sorted(self.faults.items())]
+        return lines[:most] + [f"... and {len(lines) - most:,} more"] * (len(lines) > most)
+
 
 class Loader:
     """The samples of a run, step by step.

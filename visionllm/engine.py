@@ -134,7 +134,7 @@ def train(config: TrainConfig, *, resume: bool = False) -> Path:
             accelerator.wait_for_everyone()
     log.close()
     if accelerator.is_main_process:
-        print(loader.report)
+        print(loader.report, *loader.report.reasons(), sep="\n")
     return folder / _name(run.steps) / "model"
 
 

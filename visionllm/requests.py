@@ -115,7 +115,7 @@ def parted(turn: Turn, chunk: int) -> list[Turn]:
 
 
 def worded(sample: Sample, prompt: str, regions: Sequence[Region]) -> Sample:
-    """The sample with a prompt.
+    """The sample with a prompt, without the blanks around it.
 
     Raises:
         PromptError: there is none, or the regions do not fit it.
@@ -127,7 +127,8 @@ def worded(sample: Sample, prompt: str, regions: Sequence[Region]) -> Sample:
     regions = listed(regions)
     if regions:
         check_regions(regions, [picture.size for picture in sample.pictures], prompt)
-    return sample.with_turns(Turn(question=prompt, regions=regions))
+    # A line end behind it is the shell's or the editor's, and no word of the user.
+    return sample.with_turns(Turn(question=prompt.strip(), regions=regions))
 
 
 def listed(regions: Sequence[Region]) -> tuple[Region, ...]:

@@ -2,6 +2,7 @@
 
 from visionllm.datasets.formats.coco import CocoReader
 from visionllm.datasets.formats.mpii import MpiiReader
+from visionllm.datasets.formats.panoptic import PanopticReader
 from visionllm.datasets.formats.phrases import PhrasesReader
 from visionllm.datasets.formats.reader import FORMATS, Place, Reader, Wording, register_format
 from visionllm.datasets.formats.scenes import ScenesReader
@@ -12,6 +13,7 @@ __all__ = [
     "FORMATS",
     "CocoReader",
     "MpiiReader",
+    "PanopticReader",
     "PhrasesReader",
     "Place",
     "Reader",

@@ -73,7 +73,7 @@ class CocoReader:
         data = read_bytes(annotations, limit=MAX_BYTES)
         self.dataset, self._root, self._images = dataset, root, split.images
         self._digest = hashlib.sha256(data).hexdigest()
-        table = _Table(annotations, parse_json(data, annotations))
+        table = Table(annotations, parse_json(data, annotations))
         self.names, labels_of = table.categories(names)
         self._pictures = table.pictures()
         objects = table.objects({picture["id"]: i for i, picture in enumerate(self._pictures)}, labels_of)
@@ -90,7 +90,7 @@ class CocoReader:
         if captions is not None and "captions" in needs:
             data = read_bytes(captions, limit=MAX_BYTES)
             self._digest = hashlib.sha256(self._digest.encode() + data).hexdigest()
-            self._captions = _Table(captions, parse_json(data, captions)).captions({p["id"] for p in self._pictures})
+            self._captions = Table(captions, parse_json(data, captions)).captions({p["id"] for p in self._pictures})
         self._points, self._least = None, split.least
         self.wording = Wording()
         if "poses" in needs:
@@ -241,7 +241,7 @@ def _edges(boxes_xywh: np.ndarray) -> np.ndarray:
         return np.concatenate([boxes_xywh[:, :2], boxes_xywh[:, :2] + boxes_xywh[:, 2:]], axis=1)
 
 
-class _Table:
+class Table:
     """The checked columns of a parsed file. Every error names the file, the record, the field and the value."""
 
     def __init__(self, file: Path, content: Any) -> None:
@@ -252,7 +252,7 @@ class _Table:
 
     def categories(self, declared: tuple[str, ...] | None) -> tuple[tuple[str, ...], dict[Any, int]]:
         """Names of the data set, and the index of each category id among them."""
-        entries = self._entries("categories", "id")
+        entries = self.entries("categories", "id")
         found = [self._word(entry, f"categories[{i}]", "name") for i, entry in enumerate(entries)]
         check_names(found, source=f"{self.file}: categories")
         names = declared if declared is not None else tuple(found)
@@ -264,7 +264,7 @@ class _Table:
         return names, {entry["id"]: names.index(name) for entry, name in zip(entries, found, strict=True)}
 
     def pictures(self) -> list[dict[str, Any]]:
-        entries = self._entries("images", "id")
+        entries = self.entries("images", "id")
         for i, entry in enumerate(entries):
             where = f"images[{i}]"
             check_relative(self._word(entry, where, "file_name"), source=f"{self.file}: {where}.file_name")
@@ -295,12 +295,21 @@ class _Table:
             found[entry["id"]] = skeleton if raw else None
         return found
 
+    def things(self) -> dict[Any, bool]:
+        """Whether each category is of things, by its id."""
+        found: dict[Any, bool] = {}
+        for i, entry in enumerate(self.content["categories"]):
+            if entry.get("isthing") not in (0, 1):
+                raise self._error(f"categories[{i}]", "isthing", entry.get("isthing"), "0 or 1")
+            found[entry["id"]] = bool(entry["isthing"])
+        return found
+
     def captions(self, pictures: Container[Any]) -> dict[Any, list[str]]:
         """Captions of each picture by its id, in the order of the file."""
         found: dict[Any, list[str]] = {}
-        for i, entry in enumerate(self._entries("annotations", "id")):
+        for i, entry in enumerate(self.entries("annotations", "id")):
             where = f"annotations[{i}]"
-            if not _known(entry.get("image_id"), pictures):
+            if not known(entry.get("image_id"), pictures):
                 raise self._error(where, "image_id", entry.get("image_id"), "the id of an entry of images")
             words = self._word(entry, where, "caption")
             found.setdefault(entry["image_id"], []).append(" ".join(words.split()))
@@ -308,14 +317,14 @@ class _Table:
 
     def objects(self, picture_of: dict[Any, int], label_of: dict[Any, int]) -> dict[str, np.ndarray]:
         """Columns picture, label, bbox (N, 4) xywh, crowd, area, id of all annotations."""
-        entries = self._entries("annotations", "id")
+        entries = self.entries("annotations", "id")
         for i, entry in enumerate(entries):
             where = f"annotations[{i}]"
-            if not _known(entry.get("image_id"), picture_of):
+            if not known(entry.get("image_id"), picture_of):
                 raise self._error(where, "image_id", entry.get("image_id"), "the id of an entry of images")
-            if not _known(entry.get("category_id"), label_of):
-                known = ", ".join(str(key) for key in label_of) or "none"
-                raise self._error(where, "category_id", entry.get("category_id"), f"the id of a category ({known})")
+            if not known(entry.get("category_id"), label_of):
+                named = ", ".join(str(key) for key in label_of) or "none"
+                raise self._error(where, "category_id", entry.get("category_id"), f"the id of a category ({named})")
             box = entry.get("bbox")
             if not isinstance(box, list) or len(box) != 4 or any(type(v) not in (int, float) for v in box):
                 raise self._error(where, "bbox", box, "four numbers [x, y, width, height]")
@@ -334,7 +343,7 @@ class _Table:
             "id": np.array([entry["id"] for entry in entries]),
         }
 
-    def _entries(self, key: str, unique: str) -> list[dict[str, Any]]:
+    def entries(self, key: str, unique: str) -> list[dict[str, Any]]:
         """The list under ``key``: objects, each with its own ``unique`` value."""
         entries = self.content.get(key)
         if not isinstance(entries, list):
@@ -365,7 +374,7 @@ class _Table:
         return AnnotationError(f"{self.file}: {path}: expected {expected}, got {came}")
 
 
-def _known(value: Any, table: Container[Any]) -> bool:
+def known(value: Any, table: Container[Any]) -> bool:
     return type(value) in (int, str) and value in table
 
 

@@ -31,12 +31,14 @@ class Wording:
         plurals: category name or synonym -> its plural, where the rule for English would err.
         negatives: whether a category without a box is absent for certain, so that it may be asked for in training.
         skeletons: category name -> its keypoints, where the data set has poses and the task needs them.
+        stuff: the categories that are no things: regions without number (sky, road).
     """
 
     synonyms: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     plurals: Mapping[str, str] = field(default_factory=dict)
     negatives: bool = True
     skeletons: Mapping[str, Skeleton] = field(default_factory=dict)
+    stuff: frozenset[str] = frozenset()
 
 
 @dataclass(kw_only=True, slots=True, frozen=True)

@@ -70,6 +70,7 @@ class ScenesReader:
             synonyms={category.name: tuple(category.synonyms) for category in CATEGORIES},
             plurals={category.name: category.plural for category in CATEGORIES} | {name: name for name in self._stuff},
             skeletons={"person": load_skeleton("coco_17")} if "poses" in needs else {},
+            stuff=frozenset(self._stuff),
         )
 
     @classmethod

@@ -105,6 +105,10 @@ def test_a_bad_sample_is_replaced_named_and_counted(datasets: list[Dataset], tmp
     assert words_and_pixels(make(datasets).batch(19)) == batches[19]
     assert list(loader.report.faults) == [("tiny/train", 3)]
     assert "0 bytes" in loader.report.faults["tiny/train", 3]
+    (line,) = loader.report.reasons()
+    assert line.startswith("tiny/train[3]: ")
+    assert "0 bytes" in line
+    assert loader.report.reasons(most=0) == ["... and 1 more"]
     bad = loader.report.bad["tiny/train"]
     assert bad >= 2
     assert str(loader.report) == f"skipped {bad} of {120 + bad} (tiny/train: {bad})"

@@ -182,6 +182,12 @@ def test_a_prompt_that_is_none(model: Any, picture: Make, prompt: Any, words: st
         model.ask(picture(), prompt)
 
 
+def test_blanks_around_a_prompt_are_no_words(model: Any, picture: Make, dictate: Make) -> None:
+    dictate(model, [])
+    answer = model.ask(picture(), " detect  all cars\n\n")
+    assert answer.prompt == "detect  all cars"
+
+
 @pytest.mark.parametrize("stream", [False, True])
 def test_a_prompt_that_is_too_long(model: Any, picture: Make, stream: bool) -> None:
     with pytest.raises(PromptError, match="1024"):

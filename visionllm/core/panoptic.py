@@ -7,7 +7,7 @@ the first that claims it, what has lost most of its mask to others is dropped; t
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ from PIL import Image
 
 from visionllm.core.errors import AnnotationError, ShapeError, unknown_name
 from visionllm.core.instances import Masks
-from visionllm.core.masks import Mask
+from visionllm.core.masks import Mask, Size
 
 # Part of a mask that must be left when it is its turn, and pixels below which stuff is noise (share of the picture).
 LEFT, SPECK = 0.5, 0.001
@@ -130,6 +130,48 @@ def merge(masks: Masks, stuff: Collection[str] = ()) -> Panoptic:
         if phrase in stuff:
             settle(masks.area(phrase).dense(), phrase, False, likely, SPECK * ids.size)
     return Panoptic(ids=ids, segments=tuple(segments))
+
+
+@dataclass(kw_only=True, slots=True, frozen=True, eq=False)
+class PanopticTruth:
+    """What an evaluation compares with.
+
+    Args:
+        whole: the true segmentation.
+        stuff: the phrases that are no things.
+    """
+
+    whole: Panoptic
+    stuff: frozenset[str] = frozenset()
+
+
+def owned(masks: Sequence[Mask], phrases: Sequence[str], stuff: Collection[str] = (), *, size: Size) -> Panoptic:
+    """A segmentation out of masks that do not overlap; masks of one phrase that is stuff are one segment.
+
+    Args:
+        phrases: one a mask.
+        size: (width, height) of the picture, for no masks at all.
+
+    Raises:
+        ShapeError: two of them claim one pixel.
+    """
+    ids = np.zeros((size[1], size[0]), np.int32)
+    segments: dict[Any, Segment] = {}
+    for number, (mask, phrase) in enumerate(zip(masks, phrases, strict=True)):
+        if not mask.area:
+            continue
+        own = mask.dense()
+        taken = ids[own].max()
+        if taken:
+            other = next(segment.phrase for segment in segments.values() if segment.id == taken)
+            raise ShapeError(f"{phrase!r} (mask {number}) and {other!r} claim the same pixels")
+        owner = phrase if phrase in stuff else number
+        before = segments.get(owner)
+        number_of = before.id if before is not None else len(segments) + 1
+        area = mask.area + (before.area if before is not None else 0)
+        ids[own] = number_of
+        segments[owner] = Segment(id=number_of, phrase=phrase, thing=phrase not in stuff, score=1.0, area=area)
+    return Panoptic(ids=ids, segments=tuple(segments.values()))
 
 
 def read_ids(picture: Image.Image, segments: Collection[int], *, source: str = "panoptic") -> np.ndarray:

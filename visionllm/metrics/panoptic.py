@@ -7,13 +7,16 @@ the truth that belong to nobody (id 0) count against nobody.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Collection
+from collections.abc import Collection, Hashable, Sequence
 from typing import Any
 
 import numpy as np
 
+from visionllm.core.answer import Answer
 from visionllm.core.errors import ShapeError
-from visionllm.core.panoptic import Panoptic
+from visionllm.core.panoptic import Panoptic, PanopticTruth
+from visionllm.core.sample import Turn
+from visionllm.metrics import METRICS
 from visionllm.metrics.bootstrap import RESAMPLES, bounds, drawn, mean_of_known, ratio
 
 
@@ -25,7 +28,7 @@ class PanopticQuality:
     """
 
     def __init__(self, stuff: Collection[str] = ()) -> None:
-        self._stuff = set(stuff)
+        self.stuff = set(stuff)
         # Picture by picture: category -> sum of overlaps, number of hits, false ones, missed ones.
         self._pictures: list[dict[str, np.ndarray]] = []
 
@@ -71,7 +74,7 @@ class PanopticQuality:
         weights = drawn(len(self._pictures), resamples=resamples)
         whole, resampled = _quality(table.sum(0)[None]), _quality(np.einsum("rp,pnk->rnk", weights, table))
         segments = (table[..., 1] + table[..., 3]).sum(0).astype(int).tolist()
-        stuff = np.array([name in self._stuff for name in names], bool)
+        stuff = np.array([name in self.stuff for name in names], bool)
         every = np.ones(len(names), bool)
         means = {"PQ": (0, every), "SQ": (1, every), "RQ": (2, every), "PQ_things": (0, ~stuff), "PQ_stuff": (0, stuff)}
         report: dict[str, Any] = {}
@@ -84,6 +87,27 @@ class PanopticQuality:
             for name, (pq, sq, rq), count in zip(names, whole[0], segments, strict=True)
         }
         return report
+
+
+@METRICS.register("panoptic")
+class PanopticMetric:
+    """Masks of all that was asked, merged, against the truth of each picture."""
+
+    def __init__(
+        self, names: Sequence[str] = (), *, threshold: float | None = None, resamples: int = RESAMPLES
+    ) -> None:
+        self._threshold, self._resamples = 0.5 if threshold is None else threshold, resamples
+        self._quality = PanopticQuality()
+
+    def add(self, turn: Turn, answer: Answer, *, key: Hashable) -> None:
+        """Take one question; masks that do not reach the operating point own nothing."""
+        truth: PanopticTruth = turn.target
+        self._quality.stuff |= truth.stuff
+        self._quality.add(answer.masks.above(self._threshold).panoptic(truth.stuff), truth.whole)
+
+    def compute(self) -> dict[str, Any]:
+        """As of ``PanopticQuality``."""
+        return self._quality.compute(self._resamples)
 
 
 def _quality(counts: np.ndarray) -> np.ndarray:

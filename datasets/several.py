@@ -1,19 +1,20 @@
-"""Askers about several pictures: where things are in which, and the same again as one that was shown.
+"""Askers about several pictures: where things are in which, and the same again as what was shown as an example.
 
 A phrase says by its last words which picture it is about: "cars in picture 2".
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 
-from visionllm.core.arrays import object_array
 from visionllm.core.errors import AnnotationError
 from visionllm.core.regions import PLACEHOLDER, Region, picture_name, region_name
 from visionllm.core.sample import BoxTarget, Record, Sample, Turn
 from visionllm.datasets.asking import Asker, choose, contents, register_asker, words_for
+from visionllm.datasets.formats.inventing import invent
 from visionllm.datasets.formats.reader import Wording
 from visionllm.datasets.pointing import POINTERS, solid
 
@@ -24,6 +25,13 @@ _SAME = (
     "what looks like {region} in {picture}? outline it", "segment everything like {region} in {picture}",
     "mask in {picture} what is the same as {region}", "{region} is an example: segment the same in {picture}",
 )  # fmt: skip
+_FIND = (
+    "find the same as {region} in {picture}", "detect in {picture} what is the same kind of thing as {region}",
+    "where in {picture} is something like {region}?", "draw boxes around everything like {region} in {picture}",
+    "box in {picture} what is the same as {region}", "{region} is an example: find the same in {picture}",
+)  # fmt: skip
+_IS, _WHAT = ("{region} is a {name}.", "this is a {name}: {region}."), ("what is {region}?", "then what is {region}?",
+                                                                        "name {region}")  # fmt: skip
 
 
 @register_asker("several")
@@ -82,38 +90,133 @@ class InContextAsker(Asker):
     task = "segmentation"
     needs = frozenset({"masks"})
     partners = 1
+    words: tuple[str, ...] = _SAME
 
     def draw(self, record: Record, wording: Wording, rng: np.random.Generator, *partners: Record) -> Sample:
-        """A thing whose kind the other picture has, four times of five where there is one."""
+        """A thing whose kind the last picture has, four times of five where there is one; pictures between them that
+        have one of its kind too are further examples."""
         known = solid(record)
-        shared = [thing for thing in known if record.labels[thing] in partners[0].labels]
+        shared = [thing for thing in known if record.labels[thing] in partners[-1].labels]
         pool = shared if shared and rng.random() < 0.8 else known
         thing = pool[int(rng.integers(len(pool)))]
-        kinds = list(POINTERS.values())
-        assert record.masks is not None
-        region = kinds[int(rng.integers(len(kinds)))](record.masks[thing], rng)
-        return self._sample(record, partners[0], thing, region, _SAME[int(rng.integers(len(_SAME)))])
+        shown = [(record, _drawn(record, thing, rng))]
+        for other in partners[:-1]:
+            alike = _alike(other, int(record.labels[thing]))
+            if alike:
+                shown.append((other, _drawn(other, alike[int(rng.integers(len(alike)))], rng)))
+        words = self.words[int(rng.integers(len(self.words)))]
+        return self._sample(shown, partners[-1], int(record.labels[thing]), words)
 
     def every(
         self, record: Record, wording: Wording, *partners: Record, chunk: int | None = None
     ) -> tuple[Sample, ...]:
-        """The first thing of each kind, by its box."""
-        first: dict[int, int] = {}
-        for thing in solid(record, empty=True):
-            first.setdefault(int(record.labels[thing]), thing)
-        masks = record.masks if record.masks is not None else object_array([])
-        return tuple(
-            self._sample(record, partners[0], thing, POINTERS["box"](masks[thing], None), _SAME[0])
-            for thing in first.values()
-        )
+        """The first thing of each kind, by its box, in each of the pictures that are examples."""
+        samples = []
+        for label in dict.fromkeys(int(record.labels[thing]) for thing in solid(record, empty=True)):
+            shown = [(one, _boxed(one, alike[0])) for one in (record, *partners[:-1]) if (alike := _alike(one, label))]
+            samples.append(self._sample(shown, partners[-1], label, self.words[0]))
+        return tuple(samples)
 
-    def _sample(self, shown: Record, record: Record, thing: int, region: Region, words: str) -> Sample:
-        rows = record.labels == shown.labels[thing]
+    def _sample(self, shown: Sequence[tuple[Record, Region]], record: Record, label: int, words: str) -> Sample:
+        rows = record.labels == label
         target = BoxTarget(
             boxes_xyxy=record.boxes_xyxy[rows], phrase=np.zeros(int(rows.sum()), np.int64), ignore=record.crowd[rows],
             masks=None if record.masks is None else record.masks[rows],
         )  # fmt: skip
-        question = words.replace("{region}", PLACEHOLDER).replace("{picture}", picture_name(1))
-        phrase = f"the same as {region_name(0)} in {picture_name(1)}"
-        turn = Turn(task=self.task, phrases=(phrase,), target=target, question=question, regions=(region,), whole=True)
-        return Sample(pictures=(shown.picture, record.picture), turns=(turn,), source=shown.source)
+        regions = tuple(replace(region, picture=number) for number, (_, region) in enumerate(shown))
+        names = " and ".join(region_name(number) for number in range(len(shown)))
+        new = picture_name(len(shown))
+        question = words.replace("{region}", " and ".join([PLACEHOLDER] * len(shown))).replace("{picture}", new)
+        turn = Turn(task=self.task, phrases=(f"the same as {names} in {new}",), target=target, question=question,
+                    regions=regions, whole=True)  # fmt: skip
+        pictures = (*(one.picture for one, _ in shown), record.picture)
+        return Sample(pictures=pictures, turns=(turn,), source=shown[0][0].source)
+
+
+@register_asker("in_context_masks")
+class ExamplesAsker(InContextAsker):
+    """The same after one example or two, each in a picture of its own."""
+
+    partners = 2
+
+
+@register_asker("in_context_boxes")
+class InContextBoxAsker(ExamplesAsker):
+    """The boxes of what is the same as one example or two."""
+
+    task = "detection"
+    words = _FIND
+
+
+@register_asker("in_context_names")
+class InContextNameAsker(Asker):
+    """A region of one picture or of each of two is named, and one of a further picture is to be named likewise. Names
+    are invented, so that nothing but the examples tells them."""
+
+    metric = "words"
+    needs = frozenset({"masks"})
+    partners = 2
+
+    def draw(self, record: Record, wording: Wording, rng: np.random.Generator, *partners: Record) -> Sample:
+        """A thing of each picture, in any order; one time of three by the names of their categories."""
+        first, second, last = solid(record), *(solid(one, empty=True) for one in partners)
+        thing = first[int(rng.integers(len(first)))]
+        label = int(record.labels[thing])
+        shown = [(record, _drawn(record, thing, rng), label)]
+        different = [i for i in second if partners[0].labels[i] != label]
+        if different:
+            other = different[int(rng.integers(len(different)))]
+            shown.append((partners[0], _drawn(partners[0], other, rng), int(partners[0].labels[other])))
+        own = rng.random() < 1 / 3
+        names = {kind: record.names[kind] if own else invent(rng) for _, _, kind in shown}
+        known = [i for i in last if int(partners[1].labels[i]) in names]
+        # Where the new picture has neither, a thing that was shown is asked for again, pointed at anew.
+        asked, place = (partners[1], known[int(rng.integers(len(known)))]) if known else (record, thing)
+        region = _drawn(asked, place, rng)
+        shown = [shown[i] for i in rng.permutation(len(shown))]
+        words = (_IS[int(rng.integers(len(_IS)))], _WHAT[int(rng.integers(len(_WHAT)))])
+        return self._sample(shown, names, (asked, region, int(asked.labels[place])), words)
+
+    def every(
+        self, record: Record, wording: Wording, *partners: Record, chunk: int | None = None
+    ) -> tuple[Sample, ...]:
+        """Of each kind that is in the new picture and among the examples, the first thing, by its box."""
+        samples = []
+        rng = np.random.default_rng(record.source.index)
+        for label in dict.fromkeys(int(record.labels[thing]) for thing in solid(record, empty=True)):
+            other = [i for i in solid(partners[0], empty=True) if partners[0].labels[i] != label]
+            there = _alike(partners[1], label)
+            if not other or not there:
+                continue
+            shown = [(record, _boxed(record, _alike(record, label)[0]), label),
+                     (partners[0], _boxed(partners[0], other[0]), int(partners[0].labels[other[0]]))]  # fmt: skip
+            names = {kind: invent(rng) for _, _, kind in shown}
+            asked = (partners[1], _boxed(partners[1], there[0]), label)
+            samples.append(self._sample(shown, names, asked, (_IS[0], _WHAT[0])))
+        return tuple(samples)
+
+    def _sample(self, shown: Sequence[tuple[Record, Region, int]], names: Mapping[int, str],
+                asked: tuple[Record, Region, int], words: tuple[str, str]) -> Sample:  # fmt: skip
+        said = [words[0].replace("{name}", names[label]) for _, _, label in shown]
+        question = " ".join([*said, words[1]]).replace("{region}", PLACEHOLDER)
+        whole = (*shown, asked)
+        regions = tuple(replace(region, picture=number) for number, (_, region, _) in enumerate(whole))
+        turn = Turn(question=question, reply=names[asked[2]], regions=regions, whole=True)
+        return Sample(pictures=tuple(one.picture for one, _, _ in whole), turns=(turn,), source=shown[0][0].source)
+
+
+def _alike(record: Record, label: int) -> list[int]:
+    """Things of a kind that have a mask."""
+    return [thing for thing in solid(record, empty=True) if record.labels[thing] == label]
+
+
+def _drawn(record: Record, thing: int, rng: np.random.Generator) -> Region:
+    """A thing pointed at in a drawn way."""
+    kinds = list(POINTERS.values())
+    assert record.masks is not None
+    return kinds[int(rng.integers(len(kinds)))](record.masks[thing], rng)
+
+
+def _boxed(record: Record, thing: int) -> Region:
+    assert record.masks is not None
+    return POINTERS["box"](record.masks[thing], None)

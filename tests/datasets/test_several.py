@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import replace
 
 import numpy as np
 
+from visionllm.core.arrays import object_array
+from visionllm.core.regions import check_regions
 from visionllm.core.sample import Record, Sample
 from visionllm.datasets.catalog import Dataset, open_dataset
 from visionllm.datasets.loader import Loader
@@ -69,6 +72,57 @@ def test_what_was_shown_is_sought_in_the_other_picture() -> None:
         assert len(labels) <= 1
         assert all(mask.size == second.picture.size for mask in turn.target.masks)
     assert 15 < found < 40
+
+
+def test_further_examples_are_of_the_same_kind_in_pictures_of_their_own() -> None:
+    for task, kind in (("in_context_masks", "segmentation"), ("in_context_boxes", "detection")):
+        dataset, lengths = opened(task), Counter[int]()
+        for position in range(25):
+            first, second, last = records(dataset, position % 10, 10 + position % 7, 20 + position % 9)
+            sample = dataset.ask_about(first, item_rng(0, position), [second, last])
+            (turn,) = sample.turns
+            count = len(turn.regions)
+            lengths[count] += 1
+            assert (turn.task, len(sample.pictures)) == (kind, count + 1)
+            assert turn.question.count("<region>") == count
+            assert [region.picture for region in turn.regions] == list(range(count))
+            assert sample.picture_of(turn.phrases[0]) == count
+            names = ["region 1", "region 1 and region 2"][count - 1]
+            assert turn.phrases == (f"the same as {names} in picture {count + 1}",)
+            check_regions(turn.regions, [picture.size for picture in sample.pictures], turn.question)
+            labels = {int(last.labels[last.boxes_xyxy.tolist().index(b)]) for b in turn.target.boxes_xyxy.tolist()}
+            assert len(labels) <= 1
+        assert min(lengths[1], lengths[2]) > 0
+        assert all(len(sample.turns[0].regions) in (1, 2) for sample in dataset.ask_all(1))
+
+
+def test_names_of_examples_are_those_of_their_kinds() -> None:
+    """The new region is called what the example of its kind is called, whatever the kind is called elsewhere."""
+    dataset, invented = opened("in_context_names"), 0
+    for position in range(40):
+        several = records(dataset, position % 10, 10 + position % 7, 20 + position % 9)
+        sample = dataset.ask_about(several[0], item_rng(0, position), several[1:])
+        (turn,) = sample.turns
+        check_regions(turn.regions, [picture.size for picture in sample.pictures], turn.question)
+        assert len(sample.pictures) == len(turn.regions) == 3
+        assert turn.task is None
+        assert turn.question.count(turn.reply) == 1
+        invented += turn.reply not in several[0].names
+    assert 15 < invented < 38
+    # Where the others have nothing to show, a thing of the first is asked for again.
+    bare = [replace(one, masks=object_array([None] * len(one.masks))) for one in several[1:]]
+    sample = dataset.ask_about(several[0], item_rng(0, 0), bare)
+    assert sample.pictures == (several[0].picture, several[0].picture)
+    assert sample.turns[0].reply in sample.turns[0].question
+    asked = [sample for index in range(12) for sample in dataset.ask_all(index)]
+    assert asked
+    for sample in asked:
+        (turn,) = sample.turns
+        assert turn.question.startswith("<region> is a ")
+        assert turn.question.endswith("what is <region>?")
+        assert turn.question.split(" is a ")[1].startswith(f"{turn.reply}. ")
+        assert len(sample.pictures) == len(turn.regions) == 3
+    assert [s.turns[0].question for s in dataset.ask_all(3)] == [s.turns[0].question for s in dataset.ask_all(3)]
 
 
 def test_the_truth_of_some_phrases() -> None:

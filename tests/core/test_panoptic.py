@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from visionllm.core.arrays import object_array
-from visionllm.core.errors import AnnotationError, ShapeError, UnknownNameError
+from visionllm.core.errors import AnnotationError, ShapeError, UnknownNameError, VisionLLMError
 from visionllm.core.instances import Masks
 from visionllm.core.masks import Mask
 from visionllm.core.panoptic import Panoptic, Segment, merge, read_ids
@@ -84,6 +84,10 @@ def test_coco_files_hold_it_all(tmp_path: Path) -> None:
         rows, columns = np.nonzero(ids == info["id"])
         assert info["area"] == len(rows)
         assert info["bbox"] == [columns.min(), rows.min(), np.ptp(columns) + 1, np.ptp(rows) + 1]
+    with pytest.raises(VisionLLMError, match=r"1\.jpg: a panoptic segmentation is a \.png"):
+        merged.save(tmp_path / "1.jpg", {"car": 3, "road": 149, "sky": 187})
+    with pytest.raises(VisionLLMError, match=r"b\.png: cannot be written \(.*\)"):
+        merged.save(tmp_path / "a" / "1.png" / "b.png", {"car": 3, "road": 149, "sky": 187})
     with pytest.raises(UnknownNameError, match="no category 'sky'"):
         merged.to_coco({"car": 3})
 

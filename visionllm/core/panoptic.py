@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from visionllm.core.errors import AnnotationError, ShapeError, unknown_name
+from visionllm.core.errors import AnnotationError, ShapeError, VisionLLMError, unknown_name
 from visionllm.core.instances import Masks
 from visionllm.core.masks import Mask, Size
 
@@ -95,12 +95,22 @@ class Panoptic:
         return Image.fromarray(colours.astype(np.uint8))
 
     def save(self, path: str | Path, category_ids: Mapping[str, int], *, image_id: int | str = 0) -> None:
-        """Write ``path`` (.png) and its entry beside it (.json)."""
+        """Write ``path`` (.png) and its entry beside it (.json).
+
+        Raises:
+            UnknownNameError: a phrase has no category.
+            VisionLLMError: another suffix, which would lose ids, or a place that cannot be written.
+        """
         path = Path(path)
-        path.parent.mkdir(parents=True, exist_ok=True)
+        if path.suffix.lower() != ".png":
+            raise VisionLLMError(f"{path}: a panoptic segmentation is a .png")
         entry = self.to_coco(category_ids, image_id=image_id, file_name=path.name)
-        path.with_suffix(".json").write_text(json.dumps(entry), encoding="utf-8")
-        self.png().save(path, format="PNG")
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.with_suffix(".json").write_text(json.dumps(entry), encoding="utf-8")
+            self.png().save(path, format="PNG")
+        except OSError as error:
+            raise VisionLLMError(f"{path}: cannot be written ({error.strerror}); choose another place") from None
 
 
 def merge(masks: Masks, stuff: Collection[str] = ()) -> Panoptic:

@@ -111,14 +111,15 @@ def evaluate(
     started, done, asked, pictures = time.perf_counter(), 0, 0, 0
     for samples in _batches(data, total, how):
         questions = [_fill(sample, how) for sample in samples]
-        for sample, question, answer in zip(samples, questions, _ask(model, questions, how), strict=True):
+        answers = _ask(model, questions, how)
+        for number, (sample, question, answer) in enumerate(zip(samples, questions, answers, strict=True), asked):
             turn = sample.turns[0]
             # What a caption in the model's own words routes is not right or wrong by name.
             if not how.known and (turn.task is None or turn.reply is None):
                 routing.add(_routes(question), answer.trace.routed)
             scored = bool(sample.pictures) or (task is not None and not task.pictures)
             if (metric is not None or judged) and scored and (turn.target is not None or turn.reply is not None):
-                for part, own, key in _by_picture(sample, turn, answer):
+                for part, own, key in _by_picture(sample, turn, answer, number):
                     for one in filter(None, (metric, *judged.values())):
                         one.add(part, own, key=key)
                 pictures += 1
@@ -163,8 +164,11 @@ def _judge(metric: str, value: str) -> Any:
     return lambda picture, names: other.known(task, [picture], names).results[task]
 
 
-def _by_picture(sample: Sample, turn: Turn, answer: Answer) -> Iterator[tuple[Turn, Answer, Any]]:
-    """The parts of a question and its answer that are about one picture each, with a key of their own."""
+def _by_picture(sample: Sample, turn: Turn, answer: Answer, question: int) -> Iterator[tuple[Turn, Answer, Any]]:
+    """The parts of a question and its answer that are about one picture each, with a key of their own.
+
+    A phrase that compares with a region means something else in the next ``question``: there the key is new each time.
+    """
     index = sample.source.index
     if len(sample.pictures) <= 1 or not turn.phrases:
         yield turn, answer, index
@@ -173,7 +177,8 @@ def _by_picture(sample: Sample, turn: Turn, answer: Answer) -> Iterator[tuple[Tu
         rows = [i for i, phrase in enumerate(turn.phrases) if sample.picture_of(phrase) == number]
         if rows:
             phrases = tuple(turn.phrases[i] for i in rows)
-            yield replace(turn, phrases=phrases, target=turn.target.of(rows)), answer.on(number), (index, number)
+            key = (index, number, question) if turn.regions else (index, number)
+            yield replace(turn, phrases=phrases, target=turn.target.of(rows)), answer.on(number), key
 
 
 def _routes(sample: Sample) -> list[tuple[str, str]]:

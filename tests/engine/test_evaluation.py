@@ -179,6 +179,17 @@ def test_several_pictures_are_scored_one_by_one(model: Any, monkeypatch: pytest.
         assert not swap or report["AP50"] == 0.0
 
 
+@pytest.mark.parametrize(("task", "metric"), [("in_context", "segmentation"), ("in_context_boxes", "detection")])
+def test_one_phrase_means_something_else_in_each_question(make_model: Any, task: str, metric: str) -> None:
+    """A picture with things of two kinds is an example twice, of other things under the same words."""
+    data = open_dataset("scenes", "val", task=task)
+    questions = [sample for index in range(3) for sample in data.ask_all(index)]
+    phrases = [(sample.source.index, sample.turns[0].phrases) for sample in questions]
+    assert len(set(phrases)) < len(phrases)
+    report = evaluate(make_model(mask_width=16, regions={}), data, limit=3)
+    assert report[metric]["pictures"] == report["questions"] == len(questions)
+
+
 def test_regions_have_a_known_path_where_nothing_is_compared(make_model: Any) -> None:
     model = make_model(mask_width=16, regions={})
     report = evaluate(model, open_dataset("scenes", "val", task="interactive"), known=True, limit=1)

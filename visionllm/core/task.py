@@ -31,6 +31,12 @@ class Token:
     like: str | None = None
     echo: bool = False
 
+    def __post_init__(self) -> None:
+        if not self.text or self.text.split() != [self.text]:
+            raise ValueError(f"Token: text: expected one word such as [DET], got {self.text!r}")
+        if self.queries < 1:
+            raise ValueError(f"Token {self.text}: queries: expected at least 1, got {self.queries}")
+
 
 @dataclass(kw_only=True, slots=True, frozen=True)
 class Task:
@@ -79,8 +85,15 @@ def register_task(task: Task) -> Task:
     """Make a task known under its name.
 
     Raises:
-        ValueError: another task has its name, or one of its tokens.
+        ValueError: another task has its name, or one of its tokens; its first token is no root, or the parent of
+            another is none.
     """
+    roots = [token.text for token in task.tokens if token.parent is None]
+    if not roots or roots[0] != task.tokens[0].text:
+        raise ValueError(f"task {task.name!r}: tokens: the first is the root, so it is there and has no parent")
+    for token in task.tokens:
+        if token.parent is not None and token.parent not in roots:
+            raise ValueError(f"task {task.name!r}: {token.text}: no token {token.parent} of this task is a root")
     own = {token.text for token in task.tokens}
     for other in TASKS.held().values():
         shared = own & {token.text for token in other.tokens} if other.name != task.name else set()

@@ -21,6 +21,8 @@ _VOWELS = frozenset("aeiou")
 _BARE = 0.4
 # Share of questions asked in one breath that take one of the shortest wordings, this part of them: so people ask.
 _CURT, _SHORTEST = 0.5, 0.25
+# Share of the questions about names in capitals that are in capitals throughout.
+_SHOUTED = 0.7
 _RELATION = re.compile(
     r" (?:of|in|on|with|without|for|near|next|to|left|right|above|below|behind|under|beside|between|facing|holding"
     r"|that) "
@@ -222,6 +224,10 @@ def _question(
     # A name that opens the question keeps its case: the reply repeats names as they were typed.
     if not turn.joined and rng.random() < 0.3 and not words.startswith(listed):
         words = words[:1].upper() + words[1:]
+    # Who types a name in capitals often has the key down throughout; "RBC" is written so by everybody.
+    loud = all(phrase.isupper() for phrase in turn.phrases) and any(len(phrase) > 4 for phrase in turn.phrases)
+    if loud and not turn.regions and rng.random() < _SHOUTED:
+        words = words.upper()
     return words, group.reply
 
 

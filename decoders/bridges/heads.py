@@ -10,9 +10,11 @@ from functools import partial
 from typing import Any
 
 import torch
+from pydantic import Field, PositiveInt
 from torch import Tensor, nn
 
 from visionllm.core.errors import CheckpointError, ConfigError
+from visionllm.core.networks import use_group_norm
 from visionllm.core.pixels import IMAGENET_MEAN, IMAGENET_STD
 from visionllm.decoders.base import register_decoder
 from visionllm.decoders.bridges.base import (
@@ -32,6 +34,10 @@ from visionllm.decoders.objects.tasks import DETECTION, SEGMENTATION
 
 class HeadConfig(Published, BridgeConfig):
     """A network of transformers, and how it is asked."""
+
+    group_norm: PositiveInt | None = Field(
+        None, description="groups of the normalisation in the place of batch normalisation, for a network from scratch"
+    )
 
 
 class HeadNetwork(Network):
@@ -101,7 +107,17 @@ class TransformersDecoder(BoxBridge):
 
     @classmethod
     def from_config(cls, config: HeadConfig, link_width: int) -> TransformersDecoder:
-        net = _load(config.pretrained) if config.pretrained is not None else _build(config.network or {})
+        if config.pretrained is not None:
+            if config.group_norm:
+                raise ConfigError(
+                    "decoders.transformers.group_norm: is for a network from scratch, and published weights hold "
+                    "their batch normalisation; leave it out"
+                )
+            net = _load(config.pretrained)
+        else:
+            net = _build(config.network or {})
+            if config.group_norm:
+                use_group_norm(net, config.group_norm, path="decoders.transformers.group_norm")
         settings = net.config.to_diff_dict() | _kept(net.config)
         network: Network
         if net.config.model_type in KINDS:

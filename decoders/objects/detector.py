@@ -158,7 +158,7 @@ class LinkDetector(nn.Module):
             if isinstance(getattr(module, "attn", None), _SAMPLERS):
                 module.attn = DeformableSampling()
         if group_norm:
-            use_group_norm(self.net.backbone, group_norm)
+            use_group_norm(self.net.backbone, group_norm, path="decoders.objects.group_norm")
         self._initialise()
 
     @property

@@ -47,16 +47,25 @@ def check_fields(path: str, known: PretrainedConfig, keys: Iterable[str]) -> Non
             raise ConfigError(f"{path}.{key}: not a field of {type(known).__name__}{hint}")
 
 
-def use_group_norm(module: nn.Module, groups: int) -> None:
+def use_group_norm(module: nn.Module, groups: int, *, path: str) -> None:
     """Replace every batch norm, frozen or not, by group norm, and let all weights learn.
 
     Frozen statistics are made for published weights; a network trained from scratch cannot learn under them, and those
     of a batch are poor where batches are small (Wu and He 2018, "Group Normalization").
+
+    Args:
+        path: of the number of groups in the configuration, for error texts.
+
+    Raises:
+        ConfigError: the groups do not divide the channels of a layer.
     """
     for name, child in module.named_children():
         if hasattr(child, "running_mean"):
-            setattr(module, name, nn.GroupNorm(groups, len(child.weight)))
+            channels = len(child.running_mean)
+            if channels % groups:
+                raise ConfigError(f"{path}: {groups} groups do not divide the {channels} channels of a layer")
+            setattr(module, name, nn.GroupNorm(groups, channels))
         else:
-            use_group_norm(child, groups)
+            use_group_norm(child, groups, path=path)
     for parameter in module.parameters():
         parameter.requires_grad_(True)

@@ -46,7 +46,7 @@ class Stem(nn.Module):
         except ValueError:
             raise ConfigError(f"{path}.model_type: {config.model_type} is no backbone; one is resnet") from None
         if groups is not None:
-            use_group_norm(self.backbone, groups)
+            use_group_norm(self.backbone, groups, path=f"{path}.group_norm")
         with torch.no_grad():
             maps = self.backbone(torch.zeros(1, config.num_channels, 2 * patch, 2 * patch)).feature_maps
         strides = [2 * patch // found.shape[-1] for found in maps]

@@ -158,6 +158,7 @@ class Kind:
     Args:
         batch: scenes a step.
         settled: whether its batch normalisation has to be (``settle``).
+        group_norm: groups of what takes its place, if anything does.
         single: whether it is asked only for what there is one of (``scenes``): one mask shows all that a phrase means.
         finder: of an estimator of poses, the network that finds the things.
     """
@@ -170,12 +171,15 @@ class Kind:
     batch: int = PICTURES
     task: str = "detection"
     settled: bool = False
+    group_norm: int | None = None
     single: bool = False
     finder: dict[str, Callable[[], dict[str, Any]]] | None = None
 
     @property
     def config(self) -> dict[str, Any]:
-        shared = {"network": self.network(), "width": WIDTH}
+        shared: dict[str, Any] = {"network": self.network(), "width": WIDTH}
+        if self.group_norm is not None:
+            shared["group_norm"] = self.group_norm
         if self.finder is None:
             return {**shared, "longest": LONGEST}
         ((name, network),) = self.finder.items()

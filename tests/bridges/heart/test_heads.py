@@ -9,9 +9,11 @@ from typing import Any
 import pytest
 from torch import nn
 
+from visionllm.core.errors import ConfigError
 from visionllm.testing import Case
 from visionllm.testing.bench import Bench
 from visionllm.testing.small import (
+    tiny_d_fine,
     tiny_detr,
     tiny_mask2former,
     tiny_owlv2,
@@ -68,12 +70,34 @@ def deformable_detr() -> dict[str, Any]:
     return {**tiny_detr("deformable_detr"), "d_model": 128, "encoder_ffn_dim": 128, "decoder_ffn_dim": 128}
 
 
+def rt_detr(made: dict[str, Any]) -> dict[str, Any]:
+    """Wider."""
+    width, maps = 64, [32, 64, 128]
+    backbone = {**made["backbone_config"], "embedding_size": 16, "hidden_sizes": [16, *maps]}
+    return {
+        **made,
+        "backbone_config": backbone,
+        "encoder_in_channels": maps,
+        "decoder_in_channels": [width] * 3,
+        "encoder_hidden_dim": width,
+        "d_model": width,
+        "encoder_ffn_dim": 2 * width,
+        "decoder_ffn_dim": 2 * width,
+        "encoder_attention_heads": 4,
+        "decoder_attention_heads": 4,
+        "num_queries": 40,
+    }
+
+
 _transformers = partial(dict, decoder="transformers")
 KINDS: dict[str, dict[str, Any]] = {
     "Mask2Former": _transformers(network=tiny_mask2former, task="segmentation", settled=True),
     "SAM 2": _transformers(network=sam2, task="segmentation", steps=900, batch=2, single=True),
     "DETR": _transformers(network=detr, steps=2000, lr=7e-4, batch=2, settled=True),
     "Deformable DETR": _transformers(network=deformable_detr, settled=True),
+    "RT-DETR": _transformers(network=lambda: rt_detr(tiny_rt_detr()), group_norm=8, steps=150),
+    "RT-DETRv2": _transformers(network=lambda: rt_detr(tiny_rt_detr(model_type="rt_detr_v2")), group_norm=8, steps=150),
+    "D-FINE": _transformers(network=lambda: rt_detr(tiny_d_fine()), group_norm=8, steps=150),
     "OWLv2": _transformers(network=owlv2),
     "RF-DETR": _transformers(network=tiny_rf_detr, steps=450, lr=3e-3),
     "ViTPose": {
@@ -100,3 +124,28 @@ def test_from_scratch_normalisation_passes_a_signal() -> None:
     layers = [layer for layer in held.modules() if isinstance(layer, nn.BatchNorm2d)]
     assert layers
     assert all(bool((layer.weight == 1).all()) for layer in layers)
+
+
+def test_groups_take_the_place_of_batches() -> None:
+    """No layer of a network from scratch keeps the statistics of a batch, saved and loaded too, and all learn."""
+    config = {"network": tiny_rt_detr(), "longest": 96, "width": 8, "group_norm": 4}
+    bench = Bench("transformers", Case(config=config, sample=lambda *_, **__: None))
+    held = bench.built(stirred=0.0)
+    assert not any(hasattr(layer, "running_mean") for layer in held.modules())
+    layers = [layer for layer in held.modules() if isinstance(layer, nn.GroupNorm)]
+    assert len(layers) > 12
+    assert all(layer.weight.requires_grad for layer in layers)
+    assert held.described(config)["group_norm"] == 4
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"group_norm": 5}, r"decoders\.transformers\.group_norm: 5 groups do not divide the \d+ channels"),
+        ({"network": None, "pretrained": "x", "group_norm": 4}, r"group_norm: is for a network from scratch"),
+    ],
+)
+def test_wrong_groups_are_one_line(changes: dict[str, Any], words: str) -> None:
+    config = {"network": tiny_rt_detr(), "longest": 96, "width": 8, **changes}
+    with pytest.raises(ConfigError, match=words):
+        Bench("transformers", Case(config=config, sample=lambda *_, **__: None)).built(stirred=0.0)

@@ -20,15 +20,16 @@ from visionllm.datasets.pointing import POINTERS, solid
 
 # Names asked of one picture, at most.
 MOST_NAMES = 4
+# What stands in brackets is what the reply says again: it names what the user named.
 _SAME = (
-    "segment the same as {region} in {picture}", "find the same kind of thing as {region} in {picture} and mask it",
-    "what looks like {region} in {picture}? outline it", "segment everything like {region} in {picture}",
-    "mask in {picture} what is the same as {region}", "{region} is an example: segment the same in {picture}",
+    "segment [the same as {region} in {picture}]", "find and mask [the same kind of thing as {region} in {picture}]",
+    "outline [what looks like {region} in {picture}]", "segment [everything like {region} in {picture}]",
+    "mask [what is the same as {region} in {picture}]", "{region} is an example: segment [the same in {picture}]",
 )  # fmt: skip
 _FIND = (
-    "find the same as {region} in {picture}", "detect in {picture} what is the same kind of thing as {region}",
-    "where in {picture} is something like {region}?", "draw boxes around everything like {region} in {picture}",
-    "box in {picture} what is the same as {region}", "{region} is an example: find the same in {picture}",
+    "find [the same as {region} in {picture}]", "detect [the same kind of thing as {region} in {picture}]",
+    "where is [something like {region} in {picture}]?", "draw boxes around [everything like {region} in {picture}]",
+    "box [what is the same as {region} in {picture}]", "{region} is an example: find [the same in {picture}]",
 )  # fmt: skip
 _IS, _WHAT = ("{region} is a {name}.", "this is a {name}: {region}."), ("what is {region}?", "then what is {region}?",
                                                                         "name {region}")  # fmt: skip
@@ -124,10 +125,11 @@ class InContextAsker(Asker):
             masks=None if record.masks is None else record.masks[rows],
         )  # fmt: skip
         regions = tuple(replace(region, picture=number) for number, (_, region) in enumerate(shown))
+        words = words.replace("{picture}", picture_name(len(shown)))
+        phrase = words[words.index("[") + 1 : words.index("]")]
         names = " and ".join(region_name(number) for number in range(len(shown)))
-        new = picture_name(len(shown))
-        question = words.replace("{region}", " and ".join([PLACEHOLDER] * len(shown))).replace("{picture}", new)
-        turn = Turn(task=self.task, phrases=(f"the same as {names} in {new}",), target=target, question=question,
+        question = words.replace("[", "").replace("]", "").replace("{region}", " and ".join([PLACEHOLDER] * len(shown)))
+        turn = Turn(task=self.task, phrases=(phrase.replace("{region}", names),), target=target, question=question,
                     regions=regions, whole=True)  # fmt: skip
         pictures = (*(one.picture for one, _ in shown), record.picture)
         return Sample(pictures=pictures, turns=(turn,), source=shown[0][0].source)

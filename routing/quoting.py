@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from functools import cache, cached_property
 from itertools import groupby
 
-from visionllm.routing.vocabulary import REF, REF_END, START, Vocabulary
+from visionllm.routing.vocabulary import IMAGE, REF, REF_END, START, Vocabulary
 from visionllm.routing.wording import leads, load_templates
 
 # No piece of a phrase is longer, in bytes; vocabularies of large models hold whole lines of blanks.
@@ -50,19 +50,11 @@ class Quoting:
 
     @cached_property
     def _texts(self) -> list[tuple[bytes, list[int], set[int], list[tuple[int, int]]]]:
-        """The words between two control tokens of the prompt: bytes, where a phrase may begin, where a word ends, and
-        of each word that only leads to a phrase, where it and the phrase begin."""
-        spelled, found, speaks = self._vocabulary.spelled, [], False
-        start = self._vocabulary.control(START)
-        for plain, group in groupby(self._ids, key=lambda token: token in spelled):
-            ids = list(group)
-            if not plain:
-                speaks = ids[-1] == start
-                continue
-            # A reply of an earlier turn may hold half a letter; behind blanks at the end nothing would follow.
-            text = b"".join(spelled[token] for token in ids).decode("utf-8", "surrogateescape").rstrip()
-            if speaks:  # who does is no word of theirs
-                text = text.partition("\n")[2]
+        """The words between two control tokens of the prompt, across a region that is behind its name: bytes, where a
+        phrase may begin, where a word ends, and of each word that only leads to a phrase, where it and the phrase
+        begin."""
+        found = []
+        for text in self._said:
             text = _closing(self._named).sub("", text) or text
             words, starts, ends, place, before = list[int](), list[int](), set[int](), 0, " "
             leading, waiting, led = self._leading(text), list[int](), list[tuple[int, int]]()
@@ -80,6 +72,24 @@ class Quoting:
                 place, before = place + len(_bytes(letter)), letter
             found.append((_bytes(text), starts or words, ends, led))
         return found
+
+    @cached_property
+    def _said(self) -> list[str]:
+        spelled, texts, gap = self._vocabulary.spelled, list[str](), list[int]()
+        start, image = self._vocabulary.control(START), self._vocabulary.control(IMAGE)
+        for plain, group in groupby(self._ids, key=lambda token: token in spelled):
+            if not plain:
+                gap = list(group)
+                continue
+            # A reply of an earlier turn may hold half a letter; behind blanks at the end nothing would follow.
+            text = b"".join(spelled[token] for token in group).decode("utf-8", "surrogateescape").rstrip()
+            if gap and gap[-1] == start:  # who speaks is no word of theirs
+                text = text.partition("\n")[2]
+            if gap == [image] and texts:  # a region; a picture has marks around it
+                texts[-1] += text
+            else:
+                texts.append(text)
+        return texts
 
     @cached_property
     def _named(self) -> tuple[str, ...]:

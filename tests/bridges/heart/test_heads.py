@@ -96,7 +96,6 @@ KINDS: dict[str, dict[str, Any]] = {
     "DETR": _transformers(network=detr, steps=2000, lr=7e-4, batch=2, settled=True),
     "Deformable DETR": _transformers(network=deformable_detr, settled=True),
     "RT-DETR": _transformers(network=lambda: rt_detr(tiny_rt_detr()), group_norm=8, steps=150),
-    "RT-DETRv2": _transformers(network=lambda: rt_detr(tiny_rt_detr(model_type="rt_detr_v2")), group_norm=8, steps=300),
     "D-FINE": _transformers(network=lambda: rt_detr(tiny_d_fine()), group_norm=8, steps=150),
     "OWLv2": _transformers(network=owlv2),
     "RF-DETR": _transformers(network=tiny_rf_detr, steps=450, lr=3e-3),

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from visionllm import VisionLLMError
-from visionllm.core.files import make_folder
 
 if TYPE_CHECKING:
     from visionllm import Answer, Box, Pixels, Point, Polygon, Scribble
@@ -56,7 +55,7 @@ def ask(
     images = images or []
     options = _options(option or [])
     if out is not None:
-        make_folder(out if len(images) > 1 else out.parent, source="--out")
+        _make(out if len(images) > 1 else out.parent)
     for name, decoder in vision.decoders.items():
         if "progress" in type(decoder).Options.model_fields:
             options.setdefault(name, {}).setdefault("progress", _steps)
@@ -93,7 +92,7 @@ def replay(
     """Make a picture again by the recipe it carries, with the model that made it."""
     from visionllm import VisionLLM
 
-    make_folder(out.parent, source="--out")
+    _make(out.parent)
     made = VisionLLM.from_pretrained(model, device=device).replay(file, images or None)
     made.save(out)
     typer.echo(f"made: {out}")
@@ -140,7 +139,7 @@ def eval(
 
     vision = VisionLLM.from_pretrained(model, device=device)
     if json_path is not None:
-        make_folder(json_path.parent, source="--json")
+        _make(json_path.parent)
         if json_path.is_dir():
             raise VisionLLMError(f"--json {json_path}: is a folder; name a file in it")
     report = evaluate(
@@ -340,6 +339,18 @@ def _target(out: Path | None, images: list[Path], number: int) -> Path | None:
     stem = images[number].stem
     alike = [path.stem for path in images].count(stem) > 1
     return out / (f"{stem}_{number + 1}.png" if alike else f"{stem}.png")
+
+
+def _make(folder: Path) -> None:
+    """The folder, where it is not there.
+
+    Raises:
+        VisionLLMError: it cannot be made.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise VisionLLMError(f"{folder}: cannot be made a folder ({error.strerror}); choose another place") from None
 
 
 def _files(answer: Answer, target: Path) -> list[tuple[Path, Any]]:

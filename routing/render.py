@@ -15,9 +15,9 @@ from visionllm.core.task import TASKS, Task
 from visionllm.routing.vocabulary import END, IMAGE, IMAGE_END, IMAGE_START, REF, REF_END, START
 from visionllm.routing.wording import BREATHS, Templates, bare, load_templates
 
+_VOWELS = frozenset("aeiou")
 # Share of lists in which no name has a quantifier. Drawn a name at a time, a long list would never be without one, and
 # that is how people write long lists.
-_VOWELS = frozenset("aeiou")
 _BARE = 0.4
 # Share of questions asked in one breath that take one of the shortest wordings, this part of them: so people ask.
 _CURT, _SHORTEST = 0.5, 0.25

@@ -70,7 +70,7 @@ def routed(vocabulary: Vocabulary, phrase: str, token: str) -> list[int]:
 def test_the_right_reply_is_never_shut(vocabulary: Vocabulary, split: str) -> None:
     """Of invented names in every script, all wordings, all tasks, several in one breath."""
     dataset = open_dataset("phrases", split)
-    assert sum(quoted(vocabulary, dataset, index, render_pictures=()) for index in range(60)) > 200
+    assert sum(quoted(vocabulary, dataset, index, lengths=()) for index in range(60)) > 200
 
 
 @pytest.mark.parametrize("task", ["detection", "pose", "interactive", "breath", "several", "in_context_masks",
@@ -78,15 +78,15 @@ def test_the_right_reply_is_never_shut(vocabulary: Vocabulary, split: str) -> No
 def test_what_askers_teach_may_be_written(vocabulary: Vocabulary, task: str) -> None:
     """About pictures, with regions in the question: a reply that was shut could be learned and never said."""
     dataset = open_dataset("scenes", "train", task=task)
-    assert sum(quoted(vocabulary, dataset, index, render_pictures=(4, 4, 4)) for index in range(12)) > 20
+    assert sum(quoted(vocabulary, dataset, index, lengths=(4, 4, 4)) for index in range(12)) > 20
 
 
-def quoted(vocabulary: Vocabulary, dataset: Dataset, index: int, *, render_pictures: tuple[int, ...]) -> int:
+def quoted(vocabulary: Vocabulary, dataset: Dataset, index: int, *, lengths: tuple[int, ...]) -> int:
     """Tokens of a reply that were quoted; none of it may be shut."""
     rng, count = item_rng(7, index), 0
     sample = dataset.ask(index, rng)
     prompt, reply = list[int](), list[int]()
-    for piece in render(sample, render_pictures[: len(sample.pictures)], style=Style(rng=rng)):
+    for piece in render(sample, lengths[: len(sample.pictures)], style=Style(rng=rng)):
         ids = [vocabulary.control(piece.text)] * piece.repeat if piece.control else vocabulary.plain(piece.text)
         (reply if piece.supervised or reply else prompt).extend(ids)
     rule = Quoting(vocabulary, prompt)

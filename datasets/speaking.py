@@ -7,19 +7,25 @@ are ``whole``.
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from typing import ClassVar
 
 import numpy as np
 
 from visionllm.core.errors import AnnotationError
 from visionllm.core.sample import BoxTarget, Question, Record, Sample, Turn, WordsTarget
+from visionllm.core.task import TASKS
 from visionllm.datasets.asking import ASKERS, SEEN, Asker, register_asker
+from visionllm.datasets.following import again, more
 from visionllm.datasets.formats.reader import Wording
 
 # Expressions in one question, at most; turns of one conversation, at most; questions about one picture, at most: they
 # cost little beside it, those that are looked for more.
 MOST_EXPRESSIONS, MOST_TURNS, MOST_QUESTIONS, MOST_LOOKS = 8, 4, 24, 8
+# In a conversation: share of turns behind a short list that ask for its things again, and of those that go on with
+# other things; phrases of a short list, at most, and how often one is drawn anew for being long.
+LEANING, LEANT, TRIES = 0.25, 6, 4
 _ARTICLE = re.compile(r"^(the|a|an) ", re.IGNORECASE)
 _CAPTION_QUESTIONS = (
     "describe the picture", "describe the image", "describe this picture", "what is in the picture?",
@@ -221,18 +227,31 @@ class ConversationAsker(Asker):
     """
 
     kinds = (
-        "detection", "segmentation", "pose", "grounding", "referring", "captions", "grounded_captions", "questions",
+        "detection", "segmentation", "pose", "grounding", "referring", "captions", "grounded_captions", "looking",
     )  # fmt: skip
+    # Those that a turn may lean on, and what asks for the same things again.
+    leans: ClassVar[Mapping[str, str]] = {"detection": "segmentation", "segmentation": "detection"}
     needs = frozenset({"poses", "expressions", "captions", "grounded", "questions"}) | SEEN
 
     def draw(self, record: Record, wording: Wording, rng: np.random.Generator, *partners: Record) -> Sample:
-        """Kinds for which the record has nothing to say are left out."""
+        """Kinds for which the record has nothing to say are left out. Some turns lean on the one before ("and the
+        dogs?", "now outline them"); what is looked for is asked alone."""
         known = [kind for kind in self.kinds if self._serves(kind, record)]
-        count = 2 + int(rng.integers(MOST_TURNS - 1))
         turns: list[Turn] = []
-        for kind in rng.choice(known, count):
-            drawn = ASKERS[str(kind)].draw(record, wording, rng).turns[0]
-            turns.append(replace(drawn, joined=bool(turns) and bool(rng.random() < 0.5)))
+        before = ""
+        for drawn in rng.choice(known, 2 + int(rng.integers(MOST_TURNS - 1))):
+            listed = before in self.leans and len(turns[-1].phrases) <= LEANT
+            leaning, kind = rng.random() if listed else 1.0, str(drawn)
+            if leaning < LEANING:
+                turns.append(again(turns[-1], self.leans[before], rng))
+                kind = self.leans[before]
+            elif leaning < 2 * LEANING:
+                turns.append(more(_short(before, record, wording, rng), rng))
+                kind = before
+            else:
+                turn = _short(kind, record, wording, rng)
+                turns.append(replace(turn, joined=_in_one_breath(turns, turn) and bool(rng.random() < 0.5)))
+            before = kind
         return Sample(pictures=(record.picture,), turns=tuple(turns), source=record.source)
 
     def every(
@@ -240,13 +259,29 @@ class ConversationAsker(Asker):
     ) -> tuple[Sample, ...]:
         """One sample, always the same."""
         drawn = self.draw(record, wording, np.random.default_rng(record.source.index))
-        turns = [replace(turn, joined=number > 0) for number, turn in enumerate(drawn.turns)]
+        turns: list[Turn] = []
+        for turn in drawn.turns:
+            turns.append(replace(turn, joined=_in_one_breath(turns, turn)))
         return (replace(drawn, turns=tuple(turns)),)
 
     def _serves(self, kind: str, record: Record) -> bool:
         wanted = ASKERS[kind].needs - SEEN
         held = [getattr(record, name) for name in wanted]
         return all(values is not None and any(value is not None for value in values) for values in held)
+
+
+def _short(kind: str, record: Record, wording: Wording, rng: np.random.Generator) -> Turn:
+    """The first turn of a kind that is drawn with a short list, or the last that is drawn."""
+    for _ in range(TRIES):
+        turn = ASKERS[kind].draw(record, wording, rng).turns[0]
+        if len(turn.phrases) <= LEANT:
+            break
+    return turn
+
+
+def _in_one_breath(turns: Sequence[Turn], turn: Turn) -> bool:
+    """Whether a turn can be asked with the one before it: what is told what was found is asked alone."""
+    return bool(turns) and not any(one.task and TASKS[one.task].told for one in (turns[-1], turn))
 
 
 def _talk(record: Record, question: str, reply: str) -> Sample:

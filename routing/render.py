@@ -22,7 +22,7 @@ _BARE = 0.4
 # Share of questions asked in one breath that take one of the shortest wordings, this part of them: so people ask.
 _CURT, _SHORTEST = 0.5, 0.25
 # Share of the questions about names in capitals that are in capitals throughout.
-_SHOUTED = 0.7
+_SHOUTED, _SHORT = 0.7, 4
 _RELATION = re.compile(
     r" (?:of|in|on|with|without|for|near|next|to|left|right|above|below|behind|under|beside|between|facing|holding"
     r"|that) "
@@ -37,6 +37,7 @@ class Piece:
         text: the words, or the text of one control token.
         control: it is a control token; everything else is encoded as plain text.
         supervised: the language model is trained to write it.
+        free: it belongs to a reply in free words, of which nobody can know every one beforehand.
         branch: 0 on the trunk, k on the k-th branch.
         link: the link that hangs on this routing token.
         repeat: how often the control token stands (picture positions).
@@ -46,6 +47,7 @@ class Piece:
     text: str
     control: bool = False
     supervised: bool = False
+    free: bool = False
     branch: int = 0
     link: LinkMeta | None = None
     repeat: int = 1
@@ -100,7 +102,7 @@ def render(sample: Sample, tokens_of_picture: Sequence[int], *, index: int = 0, 
         if reply or not last:
             pieces += answer
             if not tree:
-                pieces += [Piece(text=END, control=True, supervised=True), Piece(text="\n")]
+                pieces += [Piece(text=END, control=True, supervised=True, free=answer[-1].free), Piece(text="\n")]
     return pieces
 
 
@@ -160,7 +162,7 @@ def _said(turn: Turn, sample: int, number: int, style: Style, followed: bool) ->
     if turn.said is not None:
         return turn.question or "", [Piece(text="", ids=turn.said)]
     if turn.task is None:
-        return turn.question or "", [Piece(text=turn.reply or "", supervised=True)]
+        return turn.question or "", [Piece(text=turn.reply or "", supervised=True, free=True)]
     task = TASKS[turn.task]
     templates = load_templates(task.templates)
     tree = style.tree and bool(templates.branches)
@@ -189,7 +191,8 @@ def _woven(turn: Turn, task: Task, sample: int, number: int) -> list[Piece]:
                         group=group)  # fmt: skip
         pieces += [Piece(text=before, supervised=True)] if before else []
         pieces += _named(link, phrase, supervised=True, branch=0)
-    return pieces + ([Piece(text=words, supervised=True)] if words else [])
+    pieces += [Piece(text=words, supervised=True)] if words else []
+    return [replace(piece, free=True) for piece in pieces]
 
 
 def _question(
@@ -202,7 +205,7 @@ def _question(
     if tree:
         return (templates.branches[0] if rng is None else _pick(templates.branches, rng)), canonical.reply
     if rng is None:
-        listed = _apart(turn).join(_owning(turn, turn.phrases, templates.owns[0], ", "))
+        listed = turn.called or _apart(turn).join(_owning(turn, turn.phrases, templates.owns[0], ", "))
         return canonical.questions[0].replace("{phrases}", listed), canonical.reply
     group = templates.groups[int(rng.integers(len(templates.groups)))]
     between, last = templates.joins[int(rng.integers(len(templates.joins)))]
@@ -214,6 +217,7 @@ def _question(
         inner, between, last = (between if between.strip() not in (";", "") else ", "), _apart(turn), _apart(turn)
     named = _owning(turn, named, owns, inner)
     listed = last.join([between.join(named[:-1]), named[-1]]) if len(named) > 1 else named[0]
+    listed = turn.called or listed
     known = group.questions
     if (followed or turn.joined) and rng.random() < _CURT:
         known = tuple(sorted(known, key=len)[: max(1, int(_SHORTEST * len(known)))])
@@ -225,7 +229,7 @@ def _question(
     if not turn.joined and rng.random() < 0.3 and not words.startswith(listed):
         words = words[:1].upper() + words[1:]
     # Who types a name in capitals often has the key down throughout; "RBC" is written so by everybody.
-    loud = all(phrase.isupper() for phrase in turn.phrases) and any(len(phrase) > 4 for phrase in turn.phrases)
+    loud = all(phrase.isupper() for phrase in turn.phrases) and any(len(phrase) > _SHORT for phrase in turn.phrases)
     if loud and not turn.regions and rng.random() < _SHOUTED:
         words = words.upper()
     return words, group.reply

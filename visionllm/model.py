@@ -28,7 +28,7 @@ from visionllm.core.files import make_folder
 from visionllm.core.superlink import SuperLinks
 from visionllm.core.task import Task
 from visionllm.decoders import DECODERS, Context, Decoder
-from visionllm.losses import in_words, numbered, reply_losses, sight_loss, spelling_loss
+from visionllm.losses import ended, numbered, reply_losses, sight_loss, spelling_loss
 from visionllm.mllm.attention import watching
 from visionllm.mllm.internvl import InternVL, internvl_config
 from visionllm.mllm.regions import RegionEncoder
@@ -303,11 +303,11 @@ class VisionLLM(Answering, PreTrainedModel):
     def counts(self, batch: Batch) -> dict[str, float]:
         """The divisor of every loss ``forward`` gives for this batch; from targets alone, before any pass."""
         labels = batch.labels[:, 1:]
-        said = in_words(batch.labels, self.vocabulary)[:, 1:]
-        is_end = labels == self.vocabulary.control(END)
+        wanted, said = labels != -100, batch.free[:, 1:]
+        routes = (~said & ended(batch.labels, self.vocabulary)[:, 1:])[wanted]
         counts = {
-            "lm": float(((labels != -100) & ~said).sum()), "end": float(is_end.sum()),
-            "weakest": float((is_end & ~said).sum()), "words": float(len(numbered(said).unique())),
+            "lm": float((wanted & ~said).sum()), "end": float((labels == self.vocabulary.control(END)).sum()),
+            "weakest": float(len(numbered(wanted)[routes].unique())), "words": float(len(numbered(said).unique())),
         }  # fmt: skip
         if len(batch.links):
             counts["link"] = float((spelling(batch.links, self.vocabulary) != -100).sum())

@@ -48,6 +48,7 @@ class _Row:
     branch: list[int]
     position: list[int]
     labels: list[int]
+    free: list[bool]
     links: list[tuple[int, LinkMeta]]
 
 
@@ -123,7 +124,7 @@ class Processor:
     def _row(self, sample: Sample, index: int, style: Style, reply: bool) -> _Row:
         counts = [self.tiling.count(picture.size) * self.tiling.tokens_per_tile for picture in sample.pictures]
         pieces = render(sample, counts, index=index, style=style, reply=reply)
-        row = _Row(ids=[], branch=[], position=[], labels=[], links=[])
+        row = _Row(ids=[], branch=[], position=[], labels=[], free=[], links=[])
         trunk, next_position = 0, 0
         for piece in pieces:
             ids = self._ids(piece)
@@ -133,6 +134,7 @@ class Processor:
             row.branch += [piece.branch] * len(ids)
             row.position += range(next_position, next_position + len(ids))
             row.labels += ids if piece.supervised else [-100] * len(ids)
+            row.free += [piece.supervised and piece.free] * len(ids)
             next_position += len(ids)
             trunk = next_position if piece.branch == 0 else trunk
             if piece.link is not None:
@@ -191,7 +193,7 @@ class Processor:
     def _pad(self, rows: list[_Row], tiles: Tensor | None, order: Tensor, marks: Marks | None,
              pixels: dict[str, tuple[Pixels, ...]], samples: tuple[Sample, ...], multiple: int) -> Batch:  # fmt: skip
         width = -(-max(len(row.ids) for row in rows) // multiple) * multiple
-        table = torch.zeros(5, len(rows), width, dtype=torch.long)
+        table = torch.zeros(6, len(rows), width, dtype=torch.long)
         table[0], table[1], table[4] = self.vocabulary.pad, -1, -100
         links: list[tuple[int, int, LinkMeta]] = []
         for i, row in enumerate(rows):
@@ -201,6 +203,7 @@ class Processor:
             table[2, i, start:] = torch.tensor(row.branch)
             table[3, i, start:] = torch.tensor(row.position)
             table[4, i, start:] = torch.tensor(row.labels)
+            table[5, i, start:] = torch.tensor(row.free)
             links += [(i, start + column, meta) for column, meta in row.links]
         tokens = [self.vocabulary.tokens[meta.token][1] for _, _, meta in links]
         layout = LinkLayout(
@@ -213,10 +216,10 @@ class Processor:
                 for (i, column, _), token in zip(links, tokens, strict=True)
             ),
         )
-        ids, owner, branch, position, labels = table
+        ids, owner, branch, position, labels, free = table
         return Batch(
-            input_ids=ids, owner=owner, branch=branch, position_ids=position, labels=labels, tiles=tiles, order=order,
-            links=layout, pixels=pixels, samples=samples, marks=marks,
+            input_ids=ids, owner=owner, branch=branch, position_ids=position, labels=labels, free=free.bool(),
+            tiles=tiles, order=order, links=layout, pixels=pixels, samples=samples, marks=marks,
         )  # fmt: skip
 
     def _decoder_pixels(

@@ -17,9 +17,11 @@ from pydantic import Field, NonNegativeFloat, PositiveInt
 
 from visionllm.core.config import Config
 from visionllm.core.errors import AnnotationError, ConfigError
+from visionllm.core.regions import picture_name
 from visionllm.core.sample import Sample, Source, Turn
 from visionllm.core.skeletons import load_skeleton, skeleton_names
 from visionllm.core.task import TASKS, Task
+from visionllm.datasets.following import again, louder, more
 from visionllm.datasets.formats.inventing import SAID, akin, common_words, expression, glued, invent, pick, plain
 from visionllm.datasets.formats.reader import Place, Wording, below, existing, read_bytes, register_format
 
@@ -33,6 +35,9 @@ _MOST_OWNERS, _MOST_PARTS = 3, 20
 _MOST_EXPRESSIONS = 4
 # Share of several questions in one breath that name a thing or two each, as people do.
 _CURT = 0.5
+# Turns of a conversation, at most; how many of them go on with the task before, or come back to what was named.
+_MOST_TURNS, _MORE, _AGAIN = 4, 0.25, 0.2
+_MOST_PICTURES, _MOST_NAMES = 4, 6
 _TASKS = 1  # stream of random numbers that draws the tasks
 
 
@@ -50,6 +55,13 @@ class PhrasesSplit(Config):
         default_factory=lambda: {"detection": 1.0}, min_length=1, description="task -> its share of the questions"
     )
     breath: float = Field(0.0, ge=0, le=1, description="share of samples that ask two or three questions in one breath")
+    talk: float = Field(
+        0.0, ge=0, le=1, description="share of samples that are conversations, in which turns lean on those before"
+    )
+    loud: float = Field(0.0, ge=0, le=1, description="share of samples in capitals")
+    pictured: float = Field(
+        0.0, ge=0, le=1, description="share of lists that say of each name in which of several pictures it is meant"
+    )
     expressions: float = Field(
         0.0, ge=0, le=1, description="share of questions, of tasks without parts, for single things told from others"
     )
@@ -104,12 +116,18 @@ class PhrasesReader:
         if not 0 <= index < len(self):
             raise IndexError(index)
         rng = _rng(self._split.seed, index, _TASKS)
-        count = 1 if rng.random() >= self._split.breath else 2 + int(rng.integers(2))
-        shares = np.array(list(self._split.tasks.values()))
-        # What is told is asked alone.
-        alone = shares * [not TASKS[name].told for name in self.tasks] if count > 1 else shares
-        tasks = [TASKS[self.tasks[i]] for i in rng.choice(len(shares), count, p=alone / alone.sum())]
         phrases = self._cuts[index] if self._pool else self._invented(index)
+        talk = self._split.talk and rng.random() < self._split.talk
+        turns = self._talk(phrases, rng) if talk else self._asked(phrases, rng)
+        if self._split.loud and rng.random() < self._split.loud:
+            turns = [louder(turn) for turn in turns]
+        return Sample(turns=tuple(turns), source=Source(dataset=self.dataset, index=index))
+
+    def _asked(self, phrases: tuple[str, ...], rng: np.random.Generator) -> list[Turn]:
+        """One question, or two or three in one breath."""
+        count = 1 if rng.random() >= self._split.breath else 2 + int(rng.integers(2))
+        # What is told is asked alone.
+        tasks = self._tasks(rng, count, told=count == 1)
         if count > 1 and not self._pool and rng.random() < _CURT:
             phrases = phrases[: count * (1 + int(rng.integers(2)))]
         each = -(-len(phrases) // count)
@@ -117,7 +135,31 @@ class PhrasesReader:
         for number, task in enumerate(tasks):
             own = phrases[number * each : (number + 1) * each] or phrases[:1]
             turns.append(replace(self._turn(task, own, rng), joined=number > 0))
-        return Sample(turns=tuple(turns), source=Source(dataset=self.dataset, index=index))
+        return turns
+
+    def _talk(self, phrases: tuple[str, ...], rng: np.random.Generator) -> list[Turn]:
+        """Two to four questions, each in its own turn, of a name or two mostly; some lean on the one before."""
+        lists = [name for name in self.tasks if _plain_list(TASKS[name])]
+        turns: list[Turn] = []
+        for _ in range(2 + int(rng.integers(_MOST_TURNS - 1))):
+            count, kind = 1 + int(4 * rng.random() ** 3), rng.random()
+            own, phrases = phrases[:count], phrases[count:] + phrases[:count]
+            before = turns[-1].task if turns else None
+            other = [name for name in lists if name != before]
+            if before in lists and kind < _MORE:
+                turns.append(more(Turn(task=before, phrases=own), rng))
+            elif before in lists and other and kind < _MORE + _AGAIN:
+                turns.append(again(turns[-1], pick(rng, other), rng))
+            else:
+                turns.append(self._turn(self._tasks(rng, 1, told=True)[0], own, rng))
+        return turns
+
+    def _tasks(self, rng: np.random.Generator, count: int, *, told: bool) -> list[Task]:
+        """``count`` of them by their shares; what is told only where that may be."""
+        known = [TASKS[name] for name in self.tasks]
+        shares = np.array(list(self._split.tasks.values()))
+        shares = shares if told else shares * [not task.told for task in known]
+        return [known[i] for i in rng.choice(len(shares), count, p=shares / shares.sum())]
 
     def _turn(self, task: Task, phrases: tuple[str, ...], rng: np.random.Generator) -> Turn:
         """A list; of a task with parts a short one, each phrase with some, or words whose parts go without saying; of
@@ -130,6 +172,8 @@ class PhrasesReader:
         if task.parts_token is None:
             if self._split.expressions and rng.random() < self._split.expressions:
                 phrases = self._expressions(rng)
+            if self._split.pictured and rng.random() < self._split.pictured:
+                phrases = _pictured(phrases[:_MOST_NAMES], rng)
             return Turn(task=task.name, phrases=phrases)
         if self._words and rng.random() < 0.5:
             words = list(self._words)
@@ -185,6 +229,20 @@ class PhrasesReader:
                 queue.remove(name)
             cuts.append(cut)
         return cuts
+
+
+def _plain_list(task: Task) -> bool:
+    """A task that is asked for things by a list of their names, and says nothing else of them."""
+    return task.says == "things" and task.parts_token is None and not task.told
+
+
+def _pictured(phrases: tuple[str, ...], rng: np.random.Generator) -> tuple[str, ...]:
+    """Each name with the picture in which it is meant, all of them in one as often as not."""
+    count = 2 + int(rng.integers(_MOST_PICTURES - 1))
+    only = int(rng.integers(count)) if rng.random() < 0.5 else None
+    return tuple(
+        f"{phrase} in {picture_name(int(rng.integers(count)) if only is None else only)}" for phrase in phrases
+    )
 
 
 def _parts_of(rng: np.random.Generator) -> tuple[str, ...]:

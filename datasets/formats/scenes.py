@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Literal
 
 import cv2
 import numpy as np
-from pydantic import Field, PositiveInt
+from pydantic import Field, PositiveFloat, PositiveInt
 
 from visionllm.core.arrays import object_array
 from visionllm.core.config import Config
+from visionllm.core.errors import ConfigError
 from visionllm.core.masks import Mask
 from visionllm.core.poses import Pose
 from visionllm.core.sample import Edit, Picture, Question, Record, Source
@@ -37,6 +38,9 @@ class ScenesSplit(Config):
         description="one world instead of street, table and field in turn; crowd holds many people, sketch one or two "
         "large things",
     )
+    favour: dict[str, PositiveFloat] = Field(
+        default_factory=dict, description="category -> how many times as often it is drawn"
+    )
     detail: tuple[PositiveInt, PositiveInt] | None = Field(
         None, description="width and height the pictures are shrunk to and enlarged again from; None leaves them sharp"
     )
@@ -55,14 +59,18 @@ class ScenesReader:
     def __init__(
         self, *, dataset: str, length: int, seed: int, size: tuple[int, int], world: str | None = None,
         questions: tuple[str, ...] = USUAL, needs: frozenset[str] = frozenset(),
-        detail: tuple[int, int] | None = None,
+        detail: tuple[int, int] | None = None, favour: Mapping[str, float] | None = None,
     ) -> None:  # fmt: skip
         # Imported here: data sets of files need nothing that draws.
         from visionllm.datasets.scenes import CATEGORIES, STUFF, draw_scene
 
         self.dataset, self._length, self._seed, self._size, self._needs = dataset, length, seed, size, needs
         self._draw, self._world, self._kinds, self._detail = draw_scene, world, questions, detail
+        self._favour = dict(favour or {})
         things = tuple(category.name for category in CATEGORIES)
+        for name in self._favour:
+            if name not in things:
+                raise ConfigError(f"{dataset}: favour.{name}: no such category (it has: {', '.join(things)})")
         # Stuff has no number: its plural is itself.
         self._stuff = STUFF[1:] if "stuff" in needs else ()
         self.names = things + self._stuff
@@ -76,7 +84,7 @@ class ScenesReader:
     @classmethod
     def open(cls, split: Any, place: Place) -> ScenesReader:
         return cls(dataset=place.dataset, length=split.length, seed=split.seed, size=split.size, world=split.world,
-                   questions=split.questions, needs=place.needs, detail=split.detail)  # fmt: skip
+                   questions=split.questions, needs=place.needs, detail=split.detail, favour=split.favour)  # fmt: skip
 
     def __len__(self) -> int:
         return self._length
@@ -85,7 +93,7 @@ class ScenesReader:
         if not 0 <= index < self._length:
             raise IndexError(index)
         seed = self._seed + index
-        scene = self._draw(seed, size=self._size, world=self._world)
+        scene = self._draw(seed, size=self._size, world=self._world, favour=self._favour)
         labels = [self.names.index(thing.category) for thing in scene.objects]
         boxes = [thing.box_xyxy for thing in scene.objects]
         needs = self._needs
@@ -140,7 +148,7 @@ class ScenesReader:
                 after=Picture(pixels=change.after, name=f"scene {seed}, {change.text}"),
                 changed=Mask.of(change.region), shows=change.shows, wordings=change.wordings,
             )
-            for change in draw_edits(seed, size=self._size, world=self._world)
+            for change in draw_edits(seed, size=self._size, world=self._world, favour=self._favour)
         )  # fmt: skip
 
     def _pose(self, keypoints: np.ndarray | None) -> Pose | None:
@@ -156,11 +164,12 @@ class ScenesReader:
         # The first scene stands for the drawing code: another edition of it gives other scenes for the same seeds.
         first = [
             (thing.category, thing.box_xyxy)
-            for thing in self._draw(self._seed, size=self._size, world=self._world).objects
+            for thing in self._draw(self._seed, size=self._size, world=self._world, favour=self._favour).objects
         ]
         words = f"scenes {self._length} {self._seed} {self._size} {self.names} {first}"
         words += f" {self._detail}" if self._detail else ""
         words += f" {self._kinds}" if self._kinds != USUAL else ""
+        words += f" {self._favour}" if self._favour else ""
         return hashlib.sha256(words.encode()).hexdigest()
 
     def report(self) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import colorsys
 import copy
 import random
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import cv2
@@ -65,10 +66,16 @@ class SceneEdit:
     wordings: tuple[str, ...] = ()
 
 
-def draw_edits(seed: int, *, size: tuple[int, int] = (320, 240), world: str | None = None) -> tuple[SceneEdit, ...]:
+def draw_edits(
+    seed: int,
+    *,
+    size: tuple[int, int] = (320, 240),
+    world: str | None = None,
+    favour: Mapping[str, float] | None = None,
+) -> tuple[SceneEdit, ...]:
     """One change of every kind that the scene of a seed allows; a pure function of its arguments. Things are replaced
     where the world has others for their place."""
-    chosen, stage, marks = staged(seed, size=size, world=world)
+    chosen, stage, marks = staged(seed, size=size, world=world, favour=favour)
     assert stage.paint_backdrop is not None
     # Painted once: it has chances of its own, which go on.
     backdrop = stage.paint_backdrop()

@@ -49,7 +49,7 @@ def build(stage: Stage, people: int = 0) -> None:
         _place(stage, ground, haze, "person", among=(2.8, 9.0))
     herd = rng.choice(("sheep", "cow", "horse", "person")) if rng.random() < 0.45 else ""
     for _ in range(0 if people else rng.randint(5, 17)):
-        name = herd if herd and rng.random() < 0.4 else rng.choices(names, weights)[0]
+        name = herd if herd and rng.random() < 0.4 else stage.choose(names, weights)
         _place(stage, ground, haze, name)
     _sky_things(stage, ground)
     if rng.random() < 0.3:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -91,13 +92,26 @@ class Scene:
         return self._language.questions()
 
 
-def draw_scene(seed: int, *, size: tuple[int, int] = (320, 240), world: str | None = None) -> Scene:
-    """Draw the picture of a seed; a pure function of its arguments. size is (width, height)."""
-    chosen, stage, marks = staged(seed, size=size, world=world)
+def draw_scene(
+    seed: int,
+    *,
+    size: tuple[int, int] = (320, 240),
+    world: str | None = None,
+    favour: Mapping[str, float] | None = None,
+) -> Scene:
+    """Draw the picture of a seed; a pure function of its arguments.
+
+    Args:
+        size: (width, height).
+        favour: category -> how many times as often it is drawn.
+    """
+    chosen, stage, marks = staged(seed, size=size, world=world, favour=favour)
     return render(seed, chosen, stage, marks)
 
 
-def staged(seed: int, *, size: tuple[int, int], world: str | None = None) -> tuple[str, Stage, _Marks]:
+def staged(
+    seed: int, *, size: tuple[int, int], world: str | None = None, favour: Mapping[str, float] | None = None
+) -> tuple[str, Stage, _Marks]:
     """The world of a seed, its stage, and what is to be drawn of it."""
     width, height = size
     assert min(size) >= 64, f"size must be at least 64 x 64, got {size}"
@@ -107,7 +121,7 @@ def staged(seed: int, *, size: tuple[int, int], world: str | None = None) -> tup
     while True:
         rng = random.Random(f"{seed}/{attempt}")
         chosen = rng.choices(WORLDS, (0.5, 0.25, 0.25))[0]
-        stage = Stage(width=width, height=height, rng=rng)
+        stage = Stage(width=width, height=height, rng=rng, favour=favour or {})
         _BUILD[world or chosen](stage)
         marks = _keep(stage)
         if len(marks.full) >= (2 if not stage.calm else len(stage.things)):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import cv2
@@ -100,7 +100,13 @@ class Stage:
     taken: list[Footprint] = field(default_factory=list)
     calm: bool = False  # no chance in light and camera
     instead: Callable[[Thing, random.Random], Thing] | None = None  # another thing in the place of one
+    favour: Mapping[str, float] = field(default_factory=dict)  # category -> how much more often it is drawn
     ground: str = ""  # what all of it stands on, where a caption tells it
+
+    def choose(self, kinds: Sequence[str], weights: Sequence[float]) -> str:
+        """One of the kinds, by their weights and what is favoured."""
+        favoured = [weight * self.favour.get(kind, 1.0) for kind, weight in zip(kinds, weights, strict=True)]
+        return self.rng.choices(kinds, favoured)[0]
 
     def free(self, x: float, z: float, half_x: float, half_z: float, gap: float = 0.3) -> bool:
         """Whether a rectangle on the ground touches none that was taken; takes it then."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import random
 from collections.abc import Callable
-from itertools import accumulate
 
 import numpy as np
 
@@ -63,11 +62,11 @@ _KINDS = (
     "car", "van", "truck", "bus", "bicycle", "motorcycle", "tree", "street lamp", "traffic light", "traffic sign",
     "fire hydrant", "bench", "trash bin", "person", "dog", "cat", "house",
 )  # fmt: skip
-_SHARES = tuple(accumulate((7.5, 2.2, 2.0, 1.6, 2.2, 2.0, 2.2, 1.4, 2.6, 2.4, 1.5, 1.3, 1.5, 2.8, 1.0, 0.8, 1.5)))
+_SHARES = (7.5, 2.2, 2.0, 1.6, 2.2, 2.0, 2.2, 1.4, 2.6, 2.4, 1.5, 1.3, 1.5, 2.8, 1.0, 0.8, 1.5)
 
 
 def _place_one(stage: Stage, ground: Ground, road: Road, haze: float, sides: tuple[str, str]) -> None:
-    kind = stage.rng.choices(_KINDS, cum_weights=_SHARES)[0]
+    kind = stage.choose(_KINDS, _SHARES)
     if kind in VEHICLES:
         _place_vehicle(stage, ground, road, haze, kind)
     else:

@@ -49,7 +49,7 @@ def build(stage: Stage) -> None:
     wanted = rng.randint(6, 22)
     favourite = rng.choice(names) if rng.random() < 0.4 else ""
     for _ in range(wanted):
-        name = favourite if favourite and rng.random() < 0.35 else rng.choices(names, weights)[0]
+        name = favourite if favourite and rng.random() < 0.35 else stage.choose(names, weights)
         draw, radius, _, lies = WARE[name]
         x, y = rng.uniform(0.06, 0.94) * w, rng.uniform(max(edge, 0.0) + 0.1 * h, 0.95 * h)
         tight = radius * unit * (0.62 if rng.random() < 0.5 else 0.95)

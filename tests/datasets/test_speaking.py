@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -182,3 +183,19 @@ def test_a_grounded_caption_routes_what_it_says() -> None:
             own = turn.target.boxes_xyxy[turn.target.phrase == place]
             assert len(own) > 0
             assert all(box.tolist() in record.boxes_xyxy.tolist() for box in own)
+
+
+def test_turns_of_a_conversation_lean_on_one_another() -> None:
+    """The same things for the other task, with their targets; what is looked for is in no breath with others."""
+    dataset, again = opened("conversation"), 0
+    for position in range(60):
+        record = record_of(dataset, position)
+        turns = dataset.ask_about(record, item_rng(0, position)).turns
+        for before, turn in pairwise(turns):
+            if turn.called:
+                assert {before.task, turn.task} == {"detection", "segmentation"}
+                assert (turn.phrases, turn.target) == (before.phrases, before.target)
+                assert turn.target.masks is not None
+                again += 1
+            assert not (turn.joined and "looking" in (before.task, turn.task))
+    assert again > 3

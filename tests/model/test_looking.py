@@ -13,7 +13,6 @@ import torch
 from visionllm.core.errors import ConfigError
 from visionllm.core.sample import Sample, Turn
 from visionllm.evaluation import evaluate
-from visionllm.losses import in_words
 from visionllm.routing.findings import told
 from visionllm.routing.readout import Text, run_text
 from visionllm.routing.render import Style
@@ -151,7 +150,7 @@ def test_replies_in_plain_words_count_by_themselves(looking: Any, boxed: Make) -
         Turn(question="what colour is it?", reply="light blue"),
     )
     batch = looking.processor.encode([listed, look, listed], [Style(), Style(), Style(tree=True)])
-    said = in_words(batch.labels, looking.vocabulary)
+    said = batch.free
     plain = looking.vocabulary.plain
     assert batch.labels[said].tolist() == [*plain("yes"), end, *plain("light blue"), end]
     counts = looking.counts(batch)
@@ -164,11 +163,32 @@ def test_replies_in_plain_words_count_by_themselves(looking: Any, boxed: Make) -
         hidden = run_text(looking.mllm, Text.of(encoded), looking._see(encoded).all, keep_cache=False).hidden_BTD
         lost = -looking.mllm.logits(hidden[:, :-1]).log_softmax(-1)[0]
     torch.testing.assert_close(losses.sums["words"], alone.sums["words"], atol=1e-3, rtol=1e-4)
-    places, labels = in_words(encoded.labels, looking.vocabulary)[0, 1:].nonzero()[:, 0], encoded.labels[0, 1:]
+    places, labels = encoded.free[0, 1:].nonzero()[:, 0], encoded.labels[0, 1:]
     each = lost[places, labels[places]]
     answer = len(plain("yes")) + 1
     expected = each[:answer].mean() + each[answer:].mean()
     torch.testing.assert_close(alone.sums["words"], expected, atol=1e-4, rtol=1e-4)
+
+
+def test_a_caption_whose_phrases_bring_boxes_counts_as_words(looking: Any, boxed: Make) -> None:
+    """It is no routed list, though it routes: among lists its tokens would be most of the loss."""
+    listed = boxed(question="detect car, dog")
+    caption = Turn(task="detection", phrases=("red car",), question="what is where?", reply="A red car on grass.")
+    both = listed.with_turns(listed.turns[0], replace(caption, joined=True))
+    alone, batch, mixed = (looking.processor.encode(s) for s in ([listed], [listed, Sample(turns=(caption,))], [both]))
+    labelled = (batch.labels != -100).sum(1)
+    assert batch.free.sum(1).tolist() == [0, int(labelled[1])]
+    before, counts = looking.counts(alone), looking.counts(batch)
+    assert {name: counts[name] for name in ("lm", "weakest", "words")} == {
+        "lm": before["lm"], "weakest": before["weakest"], "words": 1,
+    }  # fmt: skip
+    with torch.no_grad():
+        sums, own = looking(batch).sums, looking(alone).sums
+    torch.testing.assert_close(sums["lm"], own["lm"], atol=1e-3, rtol=1e-4)
+    torch.testing.assert_close(sums["weakest"], own["weakest"], atol=1e-3, rtol=1e-4)
+    # In one breath with a list, each part counts as what it is.
+    assert (looking.counts(mixed)["weakest"], looking.counts(mixed)["words"]) == (1, 1)
+    assert mixed.free.sum() == labelled[1]
 
 
 def test_a_model_without_regions_is_told_places(make_model: Make, dictate: Make, picture: Make) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from itertools import groupby
 from pathlib import Path
 
 import numpy as np
@@ -66,7 +67,8 @@ def routed(vocabulary: Vocabulary, phrase: str, token: str) -> list[int]:
     return [vocabulary.control(REF), *vocabulary.plain(phrase), vocabulary.control(REF_END), vocabulary.control(token)]
 
 
-@pytest.mark.parametrize("split", ["train", "expressions", "mixed", "drawn", "pixels", "changed", "looks"])
+@pytest.mark.parametrize("split", ["train", "expressions", "mixed", "drawn", "pixels", "changed", "looks",
+                                   "talks"])  # fmt: skip
 def test_the_right_reply_is_never_shut(vocabulary: Vocabulary, split: str) -> None:
     """Of invented names in every script, all wordings, all tasks, several in one breath."""
     dataset = open_dataset("phrases", split)
@@ -74,7 +76,7 @@ def test_the_right_reply_is_never_shut(vocabulary: Vocabulary, split: str) -> No
 
 
 @pytest.mark.parametrize("task", ["detection", "pose", "interactive", "breath", "several", "in_context_masks",
-                                  "in_context_boxes", "expressions", "super_resolution"])  # fmt: skip
+                                  "in_context_boxes", "expressions", "super_resolution", "conversation"])  # fmt: skip
 def test_what_askers_teach_may_be_written(vocabulary: Vocabulary, task: str) -> None:
     """About pictures, with regions in the question: a reply that was shut could be learned and never said."""
     dataset = open_dataset("scenes", "train", task=task)
@@ -82,19 +84,22 @@ def test_what_askers_teach_may_be_written(vocabulary: Vocabulary, task: str) -> 
 
 
 def quoted(vocabulary: Vocabulary, dataset: Dataset, index: int, *, lengths: tuple[int, ...]) -> int:
-    """Tokens of a reply that were quoted; none of it may be shut."""
+    """Tokens of all replies that were quoted; none of them may be shut."""
     rng, count = item_rng(7, index), 0
     sample = dataset.ask(index, rng)
-    prompt, reply = list[int](), list[int]()
-    for piece in render(sample, lengths[: len(sample.pictures)], style=Style(rng=rng)):
-        ids = [vocabulary.control(piece.text)] * piece.repeat if piece.control else vocabulary.plain(piece.text)
-        (reply if piece.supervised or reply else prompt).extend(ids)
-    rule = Quoting(vocabulary, prompt)
-    for token in reply:
-        allowed = rule.allowed()
-        assert allowed is None or token in allowed, (dataset.name, index, vocabulary.text(reply))
-        count += allowed is not None
-        rule.wrote(token)
+    pieces = render(sample, lengths[: len(sample.pictures)], style=Style(rng=rng))
+    read = list[int]()
+    for supervised, group in groupby(pieces, key=lambda piece: piece.supervised):
+        ids = list[int]()
+        for piece in group:
+            ids += [vocabulary.control(piece.text)] * piece.repeat if piece.control else vocabulary.plain(piece.text)
+        rule = Quoting(vocabulary, read)
+        for token in ids if supervised else []:
+            allowed = rule.allowed()
+            assert allowed is None or token in allowed, (dataset.name, index, vocabulary.text(ids))
+            count += allowed is not None
+            rule.wrote(token)
+        read = read + ids
     return count
 
 

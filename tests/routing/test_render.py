@@ -123,10 +123,11 @@ def test_a_conversation_of_all_kinds_trains(make_model: Make) -> None:
     from visionllm.datasets.catalog import open_dataset
     from visionllm.datasets.plan import item_rng
 
-    model = make_model(mask_width=16, pose_layers=1, context=4096).train()
+    model = make_model(mask_width=16, pose_layers=1, context=4096, looks=True).train()
     dataset = open_dataset("scenes", "train", task="conversation")
     samples = [dataset.ask(i, item_rng(0, i)) for i in range(6)]
-    assert {turn.task for sample in samples for turn in sample.turns} == {None, "detection", "segmentation", "pose"}
+    tasks = {turn.task for sample in samples for turn in sample.turns}
+    assert tasks == {None, "detection", "segmentation", "pose", "looking"}
     assert any(turn.joined for sample in samples for turn in sample.turns)
     losses = model(model.processor.encode(samples, [Style(rng=np.random.default_rng(i)) for i in range(6)]))
     assert {"lm", "end", "link", "objects/mask", "objects/class"} <= set(losses.sums)

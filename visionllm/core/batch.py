@@ -122,6 +122,7 @@ class Batch:
         branch: (B, T) int64, 0 on the trunk, k on the k-th branch of the tree layout.
         position_ids: (B, T) int64; a branch continues from the end of its trunk.
         labels: (B, T) int64, the token itself where it is supervised, else -100 (not shifted).
+        free: (B, T) bool, supervised tokens of replies in free words.
         tiles: (number of tiles, 3, S, S) of all pictures, or None; a picture that several samples ask about comes once.
         order: what stands in each picture position, in reading order: rows of the tiles' features, and behind them of
             the regions' embeddings.
@@ -139,6 +140,7 @@ class Batch:
     branch: Tensor
     position_ids: Tensor
     labels: Tensor
+    free: Tensor
     tiles: Tensor | None
     order: Tensor
     links: LinkLayout
@@ -161,6 +163,7 @@ class Batch:
             branch=self.branch.to(device),
             position_ids=self.position_ids.to(device),
             labels=self.labels.to(device),
+            free=self.free.to(device),
             tiles=None if self.tiles is None else self.tiles.to(device, dtype),
             order=self.order.to(device),
             marks=None if self.marks is None else self.marks.to(device),

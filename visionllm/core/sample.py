@@ -242,6 +242,7 @@ class Turn:
         usual: the parts are the ones that such a thing is known to have: the question leaves them out.
         target: the truth, None in use.
         question: the user's own words; None lets the renderer draw a wording from the task's templates.
+        called: what the question calls all the phrases instead ("them": an earlier turn has named them).
         reply: words of the answer, where they follow from no template (training of text tasks); of a task, words that
             say each of the phrases, in their order.
         then: of a task whose findings are told (``Task.told``), what is said once they are.
@@ -260,6 +261,7 @@ class Turn:
     regions: tuple[Region, ...] = ()
     target: Any = None
     question: str | None = None
+    called: str | None = None
     reply: str | None = None
     then: str | None = None
     told: bool = False

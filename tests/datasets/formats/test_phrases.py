@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import numpy as np
 import pytest
 
 from visionllm.core.errors import AnnotationError, ConfigError, DatasetError
+from visionllm.core.regions import named_picture
 from visionllm.datasets.catalog import catalogue, catalogue_folder, load_card, open_dataset
 from visionllm.datasets.formats import PhrasesReader, Place
 from visionllm.datasets.formats.inventing import common_words, glued, plain
@@ -212,6 +214,54 @@ def test_what_is_told_is_asked_alone_and_of_one_thing(tmp_path: Path) -> None:
     assert any(len(data.read(index).turns) > 1 for index in range(80))
     with pytest.raises(ConfigError, match="set breath to 0"):
         routes(tmp_path, breath=0.5, tasks={"looking": 1})
+
+
+def test_turns_of_a_conversation_lean_on_one_another(tmp_path: Path) -> None:
+    """Further names are for the task before, and "them" are the names before, for another."""
+    data = routes(tmp_path, talk=1.0, tasks={"detection": 1, "segmentation": 1, "editing": 0.5})
+    further = again = 0
+    for index in range(80):
+        turns = data.read(index).turns
+        assert 2 <= len(turns) <= 4
+        assert not any(turn.joined for turn in turns)
+        for before, turn in pairwise(turns):
+            if turn.called:
+                assert (turn.phrases, turn.question) == (before.phrases, None)
+                assert turn.task != before.task
+                again += 1
+            elif turn.question:
+                assert turn.task == before.task != "editing"
+                assert all(phrase in turn.question for phrase in turn.phrases)
+                further += 1
+    assert min(further, again) > 10
+
+
+def test_what_names_are_called_is_asked_and_the_names_are_said(tmp_path: Path) -> None:
+    data = routes(tmp_path, talk=1.0, tasks={"detection": 1, "segmentation": 1})
+    rng = np.random.default_rng(0)
+    sample = next(sample for sample in map(data.read, range(80)) if sample.turns[1].called)
+    turn = sample.turns[1]
+    for style in (Style(), Style(rng=rng)):
+        asked, said = (
+            "".join(piece.text for piece in render(sample, (), style=style)).split("user\n")[2].split("<|im_end|>")[:2]
+        )
+        assert turn.called in asked
+        assert not any(phrase in asked for phrase in turn.phrases)
+        assert all(f"<ref>{phrase}</ref>" in said for phrase in turn.phrases)
+
+
+def test_whole_samples_in_capitals_and_names_in_several_pictures(tmp_path: Path) -> None:
+    loud, plain = routes(tmp_path, loud=1.0), routes(tmp_path)
+    assert all(
+        turn.phrases == tuple(phrase.upper() for phrase in own.phrases)
+        for index in range(20) for turn, own in zip(loud.read(index).turns, plain.read(index).turns, strict=True)
+    )  # fmt: skip
+    talk = routes(tmp_path, loud=1.0, talk=1.0)
+    for turn in (turn for index in range(20) for turn in talk.read(index).turns):
+        assert turn.question in (None, (turn.question or "").upper())
+    pictured = routes(tmp_path, pictured=1.0, tasks={"detection": 1})
+    places = [named_picture(phrase, 4) for index in range(40) for phrase in pictured.read(index).turns[0].phrases]
+    assert set(places) == {0, 1, 2, 3}
 
 
 def test_a_look_for_an_invented_name_is_worded_as_a_question(tmp_path: Path) -> None:

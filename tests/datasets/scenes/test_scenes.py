@@ -6,12 +6,16 @@ import hashlib
 import subprocess
 import sys
 from collections import Counter
+from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
 
+from visionllm.core.errors import ConfigError
 from visionllm.datasets.catalog import open_dataset
+from visionllm.datasets.formats.reader import Place
+from visionllm.datasets.formats.scenes import ScenesReader, ScenesSplit
 from visionllm.datasets.scenes import CATEGORIES, SPECIAL, WORLDS, Scene, draw_scene
 from visionllm.datasets.scenes.scene import MIN_SIDE, MIN_VISIBLE
 
@@ -224,6 +228,21 @@ def test_a_crowd_comes_where_it_is_asked_for() -> None:
     train, many = (open_dataset("scenes", split) for split in ("train", "crowds"))
     assert {train.read(seed).names == many.read(seed).names for seed in range(3)} == {True}
     assert all(many.read(seed).extra["scene"].world == "crowd" for seed in range(3))
+
+
+def test_what_is_favoured_comes_more_often(tmp_path: Path) -> None:
+    plain, favoured = (
+        Counter(
+            thing.category for seed in range(30) for thing in draw_scene(seed, world="table", favour=favour).objects
+        )
+        for favour in ({}, {"fork": 6, "spoon": 6})
+    )  # fmt: skip
+    assert favoured["fork"] + favoured["spoon"] > 2 * (plain["fork"] + plain["spoon"]) > 0
+    place = Place(dataset="mine", card_folder=tmp_path)
+    with pytest.raises(ConfigError, match=r"mine: favour\.spork: no such category"):
+        ScenesReader.open(ScenesSplit(length=3, seed=0, favour={"spork": 2}), place)
+    one, other = (ScenesReader.open(ScenesSplit(length=3, seed=0, favour=f), place) for f in ({}, {"fork": 2}))
+    assert one.digest() != other.digest()
 
 
 def test_names_and_synonyms_are_unique() -> None:

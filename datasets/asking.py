@@ -75,8 +75,8 @@ def register_asker(task: str) -> type:
 
 def tasks_asked(asker: str) -> set[str]:
     """Names of the registered tasks that an asker's turns may have."""
-    own = {ASKERS[asker].task, *(ASKERS[kind].task for kind in ASKERS[asker].kinds)}
-    return {name for name in own if name is not None}
+    own, kinds = ASKERS[asker].task, ASKERS[asker].kinds
+    return ({own} if own is not None else set()).union(*map(tasks_asked, kinds))
 
 
 @register_asker("detection")

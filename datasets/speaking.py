@@ -224,14 +224,20 @@ class ConversationAsker(Asker):
     """Two to four turns of any kind about one picture, some of them asked in one breath: the mixture of a user's day.
 
     An evaluation asks all of them in one breath and measures what is routed.
+
+    Args:
+        also: further kinds.
     """
 
-    kinds = (
-        "detection", "segmentation", "pose", "grounding", "referring", "captions", "grounded_captions", "looking",
-    )  # fmt: skip
     # Those that a turn may lean on, and what asks for the same things again.
     leans: ClassVar[Mapping[str, str]] = {"detection": "segmentation", "segmentation": "detection"}
     needs = frozenset({"poses", "expressions", "captions", "grounded", "questions"}) | SEEN
+
+    def __init__(self, *also: str) -> None:
+        self.kinds = (
+            "detection", "segmentation", "pose", "grounding", "referring", "captions", "grounded_captions", "looking",
+            *also,
+        )  # fmt: skip
 
     def draw(self, record: Record, wording: Wording, rng: np.random.Generator, *partners: Record) -> Sample:
         """Kinds for which the record has nothing to say are left out. Some turns lean on the one before ("and the
@@ -268,6 +274,10 @@ class ConversationAsker(Asker):
         wanted = ASKERS[kind].needs - SEEN
         held = [getattr(record, name) for name in wanted]
         return all(values is not None and any(value is not None for value in values) for values in held)
+
+
+# Pictures are made in it, too.
+ASKERS.add("conversation_and_pictures", ConversationAsker("beside", "beside"))
 
 
 def _short(kind: str, record: Record, wording: Wording, rng: np.random.Generator) -> Turn:

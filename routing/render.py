@@ -96,13 +96,14 @@ def render(sample: Sample, tokens_of_picture: Sequence[int], *, index: int = 0, 
                 pieces += [_control(IMAGE_START), Piece(text=IMAGE, control=True, repeat=count), _control(IMAGE_END)]
                 pieces.append(Piece(text="\n"))
         pieces += [*_pointed(question, regions, named=not findings), _control(END), Piece(text="\n")]
-        regions += len(question) - 1
+        regions += 0 if findings else len(question) - 1
         pieces += [_control(START), Piece(text="assistant\n")]
         last = number == len(exchanges) - 1
         if reply or not last:
             pieces += answer
             if not tree:
-                pieces += [Piece(text=END, control=True, supervised=True, free=answer[-1].free), Piece(text="\n")]
+                free = bool(answer) and answer[-1].free
+                pieces += [Piece(text=END, control=True, supervised=True, free=free), Piece(text="\n")]
     return pieces
 
 

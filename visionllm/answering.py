@@ -345,6 +345,17 @@ class Answering(nn.Module):
             Quoting(self.vocabulary, [token for token, owner in zip(*row, strict=True) if owner >= 0]) for row in rows
         ]
 
+    def _gone_on(self, past: Sample, answer: Answer, regions: tuple[Region, ...]) -> Sample:
+        """The conversation with one answer more, and with what was found for it where the model looked."""
+        # What the model wrote goes back as the ids it wrote: read as text, a typed "[DET]" in it could steer.
+        said = answer.trace.token_ids
+        if not answer.trace.looked:
+            return past.with_turns(*past.turns, Turn(question=answer.prompt, said=said, regions=regions))
+        looking = replace(answer, trace=replace(answer.trace, token_ids=answer.trace.looked))
+        asked = past.with_turns(*past.turns, Turn(question=answer.prompt, regions=regions))
+        *before, findings = self._told(asked, looking).turns
+        return past.with_turns(*before, replace(findings, said=said))
+
     def _told(self, sample: Sample, answer: Answer) -> Sample:
         """The conversation with a reply that looked, and what was found."""
         found = [link for link in answer.links if TASKS[link.meta.task].told]
@@ -459,13 +470,11 @@ class Chat:
         Raises:
             PromptError: the prompt is empty, or the conversation no longer fits the context.
         """
-        # What the model wrote goes back as the ids it wrote: read as text, a typed "[DET]" in it could steer.
-        past = [
-            Turn(question=answer.prompt, said=answer.trace.token_ids, regions=own)
-            for answer, own in zip(self.answers, self._regions, strict=True)
-        ]
+        past = self._sample.with_turns()
+        for answer, own in zip(self.answers, self._regions, strict=True):
+            past = self._model._gone_on(past, answer, own)
         asked = worded(self._sample, prompt, regions)
-        sample = asked.with_turns(*past, *asked.turns)
+        sample = asked.with_turns(*past.turns, *asked.turns)
         events = self._heard(self._model._ask(sample, True, {**self._settings, **settings}), tuple(regions))
         return events if stream else _answers(events, 1)[0]
 

@@ -48,8 +48,10 @@ def ask(
     device: Device = "cpu",
 ) -> None:
     """Ask a prompt about pictures, or without one: the reply, a table of what was found, and a drawing."""
-    from visionllm import VisionLLM
+    from visionllm import Answer, VisionLLM
 
+    if out is not None and len(images or []) <= 1:
+        Answer.check_path(out)
     regions = [_region(text) for text in region or []]
     vision = VisionLLM.from_pretrained(model, device=device)
     images = images or []

@@ -8,7 +8,6 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from itertools import takewhile
 from pathlib import Path
 from typing import Any, cast
 
@@ -112,18 +111,21 @@ def evaluate(
     for samples in _batches(data, total, how):
         questions = [_fill(sample, how) for sample in samples]
         answers = _ask(model, questions, how)
-        for number, (sample, question, answer) in enumerate(zip(samples, questions, answers, strict=True), asked):
+        for number, (sample, question, (answer, *further)) in enumerate(
+            zip(samples, questions, answers, strict=True), asked
+        ):
             turn = sample.turns[0]
-            # What a caption in the model's own words routes is not right or wrong by name.
-            if not how.known and (turn.task is None or turn.reply is None):
-                routing.add(_routes(question), answer.trace.routed)
+            for turns, said in zip(_exchanges(question), (answer, *further), strict=False):
+                # What a caption in the model's own words routes is not right or wrong by name.
+                if not how.known and all(one.task is None or one.reply is None for one in turns):
+                    routing.add(_routes(turns), said.trace.routed)
             scored = bool(sample.pictures) or (task is not None and not task.pictures)
             if (metric is not None or judged) and scored and (turn.target is not None or turn.reply is not None):
                 for part, own, key in _by_picture(sample, turn, answer, number):
                     for one in filter(None, (metric, *judged.values())):
                         one.add(part, own, key=key)
                 pictures += 1
-        asked += len(samples)
+        asked += sum(map(len, answers))
         done = samples[-1].source.index + 1
         if progress is not None:
             progress(min(done, total), total)
@@ -181,10 +183,10 @@ def _by_picture(sample: Sample, turn: Turn, answer: Answer, question: int) -> It
             yield replace(turn, phrases=phrases, target=turn.target.of(rows)), answer.on(number), key
 
 
-def _routes(sample: Sample) -> list[tuple[str, str]]:
-    """(token, phrase) of all that the first reply must route."""
+def _routes(asked: Sequence[Turn]) -> list[tuple[str, str]]:
+    """(token, phrase) of all that the reply to what is asked in one breath must route."""
     found: list[tuple[str, str]] = []
-    for turn in _breath(sample):
+    for turn in asked:
         task = None if turn.task is None else TASKS[turn.task]
         for number, phrase in enumerate(turn.phrases if task is not None else ()):
             assert task is not None
@@ -194,9 +196,15 @@ def _routes(sample: Sample) -> list[tuple[str, str]]:
     return found
 
 
-def _breath(sample: Sample) -> list[Turn]:
-    """The turns of the first question."""
-    return list(takewhile(lambda turn: turn is sample.turns[0] or turn.joined, sample.turns))
+def _exchanges(sample: Sample) -> list[list[Turn]]:
+    """The turns of each question: those asked in one breath together."""
+    found: list[list[Turn]] = []
+    for turn in sample.turns:
+        if turn.joined and found:
+            found[-1].append(turn)
+        else:
+            found.append([turn])
+    return found
 
 
 def _batches(data: Dataset, total: int, how: Setting) -> Iterator[list[Sample]]:
@@ -234,7 +242,9 @@ def _known(model: VisionLLM, sample: Sample, options: Mapping[str, Any]) -> Answ
     return model.known(turn.task or "", list(sample.pictures), phrases, regions=turn.regions, options=options)
 
 
-def _ask(model: VisionLLM, samples: Sequence[Sample], how: Setting) -> list[Answer]:
+def _ask(model: VisionLLM, samples: Sequence[Sample], how: Setting) -> list[list[Answer]]:
+    """Answers to the questions of each sample: those of a conversation one after the other, each behind the model's
+    own replies to those before it."""
     # The whole curve is measured: a decoder that drops results below a threshold is asked not to.
     options = {
         name: {
@@ -244,11 +254,21 @@ def _ask(model: VisionLLM, samples: Sequence[Sample], how: Setting) -> list[Answ
         for name, decoder in model.decoders.items()
     }
     if how.known:
-        return [_known(model, sample, options) for sample in samples]
-    rngs = [None if how.canonical else item_rng(how.seed, sample.source.index, _WORDING) for sample in samples]
-    words = [render_question(*_breath(sample), rng=rng) for sample, rng in zip(samples, rngs, strict=True)]
-    requests = [
-        (list(sample.pictures), question, [region for turn in _breath(sample) for region in turn.regions])
-        for sample, question in zip(samples, words, strict=True)
-    ]
-    return model.ask_many(requests, options=options)
+        return [[_known(model, sample, options)] for sample in samples]
+    asked = []
+    for sample in samples:
+        rng = None if how.canonical else item_rng(how.seed, sample.source.index, _WORDING)
+        asked.append([
+            (render_question(*turns, rng=rng), [region for turn in turns for region in turn.regions])
+            for turns in _exchanges(sample)
+        ])  # fmt: skip
+    answers: dict[int, list[Answer]] = {}
+    for number, (sample, questions) in enumerate(zip(samples, asked, strict=True)):
+        if len(questions) > 1:
+            chat = model.chat(list(sample.pictures), options=options)
+            answers[number] = [chat.ask(words, regions=regions) for words, regions in questions]
+    alone = [number for number in range(len(samples)) if number not in answers]
+    requests = [(list(samples[number].pictures), *asked[number][0]) for number in alone]
+    for number, answer in zip(alone, model.ask_many(requests, options=options) if requests else (), strict=True):
+        answers[number] = [answer]
+    return [answers[number] for number in range(len(samples))]

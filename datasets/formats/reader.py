@@ -183,7 +183,7 @@ class Boxes:
         """One line on what was dropped or clipped."""
         outside = self.finite & ~self.kept & ~self.empty
         counts = {
-            f"{self.empty.sum()} dropped (zero area)": self.empty.any(),
+            f"{self.empty.sum()} dropped (no area)": self.empty.any(),
             f"{outside.sum()} dropped (outside the picture)": outside.any(),
             f"{self.clipped.sum()} clipped": self.clipped.any(),
             f"{(~self.finite).sum()} not finite (their pictures are skipped)": (~self.finite).any(),

@@ -205,7 +205,7 @@ def frame_of(links: SuperLinks, link: int, ctx: Context) -> Frame | None:
     """The frame of the region that a link speaks of; None for words."""
     meta = links.meta[link]
     sample = ctx.batch.samples[meta.sample]
-    region = named_region(meta.phrase, sample.regions)
+    region = named_region(meta.phrase, sample.named)
     if region is None:
         return None
     size = sample.pictures[region.picture].size

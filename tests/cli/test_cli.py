@@ -202,6 +202,8 @@ def test_a_bad_picture(
 
 def test_one_bad_picture_of_several_is_named(saved: Path, photo: Path, tmp_path: Path, run: Run) -> None:
     told(*run("ask", "detect cars", photo, tmp_path / "gone.png", "--model", saved), "gone.png")
+    # Known before the model is loaded: nobody waits for an answer that cannot be saved.
+    told(*run("ask", "detect cars", photo, "--out", tmp_path / "a.gif", "--model", tmp_path / "none"), "a.gif", ".png")
 
 
 def test_regions_are_points_and_boxes(saved: Path, photo: Path, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -207,8 +207,8 @@ def test_one_position_can_be_looked_at(datasets: list[Dataset]) -> None:
     [
         ("carla_streets", "train", 595, 2041, ""),
         ("carla_streets", "val", 184, 515, ""),
-        ("bccd", "train", 205, 2805, "bccd: of 2805 boxes 1 dropped (zero area)"),
-        ("bccd", "val", 87, 1138, "bccd: of 1138 boxes 1 dropped (zero area)"),
+        ("bccd", "train", 205, 2805, "bccd: of 2805 boxes 1 dropped (no area)"),
+        ("bccd", "val", 87, 1138, "bccd: of 1138 boxes 1 dropped (no area)"),
     ],
 )
 def test_real_data(name: str, split: str, count: int, boxes: int, said: str) -> None:

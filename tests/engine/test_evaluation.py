@@ -5,15 +5,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import yaml
 
 from visionllm.core.answer import Answer, LinkResult, Trace
 from visionllm.core.detections import Detections
 from visionllm.core.errors import ConfigError, DatasetError
 from visionllm.core.superlink import LinkMeta
+from visionllm.core.task import TASKS
 from visionllm.datasets.catalog import Dataset, open_dataset
 from visionllm.evaluation import evaluate
 
@@ -143,6 +146,39 @@ def test_plain_words_are_asked_and_compared(model: Any, monkeypatch: pytest.Monk
     assert report["task"] == "questions"
     with pytest.raises(ConfigError, match="no known-task path to plain words"):
         evaluate(model, data, known=True)
+
+
+def test_a_conversation_is_asked_turn_by_turn(make_model: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """All questions of a sample in one chat, and each reply counts."""
+    model = make_model(mask_width=16)
+    card = {
+        "name": "mine", "task": "detection", "format": "phrases", "license": "Apache-2.0",
+        "splits": {"val": {"length": 4, "longest": 5, "talk": 1.0, "tasks": {"detection": 1, "segmentation": 1}}},
+    }  # fmt: skip
+    (tmp_path / "mine.yaml").write_text(yaml.safe_dump(card))
+    data = open_dataset(tmp_path / "mine.yaml", "val")
+    samples = [data.ask_all(i)[0] for i in range(4)]
+    asked: list[list[str]] = []
+
+    class Chat:
+        def __init__(self, turns: Sequence[Any]) -> None:
+            self.turns = list(turns)
+            asked.append([])
+
+        def ask(self, words: str, regions: Sequence[Any]) -> Answer:
+            asked[-1].append(words)
+            turn = self.turns[len(asked[-1]) - 1]
+            token = TASKS[turn.task].tokens[0].text
+            wrong = len(asked) == 1 and len(asked[-1]) == 2
+            return Answer(text="", trace=Trace(routed=() if wrong else tuple((token, one) for one in turn.phrases)))
+
+    waiting = iter(samples)
+    monkeypatch.setattr(model, "chat", lambda pictures, options: Chat(next(waiting).turns))
+    report = evaluate(model, data, limit=4, canonical=True)
+    count = sum(len(sample.turns) for sample in samples)
+    assert [len(words) for words in asked] == [len(sample.turns) for sample in samples]
+    assert report["questions"] == report["routing"]["replies"] == count
+    assert report["routing"]["failures"] == {"missing": 1}
 
 
 def test_several_pictures_are_scored_one_by_one(model: Any, monkeypatch: pytest.MonkeyPatch) -> None:

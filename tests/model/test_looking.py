@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from visionllm.core.errors import ConfigError
+from visionllm.core.regions import PLACEHOLDER, Box
 from visionllm.core.sample import Sample, Turn
 from visionllm.evaluation import evaluate
 from visionllm.routing.findings import told
@@ -108,6 +109,29 @@ def test_a_conversation_remembers_what_was_said(looking: Any, dictate: Make, pic
     assert chat.ask("how many cars?").text == "two"
     dictate(looking, words("sure"))
     assert chat.ask("are you sure?").text == "sure"
+
+
+def test_a_conversation_remembers_what_was_found(looking: Any, dictate: Make, boxed: Make,
+                                                 monkeypatch: pytest.MonkeyPatch) -> None:  # fmt: skip
+    """The next question is read behind the look and its findings, as in training; what was found has no name."""
+    sample = boxed(phrases=("cars",), boxes=((0, 5, 5, 40, 30), (0, 30, 20, 70, 55)))
+    first = replace(sample.turns[0], task="looking", question="how many cars?", then="2")
+    (photo,) = sample.pictures
+    second = Turn(question=f"what is {PLACEHOLDER}?", reply="a car", regions=(Box(5, 5, 40, 30),))
+    trained = looking.processor.encode([sample.with_turns(first, second)])
+    seen = []
+    encode = looking.processor.encode
+    monkeypatch.setattr(looking.processor, "encode", lambda *a, **k: seen.append(encode(*a, **k)) or seen[-1])
+    monkeypatch.setattr(type(looking), "_sure", lambda self, link: first.target.boxes_xyxy[::-1])
+    chat = looking.chat(photo)
+    dictate(looking, [*look_ids(looking, ("cars",)), *looking.vocabulary.plain("2")])
+    assert chat.ask("how many cars?").text == "2"
+    dictate(looking, looking.vocabulary.plain("a car"))
+    chat.ask(second.question, regions=second.regions)
+    asked = seen[-1].input_ids[0]
+    assert trained.input_ids[0, : len(asked)].tolist() == asked.tolist()
+    assert "region 1" in looking.vocabulary.text(asked.tolist())
+    torch.testing.assert_close(seen[-1].marks.masks, trained.marks.masks)
 
 
 def test_the_same_prompt_in_training_and_use(looking: Any, dictate: Make, boxed: Make,

@@ -193,6 +193,15 @@ class Answer:
         else:
             save_as(path, values=self.to_dict, drawing=self.draw)
 
+    @staticmethod
+    def check_path(path: str | Path) -> None:
+        """Before an answer is waited for: whether ``save`` knows the suffix.
+
+        Raises:
+            VisionLLMError: it does not.
+        """
+        check_suffix(Path(path), (".json", *PICTURE_SUFFIXES))
+
     def explain(self) -> str:
         """A table of links: which token of which phrase went to which decoder and what came out; then the times."""
         lines = [f"prompt  {self.prompt}", f"reply   {self.text}", ""]
@@ -248,11 +257,9 @@ def save_as(
         VisionLLMError: another suffix, or a place that cannot be written.
     """
     path = Path(path)
-    suffix = path.suffix.lower()
-    known = [".json", *(PICTURE_SUFFIXES if drawing else ())]
-    if suffix not in known:
-        raise VisionLLMError(f"{path}: cannot save as {suffix or 'a file without suffix'!r}; use {', '.join(known)}")
-    content = json.dumps(values(), indent=2, allow_nan=False) if suffix == ".json" or not drawing else drawing()
+    check_suffix(path, [".json", *(PICTURE_SUFFIXES if drawing else ())])
+    draws = None if path.suffix.lower() == ".json" else drawing
+    content = json.dumps(values(), indent=2, allow_nan=False) if draws is None else draws()
     try:
         if isinstance(content, str):
             path.write_text(content + "\n", encoding="utf-8")
@@ -260,6 +267,15 @@ def save_as(
             content.save(path)
     except OSError:
         raise VisionLLMError(f"{path}: cannot be written; check that the folder exists and is writable") from None
+
+
+def check_suffix(path: Path, known: Sequence[str]) -> None:
+    """Raises:
+        VisionLLMError: the suffix is none of these.
+    """
+    suffix = path.suffix.lower()
+    if suffix not in known:
+        raise VisionLLMError(f"{path}: cannot save as {suffix or 'a file without suffix'!r}; use {', '.join(known)}")
 
 
 def _table(rows: Sequence[Sequence[str]]) -> list[str]:

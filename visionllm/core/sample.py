@@ -333,12 +333,17 @@ class Sample:
 
     @property
     def regions(self) -> tuple[Region, ...]:
-        """Of all turns, in the order in which they are spoken of: ``region 1``, ``region 2``, ..."""
+        """Of all turns, in the order in which they stand in the text."""
         return tuple(region for turn in self.turns for region in turn.regions)
+
+    @property
+    def named(self) -> tuple[Region, ...]:
+        """Those that the user speaks of, ``region 1``, ``region 2``, ...; what was found has no name."""
+        return tuple(region for turn in self.turns if not turn.told for region in turn.regions)
 
     def picture_of(self, phrase: str) -> int:
         """Which picture a phrase is about: that of its region, the one its last words name, or the first."""
-        region = named_region(phrase, self.regions)
+        region = named_region(phrase, self.named)
         return region.picture if region is not None else named_picture(phrase, len(self.pictures)) or 0
 
     def with_turns(self, *turns: Turn) -> Sample:

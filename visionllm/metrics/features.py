@@ -12,13 +12,15 @@ from typing import Any, ClassVar
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from visionllm.core.answer import Answer
 from visionllm.core.errors import ConfigError
 from visionllm.core.sample import Picture, Turn
 from visionllm.metrics import METRICS
 from visionllm.metrics.bootstrap import interval
+
+_POOLER = {"pooler.dense.weight", "pooler.dense.bias"}
 
 
 class _Mean:
@@ -144,11 +146,25 @@ def _loaded(name: str) -> tuple[Any, Any]:
     from transformers import AutoImageProcessor, AutoModel, AutoProcessor
 
     try:
-        model = AutoModel.from_pretrained(name, use_safetensors=True).eval()
+        model, told = AutoModel.from_pretrained(name, use_safetensors=True, output_loading_info=True)
+        model.eval()
+        lacking = sorted(told["missing_keys"])
+        if lacking and set(lacking) <= _POOLER:
+            # DINO has none, and transformers makes one up: what it would have read is the feature (Caron et al. 2021).
+            model.pooler = _First()
+        elif lacking:
+            raise ConfigError(f"judges: {name}: its weights lack {lacking[0]}; take a whole checkpoint")
         both = hasattr(model, "get_text_features")
         return model, (AutoProcessor if both else AutoImageProcessor).from_pretrained(name)
     except (OSError, ValueError, ImportError) as error:
         raise ConfigError(f"judges: {name}: cannot be loaded ({str(error).splitlines()[0]})") from None
+
+
+class _First(nn.Module):
+    """(B, T, D) states -> (B, D), the first of each: that of the whole, where a network has one."""
+
+    def forward(self, states_BTD: Tensor) -> Tensor:
+        return states_BTD[:, 0]
 
 
 def _pooled(found: Any) -> Tensor:

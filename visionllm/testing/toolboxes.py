@@ -291,6 +291,37 @@ def detectron2_rcnn(*, masks: bool = False, stuff: bool = False) -> dict[str, An
     }  # fmt: skip
 
 
+def detectron2_mask2former() -> dict[str, Any]:
+    """Mask2Former of its own package, which builds on Detectron2: with all keys of its own that it reads."""
+    stages = ["res2", "res3", "res4", "res5"]
+    body = _detectron2_body("build_resnet_backbone", stages)
+    del body["FPN"], body["ANCHOR_GENERATOR"]
+    return {
+        "MODEL": {
+            "META_ARCHITECTURE": "MaskFormer", "MASK_ON": True, **body,
+            "SEM_SEG_HEAD": {
+                "NAME": "MaskFormerHead", "NUM_CLASSES": CLASSES, "IN_FEATURES": stages, "CONVS_DIM": 32,
+                "MASK_DIM": 32, "NORM": "GN", "PIXEL_DECODER_NAME": "MSDeformAttnPixelDecoder",
+                "TRANSFORMER_ENC_LAYERS": 1, "DEFORMABLE_TRANSFORMER_ENCODER_IN_FEATURES": stages[1:],
+            },
+            "MASK_FORMER": {
+                "TRANSFORMER_DECODER_NAME": "MultiScaleMaskedTransformerDecoder",
+                "TRANSFORMER_IN_FEATURE": "multi_scale_pixel_decoder", "HIDDEN_DIM": 32, "NHEADS": 2, "DROPOUT": 0.0,
+                "DIM_FEEDFORWARD": 32, "DEC_LAYERS": 3, "PRE_NORM": False, "ENFORCE_INPUT_PROJ": False,
+                "NUM_OBJECT_QUERIES": 20, "SIZE_DIVISIBILITY": 32, "DEEP_SUPERVISION": True, "NO_OBJECT_WEIGHT": 0.1,
+                "CLASS_WEIGHT": 2.0, "MASK_WEIGHT": 5.0, "DICE_WEIGHT": 5.0, "TRAIN_NUM_POINTS": 256,
+                "OVERSAMPLE_RATIO": 3.0, "IMPORTANCE_SAMPLE_RATIO": 0.75,
+                "TEST": {
+                    "SEMANTIC_ON": False, "PANOPTIC_ON": False, "INSTANCE_ON": True, "OBJECT_MASK_THRESHOLD": 0.0,
+                    "OVERLAP_THRESHOLD": 0.0, "SEM_SEG_POSTPROCESSING_BEFORE_INFERENCE": True,
+                },
+            },
+        },
+        "DATASETS": {"TRAIN": ["nothing"]},
+        "TEST": {"DETECTIONS_PER_IMAGE": 100},
+    }  # fmt: skip
+
+
 def _detectron2_body(name: str, stages: list[str]) -> dict[str, Any]:
     """Group normalisation: it needs no statistics, and Detectron2 takes it in 32 groups."""
     return {

@@ -73,13 +73,13 @@ def test_clipped_dropped_and_counted(coco_root: Root) -> None:
     reader = open_coco(coco_root(spoil))
     assert reader.read(0).boxes_xyxy.tolist() == [[0, 5, 5, 13], [35, 25, 40, 30]]
     assert len(reader.read(1).boxes_xyxy) == 0
-    assert reader.report() == ("tiny: of 4 boxes 1 dropped (zero area), 1 dropped (outside the picture), 2 clipped")
+    assert reader.report() == ("tiny: of 4 boxes 1 dropped (no area), 1 dropped (outside the picture), 2 clipped")
 
 
 def test_negative_sides_are_dropped(coco_root: Root) -> None:
     reader = open_coco(coco_root(lambda c: c["annotations"][0].update(bbox=[20, 20, -5, 4])))
     assert len(reader.read(0).labels) == 1
-    assert "1 dropped (zero area)" in reader.report()
+    assert "1 dropped (no area)" in reader.report()
 
 
 def test_a_box_that_is_not_finite_spoils_its_picture_only(coco_root: Root) -> None:

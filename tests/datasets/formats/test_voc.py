@@ -36,7 +36,7 @@ def test_points_are_dropped_and_outsiders_clipped(voc_root: Root, voc_page: Page
     boxes = [(5, 5, 5, 5), (0, 0, 10, 10), (30, 20, 90, 90), (9, 9, 3, 3), (50, 40, 60, 60)]
     reader = open_voc(voc_root({"a": voc_page([{"box": box} for box in boxes])}))
     assert reader.read(0).boxes_xyxy.tolist() == [[0, 0, 10, 10], [29, 19, 40, 30]]
-    assert reader.report() == ("tiny: of 5 boxes 2 dropped (zero area), 1 dropped (outside the picture), 2 clipped")
+    assert reader.report() == ("tiny: of 5 boxes 2 dropped (no area), 1 dropped (outside the picture), 2 clipped")
 
 
 def test_a_line_of_one_pixel_is_a_box(voc_root: Root, voc_page: Page) -> None:

@@ -25,8 +25,8 @@ class Quoting:
     retrieval", section 3.2, where the names of a collection are what may be written); behind the phrase before it,
     while words are left there. It does not begin with what only leads to names ("every", "all the", "and": the
     quantifiers and joins of all tasks' wordings), nor with a comma; who would begin there begins with the name. It
-    does not hold what closes a request of any task ("please"). Which words, which token and where the list ends stays
-    with the model.
+    does not hold what closes a request ("please", "in the image"). Which words, which token and where the list ends
+    stays with the model.
 
     Not quoted are the phrases of a reply that has words of its own, such as a caption that says where its things are,
     and names of parts: a person's keypoints go without saying.
@@ -194,11 +194,15 @@ def _leading(named: tuple[str, ...]) -> re.Pattern[str]:
 
 @cache
 def _closing(named: tuple[str, ...]) -> re.Pattern[str]:
-    """What closes a request in all templates of these names that close one, and says nothing of it ("please"), at the
-    end of a text."""
-    closings = [{end for end in load_templates(name).suffixes if any(map(str.isalnum, end))} for name in named]
-    shared = sorted(map(re.escape, set.intersection(*filter(None, closings)))) if any(closings) else []
-    return re.compile(rf"(?:{'|'.join(shared) or '(?!)'})[.!]?$", re.IGNORECASE)
+    """What closes a request and says nothing of it, at the end of a text: in all templates of these names that close
+    one ("please"), and in any of them what says that the picture is meant ("in the image")."""
+    closings = [
+        {end.rstrip(".!?") for end in load_templates(name).suffixes if any(map(str.isalnum, end))} for name in named
+    ]
+    shared = set.intersection(*filter(None, closings)) if any(closings) else set()
+    shared |= {end for end in set().union(*closings) if end.startswith(" in ")}
+    ends = "|".join(re.escape(end) for end in sorted(shared)) or "(?!)"
+    return re.compile(rf"(?:(?:{ends})[.!?]?)+$", re.IGNORECASE)
 
 
 def _bytes(text: str) -> bytes:

@@ -92,7 +92,7 @@ def main(
         points = evaluate(model, scenes, limit=limit, known=True)[scenes.task]["semantic"]
         rows = [f"{p['mIoU']:.3f} / {p['mIoU_alone']:.3f} at {p['threshold']:.2f}" for p in points]
         print("areas, among all / alone: " + ", ".join(rows))
-        area = max(points, key=lambda point: point["mIoU"] + point["mIoU_alone"])["threshold"]
+        area = max(points, key=lambda point: point["mIoU_alone"])["threshold"]
         model.configure("objects", area_threshold=area)
     model.configure("objects", thresholds=fixed)
     print(f"longest {side}, threshold {threshold:.3f}, {fixed}, areas {area}")

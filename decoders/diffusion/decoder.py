@@ -286,9 +286,9 @@ class DiffusionDecoder(Decoder):
     def predict(self, links: SuperLinks, ctx: Context, options: Any) -> list[Images]:
         if not len(links):
             return []
-        if options.steps > self.model.steps:
+        if options.steps >= self.model.steps:
             raise ConfigError(f"options.{self.name}.steps: {options.steps}, but the network was trained on "
-                              f"{self.model.steps}; give at most so many")  # fmt: skip
+                              f"{self.model.steps}; give fewer")  # fmt: skip
         states_LOC = self.mapper(links.states.to(self.null.dtype).reshape(len(links), self.mapper.queries, -1))
         null_OC = self.mapper(self.null[None])[0]
         # Seeds count within a sample, so that a picture does not hang on what else is in the batch.

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,8 @@ from visionllm.core.errors import ConfigError
 
 # Sampler -> scheduler of diffusers: Song et al. 2021 (DDIM), Lu et al. 2022 (DPM-Solver++), Karras et al. 2022 (Euler).
 SAMPLERS = {"ddim": "DDIMScheduler", "dpm": "DPMSolverMultistepScheduler", "euler": "EulerDiscreteScheduler"}
+# The one whose noise is learned, and those that published folders of Stable Diffusion and InstructPix2Pix name.
+_TRAINED, _PUBLISHED = "DDPMScheduler", ("PNDMScheduler", "EulerAncestralDiscreteScheduler")
 # Weight of the divergence of a latent, against the mean difference of pixels.
 _DIVERGENCE = 1e-4
 # Of the squared differences against the absolute ones.
@@ -43,8 +46,6 @@ class LatentDiffusion(nn.Module):
 
     def __init__(self, unet: nn.Module, vae: nn.Module | None, schedule: Mapping[str, Any]) -> None:
         super().__init__()
-        from diffusers import DDPMScheduler
-
         more = unet.config.addition_embed_type  # type: ignore[union-attr]
         if more is not None:
             raise ConfigError(
@@ -56,7 +57,7 @@ class LatentDiffusion(nn.Module):
         self.schedule = _public(schedule) or dict(SCHEDULE)
         self._made_new = False  # whether the latents themselves are being learned
         self._spread: float | None = None  # of the latents, where they are being learned
-        self._train_schedule = DDPMScheduler.from_config(self.schedule)
+        self._train_schedule = _scheduler(_TRAINED, self.schedule)
         kind = self._train_schedule.config.prediction_type
         if kind not in ("epsilon", "v_prediction"):
             raise ConfigError(f"scheduler: prediction_type: {kind!r} is not supported; use epsilon or v_prediction")
@@ -74,9 +75,16 @@ class LatentDiffusion(nn.Module):
         if unknown or "unet" not in network:
             raise ConfigError(f"network: {f'unknown key {unknown[0]!r}' if unknown else 'unet: missing'}; "
                               "it has unet, vae and scheduler")  # fmt: skip
+        schedule = network.get("scheduler") or {}
+        if not isinstance(schedule, Mapping):
+            raise ConfigError(f"network.scheduler: expected keys and values, got {type(schedule).__name__}")
+        unknown = sorted(set(_public(schedule)) - _schedule_keys())
+        if unknown:
+            raise ConfigError(f"network.scheduler: unknown key {unknown[0]!r}; it has keys of diffusers' schedulers, "
+                              "such as beta_schedule and prediction_type")  # fmt: skip
         unet = _made(UNet2DConditionModel, network["unet"], "network.unet")
         vae = None if network.get("vae") is None else _made(AutoencoderKL, network["vae"], "network.vae")
-        return cls(unet, vae, network.get("scheduler") or {})
+        return cls(unet, vae, schedule)
 
     @classmethod
     def load(cls, name: str) -> LatentDiffusion:
@@ -102,7 +110,7 @@ class LatentDiffusion(nn.Module):
 
     @property
     def steps(self) -> int:
-        """Steps of the noise it was trained on: a sampler takes no more."""
+        """Steps of the noise it was trained on. A sampler takes fewer: with all it may step beyond the last."""
         return int(self._train_schedule.config.num_train_timesteps)
 
     def adapt(self, rank: int) -> None:
@@ -289,9 +297,8 @@ class LatentDiffusion(nn.Module):
             layout: as in ``loss``; part of the words.
             progress: told (steps done, steps) after each.
         """
-        import diffusers
-
-        scheduler = getattr(diffusers, SAMPLERS[sampler]).from_config(self.schedule)
+        # A folder may name another solver, one that draws noise of its own: then a seed would be no picture.
+        scheduler = _scheduler(SAMPLERS[sampler], {**self.schedule, "algorithm_type": "dpmsolver++"})
         scheduler.set_timesteps(steps, device=noise_BLhw.device)
         latents = noise_BLhw * scheduler.init_noise_sigma
         guided = guidance > 1 and (source_BLhw is None or source_guidance >= 1)
@@ -331,6 +338,30 @@ def _made(cls: Any, keys: Any, source: str) -> Any:
         raise ConfigError(f"{source}: {str(error).splitlines()[0]}") from None
 
 
+def _scheduler(kind: str, keys: Mapping[str, Any]) -> Any:
+    """A scheduler of diffusers out of those keys that it has: each class lacks some of the others'.
+
+    Raises:
+        ConfigError: a value does not fit.
+    """
+    import diffusers
+
+    cls = getattr(diffusers, kind)
+    known = signature(cls.__init__).parameters
+    try:
+        return cls(**{name: value for name, value in keys.items() if name in known})
+    except (NotImplementedError, TypeError, ValueError) as error:
+        raise ConfigError(f"scheduler: {kind}: {str(error).splitlines()[0]}") from None
+
+
+def _schedule_keys() -> set[str]:
+    """Keys that a schedule may have."""
+    import diffusers
+
+    kinds = (_TRAINED, *_PUBLISHED, *SAMPLERS.values())
+    return {name for kind in kinds for name in signature(getattr(diffusers, kind)).parameters}
+
+
 def _public(config: Mapping[str, Any]) -> dict[str, Any]:
     """A configuration of diffusers as plain values, without what it notes about itself."""
     kept = {name: value for name, value in dict(config).items() if not name.startswith("_")}
@@ -343,4 +374,6 @@ def _scheduler_config(name: str) -> dict[str, Any]:
     keys = dict(DDPMScheduler.load_config(name, subfolder="scheduler"))
     # What diffusers' own pipeline mends in folders of its first editions.
     mended = {"steps_offset": 1, "clip_sample": False}
-    return keys | {name: value for name, value in mended.items() if name in keys}
+    # Further keys of a class that is not used here would do nothing.
+    kept = {name: value for name, value in keys.items() if name in _schedule_keys()}
+    return kept | {name: value for name, value in mended.items() if name in kept}

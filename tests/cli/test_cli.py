@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import struct
+import sys
 import zlib
 from collections.abc import Callable
 from pathlib import Path
@@ -342,8 +343,11 @@ def test_a_prompt_that_needs_a_picture(prompt: str, more: list[str], run: Run) -
         assert json.loads(out)["unserved"]
 
 
-def test_pictures_that_were_made_are_saved_with_their_recipe(photo: Path, tmp_path: Path, run: Run) -> None:
-    """As they are, beside nothing, and each by itself; the recipe makes them again."""
+def test_pictures_that_were_made_are_saved_with_their_recipe(
+    photo: Path, tmp_path: Path, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As they are, beside nothing, and each by itself; the recipe makes them again. A bar tells the steps."""
+    monkeypatch.setattr(type(sys.stderr), "isatty", lambda self: True)
     for prompt, more, names in (
         ("upscale this picture", [photo], ["a.png"]),
         ("make it night", [photo, "--option", "editing.steps=2", "--option", "editing.seed=3"], ["b.png"]),
@@ -351,6 +355,7 @@ def test_pictures_that_were_made_are_saved_with_their_recipe(photo: Path, tmp_pa
     ):
         status, _, err = run("ask", prompt, *more, "--out", tmp_path / f"{names[0][0]}.png")
         assert status == 0, err
+        assert ("drawing: [##########" in err and err.endswith("] 2/2\n")) == ("steps=2" in " ".join(map(str, more)))
         for name in names:
             again = tmp_path / f"again_{name}"
             status, _, err = run("replay", tmp_path / name, *[one for one in more if one is photo], "--out", again)

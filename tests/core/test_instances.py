@@ -86,8 +86,12 @@ def test_a_pixel_goes_to_its_likeliest_phrase() -> None:
     assert (labels == -1).sum() == labels.size - (cup | square(8, 3, 10)).sum()
     # By itself the plate has all of it.
     assert two.area("plate").area == 100
+    # The level of an area is its own; a pixel that belongs to none more likely than not has none.
     strict = replace(two, areas=object_array([replace(area, threshold=0.6) for area in two.areas]))
-    assert sorted(np.unique(strict.semantic())) == [-1, 0]
+    assert strict.area("plate").area == 0
+    np.testing.assert_array_equal(strict.semantic(), labels)
+    faint = replace(two, scores=np.array([0.9, 0.49], np.float32), areas=None)
+    assert sorted(np.unique(faint.semantic())) == [-1, 0]
 
 
 def test_areas_of_another_number_or_picture_are_refused() -> None:

@@ -90,6 +90,30 @@ def test_equal_pictures_are_alike(dino: Path) -> None:
     assert answered("frechet", dino, pictures[:1], pictures[:1])["distance"] is None
 
 
+def test_a_network_without_a_pooler_says_what_stands_first(tmp_path: Path) -> None:
+    """Published DINO: transformers would put random weights behind it, other ones at each start."""
+    from transformers import ViTConfig, ViTImageProcessor, ViTModel
+
+    torch.manual_seed(0)
+    config = ViTConfig(hidden_size=16, num_hidden_layers=1, num_attention_heads=2, image_size=28, patch_size=14)
+    own = ViTModel(config, add_pooling_layer=False).eval()
+    own.save_pretrained(tmp_path)
+    processor = ViTImageProcessor(size={"height": 28, "width": 28})
+    processor.save_pretrained(tmp_path)
+    one, other = noise(0), noise(1)
+    with torch.no_grad():
+        first = [own(**processor(images=x.pixels, return_tensors="pt")).last_hidden_state[:, 0] for x in (one, other)]
+    wanted = float(torch.cosine_similarity(*first))
+    assert answered("similarity", tmp_path, [one], [other])["similarity"] == pytest.approx(wanted, abs=1e-5)
+    # What lacks more has no features at all.
+    torch.manual_seed(0)
+    kept = {name: value for name, value in own.state_dict().items() if "layernorm.weight" not in name}
+    own.save_pretrained(tmp_path / "half", state_dict=kept)
+    processor.save_pretrained(tmp_path / "half")
+    with pytest.raises(ConfigError, match=r"half: its weights lack .*layernorm\.weight; take a whole checkpoint"):
+        METRICS["similarity"]((), judge=str(tmp_path / "half"))
+
+
 def test_clip_score_is_the_model_s_own(clip: Path, dino: Path) -> None:
     from transformers import CLIPModel, CLIPProcessor
 

@@ -39,10 +39,10 @@ def asked(phrases: tuple[str, ...], truth: BoxTarget) -> Turn:
     return Turn(task="segmentation", phrases=phrases, target=truth)
 
 
-def answer(**found: list[tuple[float, Mask]]) -> Answer:
+def answer(*, level: float = 0.5, **found: list[tuple[float, Mask]]) -> Answer:
     links = []
     for phrase, rows in found.items():
-        area = SoftMask.any_of([mask for _, mask in rows], [score for score, _ in rows], SIZE, 0.5)
+        area = SoftMask.any_of([mask for _, mask in rows], [score for score, _ in rows], SIZE, level)
         result = Masks(
             boxes_xyxy=np.array([mask.box_xyxy for _, mask in rows], np.float32).reshape(-1, 4),
             scores=np.array([score for score, _ in rows], np.float32), labels=np.zeros(len(rows), np.int64),
@@ -93,6 +93,16 @@ def test_phrases_of_one_place_take_pixels_from_each_other() -> None:
     report = metric.compute()
     assert report["mIoU"] == pytest.approx((1 + 0) / 2)
     assert report["mIoU_alone"] == pytest.approx((1 + 0.5) / 2)
+
+
+def test_the_level_of_an_area_is_its_own() -> None:
+    """A pixel among all belongs to its likeliest phrase where that is likelier than not, whatever an area asks for."""
+    metric = SegmentationMetric(("car",))
+    found = answer(level=0.7, car=[(0.9, block(0, 0, 5, 10)), (0.6, block(5, 0, 10, 10))])
+    metric.add(asked(("car",), target([(0, block(0, 0, 10, 10))])), found, key=0)
+    report = metric.compute()
+    assert (report["mIoU"], report["mIoU_alone"]) == (1.0, 0.5)
+    assert (report["mIoU_interval"], report["mIoU_alone_interval"]) == ([1.0, 1.0], [0.5, 0.5])
 
 
 def test_intervals_are_those_of_the_pictures_drawn() -> None:

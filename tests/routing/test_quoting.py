@@ -170,6 +170,9 @@ def test_no_phrase_begins_with_what_leads_to_it(
     ("add a bicycle here", "here"),  # says where
     ("add a sign please that says bicycle", "bicycle"),
     ("please", "please"),
+    ("find a bicycle in the image", "bicycle"),
+    ("find a bicycle in this picture please.", "bicycle"),
+    ("find a bicycle in picture 2", "2"),
 ])  # fmt: skip
 def test_no_phrase_holds_what_closes_a_request(vocabulary: Vocabulary, words: str, end: str) -> None:
     rng, last = np.random.default_rng(0), set[str]()

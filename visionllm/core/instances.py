@@ -25,6 +25,9 @@ if TYPE_CHECKING:
 
 _TINT = 0.45  # how much of a mask's colour covers the picture
 
+# Likelihood times 255 from which on a pixel more likely belongs to a phrase than not.
+EVEN = 128
+
 
 @RESULT_TYPES.register("masks")
 @dataclass(kw_only=True, slots=True, frozen=True, eq=False, repr=False)
@@ -95,11 +98,12 @@ class Masks(Detections):
         """(H, W) int64: of each pixel the place of its phrase, and -1 where it has none: its semantic segmentation.
 
         Each pixel goes to the phrase it most likely belongs to (Cheng et al. 2021, "MaskFormer", section 3.4), of
-        equals to the first asked; phrases of one meaning take pixels from each other, which ``area`` does not.
+        equals to the first asked; phrases of one meaning take pixels from each other, which ``area`` does not. Where
+        even that one is less likely than not, there is none: the level of an ``area`` is higher, for nothing else
+        keeps it from what belongs to others.
         """
         labels, likely = self.likeliest()
-        levels = np.array([area.level for area in self.areas] or [1])
-        return np.where(likely >= levels[labels], labels, -1)
+        return np.where(likely >= EVEN, labels, -1)
 
     def likeliest(self) -> tuple[np.ndarray, np.ndarray]:
         """(H, W) int64 place of the likeliest phrase, and (H, W) uint8 its likelihood times 255."""

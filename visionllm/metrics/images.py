@@ -21,6 +21,8 @@ from visionllm.metrics.bootstrap import interval
 # Of the windows and constants of Wang et al. 2004, "Image quality assessment: from error visibility to structural
 # similarity".
 _WINDOW, _SIGMA, _K1, _K2 = 11, 1.5, 0.01, 0.03
+# Of a smaller picture its pooling leaves nothing.
+_ALEXNET = 31
 
 
 def psnr(one_HW3: np.ndarray, other_HW3: np.ndarray) -> float:
@@ -47,9 +49,10 @@ def ssim(one_HW3: np.ndarray, other_HW3: np.ndarray) -> float:
 
 def lpips(one_HW3: np.ndarray, other_HW3: np.ndarray) -> float | None:
     """Distance of two uint8 pictures as people perceive it (Zhang et al. 2018, "The unreasonable effectiveness of deep
-    features"), by the ``lpips`` package; None where it, or the features it downloads, cannot be had."""
+    features"), by the ``lpips`` package; None where it, or the features it downloads, cannot be had, and of pictures
+    smaller than its network reads (31 pixels)."""
     network = _lpips()
-    if network is None:
+    if network is None or min(one_HW3.shape[:2]) < _ALEXNET:
         return None
     import torch
 

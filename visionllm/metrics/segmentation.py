@@ -18,6 +18,7 @@ import numpy as np
 from visionllm.core.answer import Answer
 from visionllm.core.arrays import object_array
 from visionllm.core.errors import DatasetError
+from visionllm.core.instances import EVEN
 from visionllm.core.masks import Mask
 from visionllm.core.sample import Turn
 from visionllm.metrics import METRICS
@@ -36,13 +37,13 @@ class SegmentationMetric(DetectionMetric):
 
     def __init__(self, names: Sequence[str] = (), **settings: Any) -> None:
         super().__init__(names, **settings)
-        self._levels: dict[str, int] = {}  # likelihood times 255 from which on a pixel counts
+        self._levels: dict[str, int] = {}  # likelihood times 255 from which on a pixel counts by itself
         # By phrase: (4, 256) pixels of each likelihood, those that are its own among all and by itself, and of these
         # the true ones; and its true pixels.
         self._pixels: dict[str, np.ndarray] = defaultdict(lambda: np.zeros((4, 256)))
         self._true: dict[str, int] = defaultdict(int)
         # Picture -> phrase -> pixels that count as its own, among all and by itself, the true ones of these two, and
-        # all true ones, at the level of the answer.
+        # all true ones, at the levels of the answer.
         self._parts: dict[Hashable, dict[str, list[float]]] = defaultdict(dict)
         self._codes: dict[int, dict[str, Any]] = {}
 
@@ -74,7 +75,8 @@ class SegmentationMetric(DetectionMetric):
                 np.maximum(alone[area.window()], area.patch, out=alone[area.window()])
             values = (mine, alone, np.where(true, mine, 0), np.where(true, alone, 0))
             self._pixels[phrase] += [np.bincount(value.ravel(), minlength=256) for value in values]
-            counted = [float((value >= self._levels.get(phrase, 1)).sum()) for value in values]
+            levels = (EVEN, self._levels.get(phrase, 1)) * 2
+            counted = [float((value >= level).sum()) for value, level in zip(values, levels, strict=True)]
             self._parts[key][phrase] = [*counted, float(true.sum())]
 
     def shapes(self, found: Any) -> np.ndarray:
@@ -104,7 +106,8 @@ class SegmentationMetric(DetectionMetric):
         ours, both = reached[:, :2], reached[:, 2:]
         true = np.array([self._true[name] for name in names])[:, None, None]
         values = both / (ours + true - both)
-        own = values[np.arange(len(names)), :, [self._levels.get(name, 1) for name in names]]
+        levels = np.array([[EVEN, self._levels.get(name, 1)] for name in names], np.int64).reshape(-1, 2)
+        own = np.take_along_axis(values, levels[..., None], 2)[..., 0]
         for name, value in zip(names, own, strict=True):
             report["categories"][name]["IoU"] = float(value[0])
 

@@ -86,7 +86,8 @@ def test_an_edit_has_the_shape_of_its_source(drawer: VisionLLM, picture: Make) -
         ({"size": (18, 15)}, r"size: 15 is not a multiple of 2; use 14 or 16"),
         ({"guidance": float("inf")}, r"guidance: .*less than or equal to 100"),
         ({"guidance": float("nan")}, r"guidance: "),
-        ({"steps": 1001}, r"options\.generation\.steps: 1001, but the network was trained on 1000"),
+        # One step beyond the last is not in the table of its noise.
+        ({"steps": 1000}, r"options\.generation\.steps: 1000, but the network was trained on 1000; give fewer"),
         ({"sampler": "plms"}, r"sampler: .*ddim"),
         ({"seed": -1}, "seed"),
         ({"seed": 10**22}, "seed"),
@@ -97,6 +98,35 @@ def test_wrong_options_are_one_line(drawer: VisionLLM, options: dict[str, Any], 
     with pytest.raises(ConfigError, match=words) as caught:
         drawer.generate(None, ["a"], options={"generation": options})
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"source_guidance": -1}, r"options\.editing: source_guidance: .*greater than or equal to 0"),
+        ({"source_guidance": 101}, r"source_guidance: .*less than or equal to 100"),
+        ({"guidance": -1}, r"options\.editing: guidance: .*greater than or equal to 0"),
+        ({"steps": 0}, r"options\.editing: steps: .*greater than 0"),
+        ({"size": (16, 18)}, r"options\.editing\.size: 18 is not a multiple of 4; use 16 or 20"),
+    ],
+)
+def test_wrong_options_of_an_edit(drawer: VisionLLM, picture: Make, options: dict[str, Any], words: str) -> None:
+    with pytest.raises(ConfigError, match=words):
+        drawer.edit(picture(80, 40).pixels, ["make it blue"], options={"editing": options})
+
+
+def test_most_steps_and_one(drawer: VisionLLM) -> None:
+    """Any number of steps below those it was trained on is drawn, and no other."""
+    decoder = drawer.decoders["generation"]
+    schedule = {"num_train_timesteps": 12, "steps_offset": 1, "timestep_spacing": "leading"}
+    before, decoder.model = decoder.model, type(decoder.model).build({**decoder.model.network, "scheduler": schedule})
+    for sampler in ("ddim", "dpm", "euler"):
+        for steps in (1, 7, 11):
+            made = drawer.generate(None, ["a"], options={"generation": {"steps": steps, "sampler": sampler}}).images
+            assert made.pictures[0].size == (16, 16)
+    with pytest.raises(ConfigError, match="12, but the network was trained on 12; give fewer"):
+        drawer.generate(None, ["a"], options={"generation": {"steps": 12}})
+    decoder.model = before
 
 
 def test_an_edit_needs_a_picture(drawer: VisionLLM) -> None:

@@ -26,11 +26,11 @@ def published(tiny_diffusion: Make, tmp_path_factory: pytest.TempPathFactory) ->
     import diffusers
     from transformers import CLIPTextConfig, CLIPTextModel
 
-    made: dict[int, tuple[Path, Any]] = {}
+    made: dict[tuple[int, str], tuple[Path, Any]] = {}
 
-    def make(reads: int) -> tuple[Path, Any]:
-        if reads in made:
-            return made[reads]
+    def make(reads: int, kind: str = "epsilon") -> tuple[Path, Any]:
+        if (reads, kind) in made:
+            return made[reads, kind]
         torch.manual_seed(reads)
         keys = tiny_diffusion(reads)
         text = CLIPTextConfig(
@@ -40,7 +40,7 @@ def published(tiny_diffusion: Make, tmp_path_factory: pytest.TempPathFactory) ->
         # Stable Diffusion 1.5's own schedule, and its class.
         schedule = diffusers.PNDMScheduler(
             beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", skip_prk_steps=True, steps_offset=1,
-            set_alpha_to_one=False,
+            set_alpha_to_one=False, prediction_type=kind,
         )  # fmt: skip
         pipeline = getattr(diffusers, PIPELINES[reads])(
             unet=diffusers.UNet2DConditionModel(**keys["unet"]), vae=diffusers.AutoencoderKL(**keys["vae"]),
@@ -50,8 +50,8 @@ def published(tiny_diffusion: Make, tmp_path_factory: pytest.TempPathFactory) ->
         folder = tmp_path_factory.mktemp(f"published{reads}")
         pipeline.save_pretrained(folder)
         pipeline.set_progress_bar_config(disable=True)
-        made[reads] = folder, pipeline
-        return made[reads]
+        made[reads, kind] = folder, pipeline
+        return made[reads, kind]
 
     return make
 
@@ -65,10 +65,11 @@ def states_of(pipeline: Any, seed: int) -> Tensor:
 
 @pytest.mark.parametrize("guidance", [1.0, 4.0])
 @pytest.mark.parametrize("sampler", SAMPLERS)
-def test_the_same_picture_as_the_pipeline(published: Make, sampler: str, guidance: float) -> None:
+@pytest.mark.parametrize("kind", ["epsilon", "v_prediction"])
+def test_the_same_picture_as_the_pipeline(published: Make, kind: str, sampler: str, guidance: float) -> None:
     import diffusers
 
-    folder, pipeline = published(1)
+    folder, pipeline = published(1, kind)
     ours = LatentDiffusion.load(str(folder)).eval()
     states, null = states_of(pipeline, 0), states_of(pipeline, 1)
     # As users set one: from the folder, where every key of the schedule stands.
@@ -123,6 +124,30 @@ def test_an_old_folder_is_read_as_the_pipeline_reads_it(published: Make, tmp_pat
                  latents=noise.clone(), output_type="np").images  # fmt: skip
     drawn = ours.draw(states, states, noise, sampler="ddim", steps=4, guidance=1.0)
     np.testing.assert_allclose(drawn.permute(0, 2, 3, 1).numpy(), wanted, atol=1e-4)
+
+
+def test_a_schedule_is_read_without_a_word(published: Make, caplog: pytest.LogCaptureFixture) -> None:
+    """Each of diffusers' schedulers warns of keys that another class has, once a picture."""
+    from diffusers.utils import logging
+
+    folder, _ = published(1)
+    caplog.clear()
+    logging.enable_propagation()
+    ours = LatentDiffusion.load(str(folder)).eval()
+    assert "skip_prk_steps" in ours.schedule  # a key of its own class
+    for sampler in SAMPLERS:
+        ours.draw(torch.zeros(1, 7, 16), torch.zeros(1, 7, 16), torch.zeros(1, 4, 4, 4), sampler=sampler, steps=1,
+                  guidance=1.0)  # fmt: skip
+    logging.disable_propagation()
+    assert not caplog.records
+
+
+def test_a_seed_is_a_picture_whatever_solver_a_folder_names(tiny_diffusion: Make) -> None:
+    """This one draws noise of its own at every step."""
+    model = LatentDiffusion.build(tiny_diffusion(vae=False, algorithm_type="sde-dpmsolver++")).eval()
+    noise, states = torch.randn(1, 3, 8, 8, generator=torch.Generator().manual_seed(0)), torch.zeros(1, 5, 16)
+    one, other = (model.draw(states, states, noise, sampler="dpm", steps=4, guidance=1.0) for _ in range(2))
+    assert torch.equal(one, other)
 
 
 def test_it_is_built_anew_from_its_keys(published: Make) -> None:
@@ -223,6 +248,9 @@ def test_a_wrong_network_is_one_line(tiny_diffusion: Make, tmp_path: Path) -> No
         ({"unet": 3}, "network.unet: expected keys and values"),
         ({"unet": {**keys["unet"], "no_such": 1}}, "network.unet: .*no_such"),
         ({**keys, "scheduler": {"prediction_type": "sample"}}, "prediction_type: 'sample'"),
+        ({**keys, "scheduler": {"beta_strt": 0.1}}, "network.scheduler: unknown key 'beta_strt'"),
+        ({**keys, "scheduler": {"beta_schedule": "round"}}, "scheduler: DDPMScheduler: round is not implemented"),
+        ({**keys, "scheduler": "ddim"}, "network.scheduler: expected keys and values, got str"),
         (
             {
                 "unet": {

@@ -73,6 +73,51 @@ def test_phrases_left_out_teach_the_null_link(drawer: VisionLLM) -> None:
     assert losses == [(False, True), (True, False)]
 
 
+def test_source_pictures_are_left_out_too(drawer: VisionLLM) -> None:
+    """In training alone, and each by itself: guidance by the picture goes by what is drawn without it."""
+    decoder = drawer.decoders["editing"]
+    samples = []
+    for i in range(8):
+        sample = sample_of(f"make it {i}", (9 * i + 60, 30, 30))
+        (turn,) = sample.turns
+        samples.append(replace(sample, pictures=turn.target.pictures, turns=(replace(turn, task="editing"),)))
+    batch, seen = drawer.processor.encode(samples), []
+    hook = decoder.model.unet.register_forward_pre_hook(lambda module, given: seen.append(given[0][:, 4:]))
+    for drop, training in ((0.0, True), (0.5, True), (0.999, True), (0.5, False)):
+        decoder.drop = drop
+        torch.manual_seed(1)
+        with torch.no_grad():
+            drawer.train(training)(batch)
+    hook.remove()
+    decoder.drop = 0.1
+    drawer.eval()
+    shown = [int(source.flatten(1).any(1).sum()) for source in seen]
+    assert (shown[0], shown[2], shown[3]) == (8, 0, 8)
+    assert 0 < shown[1] < 8
+
+
+@pytest.mark.parametrize("kind", ["epsilon", "v_prediction"])
+def test_a_bound_of_the_signal_weighs_the_loss(drawer: VisionLLM, kind: str) -> None:
+    """``min_snr`` of the decoder: in evaluation every picture is at the middle step, where all are weighed alike."""
+    decoder = drawer.decoders["editing"]
+    sample = sample_of("a red square", (220, 30, 30))
+    (turn,) = sample.turns
+    sample = replace(sample, pictures=turn.target.pictures, turns=(replace(turn, task="editing"),))
+    batch, before = drawer.processor.encode([sample]), decoder.model
+    decoder.model = type(before).build({**before.network, "scheduler": {**before.schedule, "prediction_type": kind}})
+    decoder.model.load_state_dict(before.state_dict())
+    drawer.eval()
+    lost = []
+    for bound in (None, 0.01):
+        decoder.min_snr = bound
+        with torch.no_grad():
+            lost.append(float(drawer(batch).sums["editing/noise"]))
+    share = float(decoder.model._train_schedule.alphas_cumprod[500])
+    ratio = share / (1 - share)
+    decoder.min_snr, decoder.model = None, before
+    assert lost[1] == pytest.approx(lost[0] * 0.01 / (ratio + (kind == "v_prediction")), rel=1e-4)
+
+
 @pytest.mark.slow
 def test_two_pictures_are_learned_by_their_words(settings: dict[str, Any]) -> None:
     """Through the links: the same noise becomes the one or the other, as the phrase says."""
@@ -246,8 +291,9 @@ def test_adapters_change_nothing_at_first_and_learn_alone(settings: dict[str, An
 
 
 @pytest.fixture(scope="module")
-def text_encoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Tokenizer and text encoder in a pipeline's layout: five states of width 16."""
+def text_encoder(tiny_diffusion: Make, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A whole pipeline, saved by diffusers; its text encoder has five states of width 16."""
+    import diffusers
     from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
     folder = tmp_path_factory.mktemp("text")
@@ -256,13 +302,41 @@ def text_encoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "vocab.json").write_text(json.dumps(words))
     (folder / "merges.txt").write_text("#version: 0.2\n")
     tokenizer = CLIPTokenizer(str(folder / "vocab.json"), str(folder / "merges.txt"), model_max_length=5)
-    tokenizer.save_pretrained(folder / "tokenizer")
     torch.manual_seed(0)
     config = CLIPTextConfig(vocab_size=len(words), hidden_size=16, intermediate_size=16, num_hidden_layers=1,
                             num_attention_heads=2, max_position_embeddings=5, projection_dim=16,
                             bos_token_id=52, eos_token_id=53)  # fmt: skip
-    CLIPTextModel(config).save_pretrained(folder / "text_encoder")
-    return folder
+    keys = tiny_diffusion()
+    diffusers.StableDiffusionPipeline(
+        unet=diffusers.UNet2DConditionModel(**keys["unet"]), vae=diffusers.AutoencoderKL(**keys["vae"]),
+        text_encoder=CLIPTextModel(config).eval(), tokenizer=tokenizer, scheduler=diffusers.PNDMScheduler(),
+        safety_checker=None, feature_extractor=None, requires_safety_checker=False,
+    ).save_pretrained(folder / "pipeline")  # fmt: skip
+    return folder / "pipeline"
+
+
+def test_a_whole_pipeline_draws_and_teaches(settings: dict[str, Any], text_encoder: Path) -> None:
+    """One folder for all: its UNet under adapters, and its text encoder, whose states are the pipeline's own."""
+    import diffusers
+
+    own = {"pretrained": str(text_encoder), "align": str(text_encoder), "size": 16, "outputs": 5, "mapper_heads": 4,
+           "lora": 2, "drop": 0.0}  # fmt: skip
+    torch.manual_seed(0)
+    model = build_model(ModelConfig(**settings | {"decoders": {"generation": own}})).train()
+    pipeline = diffusers.StableDiffusionPipeline.from_pretrained(text_encoder, safety_checker=None)
+    phrases = ["a bus", "red"]
+    theirs, nothing = pipeline.encode_prompt(phrases, "cpu", 1, True)
+    teacher = model.decoders["generation"]._teachers[0]
+    torch.testing.assert_close(teacher(phrases), theirs)
+    torch.testing.assert_close(teacher([""]), nothing[:1])
+    losses = model(model.processor.encode([sample_of(phrase, (9, 30, 30)) for phrase in phrases])).sums
+    (losses["generation/noise"] + losses["generation/align"]).backward()
+    table = dict(model.named_parameters())
+    assert float(table["link_queries.tables.[GEN]"].grad.abs().sum()) > 0
+    learned = {name for name, p in table.items() if p.grad is not None and ".unet." in name}
+    assert learned
+    assert all("lora_" in name for name in learned)
+    assert model.eval().generate(None, ["a"], options={"generation": {"steps": 2}}).images.pictures[0].size == (16, 16)
 
 
 def test_links_learn_to_say_what_a_text_encoder_says(

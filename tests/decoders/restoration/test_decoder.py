@@ -53,6 +53,23 @@ def test_any_picture_becomes_twice_as_large(sharpener: VisionLLM, picture: Make,
     assert np.array_equal(again.pictures[0].pixels, made.pixels)
 
 
+def test_four_times_as_large(settings: dict[str, Any], picture: Make) -> None:
+    """``scale: 4``: what is made, what is learned, and a pair that is of another scale."""
+    torch.manual_seed(0)
+    model = build_model(ModelConfig(**settings | {"decoders": {"restoration": {**SMALL, "scale": 4}}})).eval()
+    small, sharp = picture(20, 16).pixels, picture(80, 64, seed=4).pixels
+    assert model.upscale(small, ["picture"]).images.pictures[0].size == (80, 64)
+    found, wanted = (torch.from_numpy(one).permute(2, 0, 1)[None].float() / 255 for one in (small, sharp))
+    # A new network only enlarges.
+    plain = torch.nn.functional.interpolate(found, scale_factor=4, mode="bicubic", align_corners=False)
+    loss = model(model.processor.encode([sample_of(small, sharp)])).sums["restoration/sharp"]
+    assert float(loss.detach()) == pytest.approx(float((plain - wanted).abs().mean()), rel=1e-4)
+    loss.backward()
+    assert float(model.decoders["restoration"].network.out.weight.grad.abs().sum()) > 0
+    with pytest.raises(AnnotationError, match="40 x 32, 4 times 20 x 16 is 80 x 64"):
+        model(model.processor.encode([sample_of(small, picture(40, 32).pixels)]))
+
+
 def test_a_large_picture_is_refused(sharpener: VisionLLM, picture: Make) -> None:
     decoder = sharpener.decoders["restoration"]
     decoder.most_pixels, before = 99, decoder.most_pixels

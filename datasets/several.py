@@ -20,16 +20,16 @@ from visionllm.datasets.pointing import POINTERS, solid
 
 # Names asked of one picture, at most.
 MOST_NAMES = 4
-# What stands in brackets is what the reply says again: it names what the user named.
+# What stands in brackets is what the reply says again: it names what the user named, without an article.
 _SAME = (
-    "segment [the same as {region} in {picture}]", "find and mask [the same kind of thing as {region} in {picture}]",
+    "segment the [same as {region} in {picture}]", "find and mask the [same kind of thing as {region} in {picture}]",
     "outline [what looks like {region} in {picture}]", "segment [everything like {region} in {picture}]",
-    "mask [what is the same as {region} in {picture}]", "{region} is an example: segment [the same in {picture}]",
+    "mask [what is the same as {region} in {picture}]", "{region} is an example: segment the [same in {picture}]",
 )  # fmt: skip
 _FIND = (
-    "find [the same as {region} in {picture}]", "detect [the same kind of thing as {region} in {picture}]",
+    "find the [same as {region} in {picture}]", "detect the [same kind of thing as {region} in {picture}]",
     "where is [something like {region} in {picture}]?", "draw boxes around [everything like {region} in {picture}]",
-    "box [what is the same as {region} in {picture}]", "{region} is an example: find [the same in {picture}]",
+    "box [what is the same as {region} in {picture}]", "{region} is an example: find the [same in {picture}]",
 )  # fmt: skip
 _IS, _WHAT = ("{region} is a {name}.", "this is a {name}: {region}."), ("what is {region}?", "then what is {region}?",
                                                                         "name {region}")  # fmt: skip

@@ -223,7 +223,7 @@ class LookingAsker(QuestionAsker):
 class ConversationAsker(Asker):
     """Two to four turns of any kind about one picture, some of them asked in one breath: the mixture of a user's day.
 
-    An evaluation asks all of them in one breath and measures what is routed.
+    An evaluation asks one question after the other and measures what is routed.
 
     Args:
         also: further kinds.
@@ -263,12 +263,8 @@ class ConversationAsker(Asker):
     def every(
         self, record: Record, wording: Wording, *partners: Record, chunk: int | None = None
     ) -> tuple[Sample, ...]:
-        """One sample, always the same."""
-        drawn = self.draw(record, wording, np.random.default_rng(record.source.index))
-        turns: list[Turn] = []
-        for turn in drawn.turns:
-            turns.append(replace(turn, joined=_in_one_breath(turns, turn)))
-        return (replace(drawn, turns=tuple(turns)),)
+        """One conversation, always the same."""
+        return (self.draw(record, wording, np.random.default_rng(record.source.index)),)
 
     def _serves(self, kind: str, record: Record) -> bool:
         wanted = ASKERS[kind].needs - SEEN

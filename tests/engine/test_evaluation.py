@@ -230,5 +230,5 @@ def test_regions_have_a_known_path_where_nothing_is_compared(make_model: Any) ->
     model = make_model(mask_width=16, regions={})
     report = evaluate(model, open_dataset("scenes", "val", task="interactive"), known=True, limit=1)
     assert report["interactive"]["box"]["regions"] > 0
-    with pytest.raises(ConfigError, match="no known-task path to 'the same as region 1 in picture 2'"):
+    with pytest.raises(ConfigError, match="no known-task path to 'same as region 1 in picture 2'"):
         evaluate(model, open_dataset("scenes", "val", task="in_context"), known=True, limit=1)

@@ -1,8 +1,10 @@
 """All that a decoder owes, a test each; `visionllm check-decoder depth` prints the same as a table."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -10,7 +12,9 @@ import torch
 from transformers import DepthAnythingConfig, DepthAnythingForDepthEstimation
 from visionllm_depth import DepthDecoder, contract_case
 
+from visionllm import open_dataset
 from visionllm.core.errors import CheckpointError
+from visionllm.metrics import METRICS
 from visionllm.testing import CHECKS, Bench, Case
 from visionllm.testing.report import run
 
@@ -22,7 +26,6 @@ def test_conformance(decoder_check: Callable[[], None]) -> None:
 
 def test_the_truth_of_a_scene() -> None:
     """Nearer things have lower ranks, the sky is beyond, and a mirror moves all of it."""
-    from visionllm import open_dataset
     from visionllm.core.geometry import Geometry
 
     (sample,) = open_dataset("scenes", "val", task="depth").ask_all(0)
@@ -35,8 +38,6 @@ def test_the_truth_of_a_scene() -> None:
 
 
 def test_the_score_by_hand() -> None:
-    from types import SimpleNamespace
-
     from visionllm_depth import OrderMetric, OrderTarget
     from visionllm_depth.result import Depths
 
@@ -100,6 +101,35 @@ def test_no_link_is_what_transformers_gives(kind: str, most: int, tmp_path: Path
     again.load_state_dict(ours.state_dict())
     with torch.no_grad():
         assert torch.equal(again.eval().network(pixels, None), seen)
+
+
+def test_eight_scenes_by_heart() -> None:
+    """Depth Anything from scratch, by order alone; no thing stands before one that is nearer in nine pairs of ten."""
+    data = open_dataset("scenes", "train", task="depth")
+    samples = [data.ask_all(index)[0] for index in range(8)]
+    config = {"longest": 112, "network": {**TINY_ANYTHING, "fusion_hidden_size": 32, "neck_hidden_sizes": [32] * 4}}
+    bench = Bench("depth", Case(config=config, sample=lambda *_, **__: samples[0]))
+    torch.manual_seed(0)
+    decoder = bench.built(stirred=0.0).train()
+    made = bench.stage(samples, decoder)
+    link = torch.nn.Parameter(torch.randn(len(made.links.states) // 8, made.links.states.shape[1]))
+    learned = [link, *(p for p in decoder.parameters() if p.requires_grad)]
+    learns = torch.optim.AdamW(learned, lr=2e-3)
+    for _ in range(120):
+        made.links = replace(made.links, states=link.repeat(8, 1))
+        learns.zero_grad()
+        made.loss()["order"].div(8).backward()
+        assert link.grad is not None
+        assert link.grad.abs().sum() > 0
+        torch.nn.utils.clip_grad_norm_(learned, 1.0)
+        learns.step()
+    metric = METRICS["depth"](())
+    decoder.eval()
+    for sample, found in zip(samples, made.predict(), strict=True):
+        metric.add(sample.turns[0], SimpleNamespace(results={"depth": found}), key=0)
+    order = metric.compute()["order"]
+    print(f"order {order:.3f}")
+    assert order > 0.9
 
 
 def test_where_it_comes_from_is_told_once_and_rightly() -> None:

@@ -1,5 +1,6 @@
 """Any meta-architecture of Detectron2 as a decoder: Faster and Mask R-CNN, RetinaNet, panoptic FPN's instances and what
-users have registered, through its public API alone (``build_model``, ``Instances``, ``EventStorage``).
+packages have registered (Mask2Former and its kin), through its public API alone (``build_model``, ``Instances``,
+``EventStorage``).
 """
 
 from __future__ import annotations
@@ -10,11 +11,12 @@ from typing import Any
 
 import torch
 import yaml
+from pydantic import Field
 from torch import Tensor, nn
 
 from visionllm.core.errors import ConfigError
 from visionllm.decoders.base import register_decoder
-from visionllm.decoders.bridges.base import BoxBridge, Network, Things, built_layers, check_classes, serving
+from visionllm.decoders.bridges.base import BoxBridge, Network, Things, around, built_layers, check_classes, serving
 from visionllm.decoders.bridges.toolbox import ToolboxConfig, load_checkpoint, needed, plain
 from visionllm.decoders.objects.tasks import DETECTION, SEGMENTATION
 
@@ -24,15 +26,23 @@ _PARTS = ("ROI_HEADS", "RETINANET", "SEM_SEG_HEAD")
 _PART = {"GeneralizedRCNN": "ROI_HEADS", "PanopticFPN": "ROI_HEADS", "RetinaNet": "RETINANET"}
 
 
+class Detectron2Config(ToolboxConfig):
+    """A network of Detectron2, or of a package that builds on it."""
+
+    mask_tensors: bool = Field(
+        False, description="whether it learns from masks as one tensor (Mask2Former, MaskDINO), not as BitMasks"
+    )
+
+
 class Detectron2Network(Network):
     """A model of Detectron2 behind ``Network``. It normalises for itself: it gets pixels in 0..255."""
 
     precise = True
     std = (1 / 255, 1 / 255, 1 / 255)
 
-    def __init__(self, net: Any, classes: int, settings: dict[str, Any]) -> None:
+    def __init__(self, net: Any, classes: int, settings: dict[str, Any], *, mask_tensors: bool = False) -> None:
         super().__init__(net, classes, settings)
-        config = configuration(settings, classes)
+        config, self.mask_tensors = configuration(settings, classes), mask_tensors
         self.masks = bool(config.MODEL.MASK_ON)
         self.swapped = config.INPUT.FORMAT == "BGR"
 
@@ -42,7 +52,7 @@ class Detectron2Network(Network):
         own = structures.Instances(size)
         own.gt_boxes, own.gt_classes = structures.Boxes(truth.boxes_xyxy), truth.labels
         if truth.masks is not None:
-            own.gt_masks = structures.BitMasks(truth.masks)
+            own.gt_masks = truth.masks if self.mask_tensors else structures.BitMasks(truth.masks)
         training = self.training
         self.train()
         try:
@@ -58,11 +68,18 @@ class Detectron2Network(Network):
     def find(self, pixels_3HW: Tensor) -> Things:
         height, width = (int(side) for side in pixels_3HW.shape[1:])
         (found,) = self.net([{"image": self._inputs(pixels_3HW), "height": height, "width": width}])
+        if "instances" not in found:
+            raise ConfigError(
+                f"{KEY}.network: it gives {', '.join(found) or 'nothing'}, and no instances; a key of its own says so "
+                "(in Mask2Former MODEL.MASK_FORMER.TEST.INSTANCE_ON)"
+            )
         own = found["instances"]
-        return Things(
-            boxes_xyxy=own.pred_boxes.tensor, labels=own.pred_classes, scores=own.scores,
-            masks=own.pred_masks.float() if self.masks and own.has("pred_masks") else None,
-        )  # fmt: skip
+        masks = own.pred_masks.float() if self.masks and own.has("pred_masks") else None
+        boxes_xyxy = own.pred_boxes.tensor
+        if masks is not None and len(masks) and not boxes_xyxy.any():
+            # Mask2Former leaves them out.
+            boxes_xyxy = torch.stack([around(mask > 0.5) for mask in masks])
+        return Things(boxes_xyxy=boxes_xyxy, labels=own.pred_classes, scores=own.scores, masks=masks)
 
     def _inputs(self, pixels_3HW: Tensor) -> Tensor:
         return pixels_3HW.flip(0) if self.swapped else pixels_3HW
@@ -73,10 +90,10 @@ class Detectron2Decoder(BoxBridge):
     """A model of Detectron2 under super links."""
 
     tasks = serving("detectron2", DETECTION, SEGMENTATION)
-    Config = ToolboxConfig
+    Config = Detectron2Config
 
     @classmethod
-    def from_config(cls, config: ToolboxConfig, link_width: int) -> Detectron2Decoder:
+    def from_config(cls, config: Detectron2Config, link_width: int) -> Detectron2Decoder:
         settings = config.network if config.network is not None else read(config.config or "")
         classes = classes_of(settings)
         check_classes(classes, f"{KEY}.network")
@@ -84,7 +101,8 @@ class Detectron2Decoder(BoxBridge):
         if config.checkpoint is not None:
             load_checkpoint(net, config.checkpoint, KEY, without="sem_seg_head." if _panoptic(settings) else None)
         return cls(
-            Detectron2Network(net, classes, settings), layers=built_layers(partial(build, settings), classes),
+            Detectron2Network(net, classes, settings, mask_tensors=config.mask_tensors),
+            layers=built_layers(partial(build, settings), classes),
             link_width=link_width, longest=config.longest, enlarge=config.enlarge, width=config.width,
             threshold=config.threshold,
         )  # fmt: skip
@@ -112,6 +130,9 @@ def configuration(settings: dict[str, Any], classes: int) -> Any:
     """The settings over Detectron2's defaults, for so many classes."""
     config = needed("detectron2.config", KEY)
     own = config.get_cfg()
+    if _kind(settings) not in _PART:
+        # Its package has keys of its own; in a complete configuration they stand with all their values.
+        own.set_new_allowed(True)
     try:
         own.merge_from_other_cfg(config.CfgNode(settings))
     except (KeyError, ValueError, AssertionError) as error:
@@ -127,8 +148,7 @@ def configuration(settings: dict[str, Any], classes: int) -> Any:
 
 def classes_of(settings: dict[str, Any]) -> int:
     """How many classes a network has by its keys; Detectron2's default where they do not say."""
-    model = settings.get("MODEL") or {}
-    kind = model.get("META_ARCHITECTURE", "GeneralizedRCNN")
+    model, kind = settings.get("MODEL") or {}, _kind(settings)
     stated = {part: (model.get(part) or {}).get("NUM_CLASSES") for part in _PARTS}
     held = {int(count) for part, count in stated.items() if count is not None and _PART.get(kind, part) == part}
     if len(held) > 1:
@@ -136,10 +156,24 @@ def classes_of(settings: dict[str, Any]) -> int:
     return next(iter(held), 80)
 
 
+def _kind(settings: dict[str, Any]) -> str:
+    return str((settings.get("MODEL") or {}).get("META_ARCHITECTURE", "GeneralizedRCNN"))
+
+
 def _panoptic(settings: dict[str, Any]) -> bool:
-    return (settings.get("MODEL") or {}).get("META_ARCHITECTURE") == "PanopticFPN"
+    return _kind(settings) == "PanopticFPN"
 
 
 def build(settings: dict[str, Any], classes: int) -> nn.Module:
-    """A model from its keys, without weights."""
-    return needed("detectron2.modeling", KEY).build_model(configuration(settings, classes))
+    """A model from its keys, without weights.
+
+    Raises:
+        ConfigError: no such part is registered, or a key of its own is missing.
+    """
+    try:
+        return needed("detectron2.modeling", KEY).build_model(configuration(settings, classes))
+    except (KeyError, AttributeError) as error:
+        raise ConfigError(
+            f"{KEY}.network: {' '.join(str(error).split())[:300]}; if it is of another package, import that first, and "
+            "give all keys, as cfg.dump() writes them"
+        ) from None

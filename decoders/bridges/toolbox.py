@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+from collections import OrderedDict
 from copy import deepcopy
 from pathlib import Path
 from typing import Any, Self
@@ -126,8 +127,13 @@ def load_checkpoint(net: nn.Module, name: str, key: str, without: str | None = N
             "(docs/bridges.md)"
         )
     try:
-        held = load_file(path)
-        net.load_state_dict({k: v for k, v in held.items() if without is None or not k.startswith(without)})
+        held, own = OrderedDict(load_file(path)), net.state_dict()
+        for name in [name for name in held if without is not None and name.startswith(without)]:
+            del held[name]
+        if held.keys() == own.keys():
+            # Layers rename what an older version of theirs wrote, and safetensors does not say which version wrote.
+            held._metadata = own._metadata  # type: ignore[attr-defined]
+        net.load_state_dict(held)
     except (SafetensorError, RuntimeError, AttributeError) as error:
         raise CheckpointError(f"{key}.checkpoint: {path}: {' '.join(str(error).split())[:300]}") from None
 

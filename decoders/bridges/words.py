@@ -12,7 +12,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Self
+from functools import partial
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
@@ -45,6 +46,9 @@ class Hearing(nn.Module):
     def __init__(self, net: nn.Module) -> None:
         super().__init__()
         self.net, self.spoken = net, Spoken()
+        for layer in net.modules():
+            if not type(layer)._load_from_state_dict.__module__.startswith("torch."):
+                vars(layer)["_load_from_state_dict"] = partial(_load_as_it_is, layer)
 
     def train(self, mode: bool = True) -> Self:
         # One picture is no batch to take statistics of: they stay as they are, as in any detector's fine-tuning.
@@ -53,6 +57,11 @@ class Hearing(nn.Module):
             if isinstance(layer, nn.modules.batchnorm._BatchNorm):
                 layer.eval()
         return self
+
+
+def _load_as_it_is(layer: nn.Module, held: Any, prefix: str, told: dict[str, Any], *rest: Any) -> None:
+    """Layers rename what older versions of theirs wrote. No checkpoint of ours is older, and none says its version."""
+    type(layer)._load_from_state_dict(layer, held, prefix, {"version": layer._version, **told}, *rest)
 
 
 class LinkScores(nn.Module):

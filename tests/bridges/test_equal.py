@@ -195,28 +195,31 @@ def test_mmpose(settings: dict[str, Any], tmp_path: Path) -> None:
         toolboxes.detectron2_rcnn(),
         toolboxes.detectron2_rcnn(masks=True),
         toolboxes.detectron2_rcnn(masks=True, stuff=True),
+        toolboxes.detectron2_mask2former(),
     ],
-    ids=["retinanet", "faster r-cnn", "mask r-cnn", "panoptic fpn"],
+    ids=["retinanet", "faster r-cnn", "mask r-cnn", "panoptic fpn", "mask2former"],
 )
 def test_detectron2(settings: dict[str, Any], tmp_path: Path) -> None:
     from detectron2.config import CfgNode, get_cfg
     from detectron2.modeling import build_model
 
     config = get_cfg()
+    if other := settings["MODEL"]["META_ARCHITECTURE"] == "MaskFormer":
+        pytest.importorskip("mask2former").add_maskformer2_config(config)
     config.merge_from_other_cfg(CfgNode(settings))
     config.MODEL.DEVICE = "cpu"
     plain = stirred(build_model(config))
     # As Detectron2 writes it, with all keys and every default.
     (tmp_path / "net.yaml").write_text(config.dump(), encoding="utf-8")
     kind = DECODERS["detectron2"]
-    own = kind.Config(config=str(tmp_path / "net.yaml"), checkpoint=saved(plain, tmp_path))
+    own = kind.Config(config=str(tmp_path / "net.yaml"), checkpoint=saved(plain, tmp_path), mask_tensors=other)
     decoder = kind.from_config(own, 16).eval()
     pixels = (PIXELS * 50 + 128).clamp(0, 255)
     with torch.no_grad():
         (found,) = plain([{"image": pixels.flip(0), "height": 96, "width": 128}])
     wanted, got = found["instances"], decoder.unlinked(pixels)
     assert len(wanted.scores) > 0
-    assert torch.equal(wanted.pred_boxes.tensor, got.boxes_xyxy)
+    assert torch.equal(wanted.pred_boxes.tensor, got.boxes_xyxy) or other  # it leaves its boxes out
     assert torch.equal(wanted.scores, got.scores)
     assert torch.equal(wanted.pred_classes, got.labels)
     assert (got.masks is not None) == config.MODEL.MASK_ON

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
 from collections import defaultdict
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -161,6 +162,7 @@ class Kind:
         group_norm: groups of what takes its place, if anything does.
         single: whether it is asked only for what there is one of (``scenes``): one mask shows all that a phrase means.
         finder: of an estimator of poses, the network that finds the things.
+        settings: more of its configuration.
     """
 
     decoder: str
@@ -174,10 +176,11 @@ class Kind:
     group_norm: int | None = None
     single: bool = False
     finder: dict[str, Callable[[], dict[str, Any]]] | None = None
+    settings: dict[str, Any] = field(default_factory=dict)
 
     @property
     def config(self) -> dict[str, Any]:
-        shared: dict[str, Any] = {"network": self.network(), "width": WIDTH}
+        shared: dict[str, Any] = {"network": self.network(), "width": WIDTH, **self.settings}
         if self.group_norm is not None:
             shared["group_norm"] = self.group_norm
         if self.finder is None:
@@ -196,6 +199,7 @@ def check_by_heart() -> Callable[..., None]:
 def _check(kind: Kind) -> None:
     if importlib.util.find_spec(kind.package) is None:
         pytest.skip(f"{kind.package} is not installed")
+    importlib.import_module(kind.package)  # it registers what it has
     samples = scenes(kind.task, single=kind.single)
     case = Case(config=kind.config, sample=lambda *_, **__: samples[0], options={"threshold": 0.0})
     bench = Bench(kind.decoder, case)

@@ -20,6 +20,7 @@ from visionllm.testing.small import (
     tiny_rf_detr,
     tiny_rt_detr,
     tiny_sam2,
+    tiny_sam3,
     tiny_vitpose,
 )  # fmt: skip
 
@@ -66,6 +67,35 @@ def sam2() -> dict[str, Any]:
     }
 
 
+def sam3() -> dict[str, Any]:
+    """As SAM 2; its encoder is a plain transformer, whose patches are as large as the cells of its coarsest map."""
+    made, patch = tiny_sam3(), 8
+    side = 12 * patch
+    backbone = {
+        **made["vision_config"]["backbone_config"],
+        "hidden_size": 64,
+        "intermediate_size": 64,
+        "image_size": side,
+        "pretrain_image_size": side,
+        "patch_size": patch,
+        "window_size": 4,
+        "initializer_range": 0.1,
+    }
+    return {
+        "model_type": "sam3_tracker",
+        "initializer_range": 0.1,
+        "vision_config": {
+            **made["vision_config"],
+            "backbone_config": backbone,
+            "backbone_feature_sizes": [[48, 48], [24, 24], [12, 12]],
+            "fpn_hidden_size": 64,
+            "initializer_range": 0.1,
+        },
+        "prompt_encoder_config": {**sam2()["prompt_encoder_config"], "image_size": side, "patch_size": patch},
+        "mask_decoder_config": sam2()["mask_decoder_config"],
+    }
+
+
 def deformable_detr() -> dict[str, Any]:
     return {**tiny_detr("deformable_detr"), "d_model": 128, "encoder_ffn_dim": 128, "decoder_ffn_dim": 128}
 
@@ -89,13 +119,20 @@ def rt_detr(made: dict[str, Any]) -> dict[str, Any]:
     }
 
 
+def rt_detr_v2() -> dict[str, Any]:
+    """Begun at transformers' own spread: at 0.2 such layers pass on too much, and learn slowly."""
+    return rt_detr(tiny_rt_detr(model_type="rt_detr_v2", initializer_range=0.01))
+
+
 _transformers = partial(dict, decoder="transformers")
 KINDS: dict[str, dict[str, Any]] = {
     "Mask2Former": _transformers(network=tiny_mask2former, task="segmentation", settled=True),
     "SAM 2": _transformers(network=sam2, task="segmentation", steps=900, batch=2, single=True),
+    "SAM 3": _transformers(network=sam3, task="segmentation", steps=900, batch=2, single=True),
     "DETR": _transformers(network=detr, steps=2000, lr=7e-4, batch=2, settled=True),
     "Deformable DETR": _transformers(network=deformable_detr, settled=True),
     "RT-DETR": _transformers(network=lambda: rt_detr(tiny_rt_detr()), group_norm=8, steps=150),
+    "RT-DETRv2": _transformers(network=rt_detr_v2, group_norm=8, steps=300, batch=4),
     "D-FINE": _transformers(network=lambda: rt_detr(tiny_d_fine()), group_norm=8, steps=150),
     "OWLv2": _transformers(network=owlv2),
     "RF-DETR": _transformers(network=tiny_rf_detr, steps=450, lr=3e-3),

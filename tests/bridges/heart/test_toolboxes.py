@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from visionllm.testing.toolboxes import (
+    detectron2_mask2former,
     detectron2_rcnn,
     detectron2_retinanet,
     mmdet_dino,
@@ -49,6 +50,17 @@ KINDS: dict[str, dict[str, Any]] = {
     "Faster R-CNN of Detectron2": _detectron2(network=detectron2_rcnn, steps=150),
     "Mask R-CNN of Detectron2": _detectron2(
         network=partial(detectron2_rcnn, masks=True), task="segmentation", steps=220
+    ),
+    "Panoptic FPN of Detectron2": _detectron2(
+        network=partial(detectron2_rcnn, masks=True, stuff=True), task="segmentation", steps=220
+    ),
+    "Mask2Former of Detectron2": _detectron2(
+        network=detectron2_mask2former,
+        package="mask2former",
+        task="segmentation",
+        steps=300,
+        batch=4,
+        settings={"mask_tensors": True},
     ),
     "Heat maps": {
         "decoder": "mmpose",

@@ -21,7 +21,8 @@ _VOWELS = frozenset("aeiou")
 _BARE = 0.4
 # Share of questions asked in one breath that take one of the shortest wordings, this part of them: so people ask.
 _CURT, _SHORTEST = 0.5, 0.25
-# Share of the questions about names in capitals that are in capitals throughout.
+# Share of the questions about names in capitals that are in capitals throughout, where a name has more letters than an
+# acronym.
 _SHOUTED, _SHORT = 0.7, 4
 _RELATION = re.compile(
     r" (?:of|in|on|with|without|for|near|next|to|left|right|above|below|behind|under|beside|between|facing|holding"
@@ -84,7 +85,7 @@ def render(sample: Sample, tokens_of_picture: Sequence[int], *, index: int = 0, 
     style = replace(style, tree=tree)
     pieces: list[Piece] = []
     regions = 0
-    exchanges = _exchanges(sample.turns)
+    exchanges = sample.exchanges()
     for number, exchange in enumerate(exchanges):
         question, answer = _exchange(_turns(exchange, index, style), style)
         findings = exchange[0][1].told
@@ -105,17 +106,6 @@ def render(sample: Sample, tokens_of_picture: Sequence[int], *, index: int = 0, 
                 free = bool(answer) and answer[-1].free
                 pieces += [Piece(text=END, control=True, supervised=True, free=free), Piece(text="\n")]
     return pieces
-
-
-def _exchanges(turns: Sequence[Turn]) -> list[list[tuple[int, Turn]]]:
-    """Turns with their places; joined ones stand with the turn before them."""
-    found: list[list[tuple[int, Turn]]] = []
-    for place, turn in enumerate(turns):
-        if turn.joined and found:
-            found[-1].append((place, turn))
-        else:
-            found.append([(place, turn)])
-    return found
 
 
 def _exchange(rendered: list[tuple[list[str], list[Piece]]], style: Style) -> tuple[list[str], list[Piece]]:

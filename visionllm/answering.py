@@ -456,8 +456,8 @@ class Chat:
 
     def __init__(self, model: Answering, sample: Sample, settings: Mapping[str, Any]) -> None:
         self.answers: list[Answer] = []
-        self._regions: list[tuple[Region, ...]] = []
         self._model, self._sample, self._settings = model, sample, dict(settings)
+        self._past = sample.with_turns()
 
     def ask(self, prompt: str, *, regions: Sequence[Region] = (), stream: bool = False, **settings: Any) -> Any:
         """Answer the next prompt.
@@ -470,11 +470,8 @@ class Chat:
         Raises:
             PromptError: the prompt is empty, or the conversation no longer fits the context.
         """
-        past = self._sample.with_turns()
-        for answer, own in zip(self.answers, self._regions, strict=True):
-            past = self._model._gone_on(past, answer, own)
         asked = worded(self._sample, prompt, regions)
-        sample = asked.with_turns(*past.turns, *asked.turns)
+        sample = asked.with_turns(*self._past.turns, *asked.turns)
         events = self._heard(self._model._ask(sample, True, {**self._settings, **settings}), tuple(regions))
         return events if stream else _answers(events, 1)[0]
 
@@ -482,7 +479,7 @@ class Chat:
         for event in events:
             if event.answer is not None:
                 self.answers.append(event.answer)
-                self._regions.append(regions)
+                self._past = self._model._gone_on(self._past, event.answer, regions)
             yield event
 
 

@@ -197,14 +197,8 @@ def _routes(asked: Sequence[Turn]) -> list[tuple[str, str]]:
 
 
 def _exchanges(sample: Sample) -> list[list[Turn]]:
-    """The turns of each question: those asked in one breath together."""
-    found: list[list[Turn]] = []
-    for turn in sample.turns:
-        if turn.joined and found:
-            found[-1].append(turn)
-        else:
-            found.append([turn])
-    return found
+    """The turns of each question."""
+    return [[turn for _, turn in exchange] for exchange in sample.exchanges()]
 
 
 def _batches(data: Dataset, total: int, how: Setting) -> Iterator[list[Sample]]:

@@ -341,6 +341,16 @@ class Sample:
         """Those that the user speaks of, ``region 1``, ``region 2``, ...; what was found has no name."""
         return tuple(region for turn in self.turns if not turn.told for region in turn.regions)
 
+    def exchanges(self) -> list[list[tuple[int, Turn]]]:
+        """The turns of each question with their places: those asked in one breath stand together."""
+        found: list[list[tuple[int, Turn]]] = []
+        for place, turn in enumerate(self.turns):
+            if turn.joined and found:
+                found[-1].append((place, turn))
+            else:
+                found.append([(place, turn)])
+        return found
+
     def picture_of(self, phrase: str) -> int:
         """Which picture a phrase is about: that of its region, the one its last words name, or the first."""
         region = named_region(phrase, self.named)

@@ -12,12 +12,14 @@ from visionllm.core.errors import AnnotationError
 from visionllm.core.sample import Edit, Picture, PictureTarget, Record, Sample, Turn
 from visionllm.core.task import TASKS
 from visionllm.datasets.asking import ASKERS, SEEN, Asker, BoxAsker, choose, contents, register_asker, words_for
+from visionllm.datasets.following import louder
 from visionllm.datasets.formats.inventing import SAID, invent, pick
 from visionllm.datasets.formats.reader import Wording
 
 _ARTICLE = re.compile(r"^an? ", re.IGNORECASE)
 MOST_OFF = 3  # small pixels
 MOST_ASKED = 3  # categories of a question beside a change, at most
+MOST_LOUD = 6  # names in capitals, at most
 _OTHER = 0.5  # share of changes asked for in other words than the plainest
 # What people call what they want more pixels of, the commoner words twice.
 _CALLED = ("picture", "image", "photo", "picture", "image", "photograph")
@@ -113,9 +115,13 @@ class BesideAsker(Asker):
     that the words decide which token answers, whatever there is to be seen. No picture is known for an answer.
 
     An evaluation measures what is routed.
+
+    Args:
+        kinds: askers whose tasks are asked.
     """
 
-    kinds = ("generation", "editing", "super_resolution")
+    def __init__(self, kinds: tuple[str, ...] = ("generation", "editing", "super_resolution")) -> None:
+        self.kinds = kinds
 
     def draw(self, record: Record, wording: Wording, rng: np.random.Generator, *partners: Record) -> Sample:
         """Of a task that answers with a picture, in invented words: about the data set's categories half of the
@@ -126,6 +132,64 @@ class BesideAsker(Asker):
         assert task is not None
         words = SAID[TASKS[task].says](rng, names)
         return Sample(pictures=(record.picture,), turns=(Turn(task=task, phrases=(words,)),), source=record.source)
+
+    def every(
+        self, record: Record, wording: Wording, *partners: Record, chunk: int | None = None
+    ) -> tuple[Sample, ...]:
+        """One sample, always the same."""
+        return (self.draw(record, wording, np.random.default_rng(record.source.index)),)
+
+
+# Changes alone: behind other turns they are easily taken for questions.
+ASKERS.add("beside_changes", BesideAsker(("editing",)))
+
+
+@register_asker("described")
+class DescribedAsker(Asker):
+    """Boxes or masks of some things and a caption of the picture, asked in one breath: "detect all cars and describe
+    the picture".
+
+    An evaluation measures what is routed.
+    """
+
+    kinds = ("detection", "segmentation", "captions")
+    needs = frozenset({"captions"}) | SEEN
+
+    def draw(self, record: Record, wording: Wording, rng: np.random.Generator, *partners: Record) -> Sample:
+        """One to three categories; the caption is asked for last in three of four."""
+        found, absent = contents(record)
+        asked = choose(found, absent if wording.negatives else [], rng)[: 1 + int(rng.integers(MOST_ASKED))]
+        asker = ASKERS[str(rng.choice(self.kinds[:2]))]
+        assert isinstance(asker, BoxAsker)
+        listed = asker.of(record, asked, words_for([record.names[i] for i in asked], wording, rng)).turns[0]
+        turns = [listed, *ASKERS["captions"].draw(record, wording, rng).turns]
+        turns = turns if rng.random() < 0.75 else turns[::-1]
+        turns[1] = replace(turns[1], joined=True)
+        return Sample(pictures=(record.picture,), turns=tuple(turns), source=record.source)
+
+    def every(
+        self, record: Record, wording: Wording, *partners: Record, chunk: int | None = None
+    ) -> tuple[Sample, ...]:
+        """One sample, always the same."""
+        return (self.draw(record, wording, np.random.default_rng(record.source.index)),)
+
+
+@register_asker("loud")
+class LoudAsker(Asker):
+    """Boxes, masks and pictures, asked for in capitals: "DETECT ALL CARS".
+
+    An evaluation measures what is routed.
+    """
+
+    kinds = ("detection", "segmentation", "beside")
+    needs = SEEN
+
+    def draw(self, record: Record, wording: Wording, rng: np.random.Generator, *partners: Record) -> Sample:
+        """A question of any kind, of a few names."""
+        kind = str(rng.choice(self.kinds))
+        while len((sample := ASKERS[kind].draw(record, wording, rng)).turns[0].phrases) > MOST_LOUD:
+            pass
+        return sample.with_turns(louder(sample.turns[0]))
 
     def every(
         self, record: Record, wording: Wording, *partners: Record, chunk: int | None = None

@@ -31,9 +31,11 @@ def more(turn: Turn, rng: np.random.Generator) -> Turn:
 
 
 def louder(turn: Turn) -> Turn:
-    """A turn whose names, and whose question where it has one, are in capitals."""
+    """A turn whose names, and whose question where it has one, are in capitals; they mean what they mean in small
+    letters."""
     question = None if turn.question is None else turn.question.upper()
-    return replace(turn, phrases=tuple(phrase.upper() for phrase in turn.phrases), question=question)
+    phrases = tuple(phrase.upper() for phrase in turn.phrases)
+    return replace(turn, phrases=phrases, question=question, means=turn.means or turn.phrases)
 
 
 def again(turn: Turn, task: str, rng: np.random.Generator) -> Turn:

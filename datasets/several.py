@@ -129,8 +129,9 @@ class InContextAsker(Asker):
         phrase = words[words.index("[") + 1 : words.index("]")]
         names = " and ".join(region_name(number) for number in range(len(shown)))
         question = words.replace("[", "").replace("]", "").replace("{region}", " and ".join([PLACEHOLDER] * len(shown)))
-        turn = Turn(task=self.task, phrases=(phrase.replace("{region}", names),), target=target, question=question,
-                    regions=regions, whole=True)  # fmt: skip
+        means = f"{record.names[label]} in {picture_name(len(shown))}"
+        turn = Turn(task=self.task, phrases=(phrase.replace("{region}", names),), means=(means,), target=target,
+                    question=question, regions=regions, whole=True)  # fmt: skip
         pictures = (*(one.picture for one, _ in shown), record.picture)
         return Sample(pictures=pictures, turns=(turn,), source=shown[0][0].source)
 

@@ -273,7 +273,7 @@ class ConversationAsker(Asker):
 
 
 # Pictures are made in it, too.
-ASKERS.add("conversation_and_pictures", ConversationAsker("beside", "beside"))
+ASKERS.add("conversation_and_pictures", ConversationAsker("beside", "beside", "beside_changes"))
 
 
 def _short(kind: str, record: Record, wording: Wording, rng: np.random.Generator) -> Turn:

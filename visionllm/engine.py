@@ -95,7 +95,8 @@ def train(config: TrainConfig, *, resume: bool = False) -> Path:
         logged: dict[str, float] = {}
         parts = _split(samples, styles, run.accumulate, model.mllm.tokens_per_tile)
         with clock("encode"):
-            micro = [model.processor.encode(s, w, multiple=32, sights=sights).to(accelerator.device) for s, w in parts]
+            micro = [model.processor.encode(s, w, multiple=32, sights=sights, plain=bool(run.hold)) for s, w in parts]
+            micro = [batch.to(accelerator.device) for batch in micro]
         counts = global_counts(accelerator, model, micro)
         for index, batch in enumerate(micro):
             idle = agree_on_idle(accelerator, model, batch)

@@ -34,7 +34,7 @@ from visionllm.mllm.internvl import InternVL, internvl_config
 from visionllm.mllm.regions import RegionEncoder
 from visionllm.mllm.vision import count_tiles, make_tiles
 from visionllm.processor import Processor, Tiling
-from visionllm.routing.former import Former
+from visionllm.routing.former import Former, Look
 from visionllm.routing.gazes import gaze_loss, layers_of
 from visionllm.routing.queries import LinkQueries, spelling
 from visionllm.routing.readout import Text, read_out, run_text
@@ -289,7 +289,8 @@ class VisionLLM(Answering, PreTrainedModel):
             links = read_out(self.mllm, self.link_queries, text, batch.links, out.cache)
             sums["link"] = spelling_loss(self.mllm, self.vocabulary, links, batch)
             if self._former is not None:
-                sums["held"] = self._former.moved(links, batch.links, text, seen.all)
+                plain = None if batch.plain is None else Look(batch.plain, self._see(batch.plain).all)
+                sums["held"] = self._former.moved(links, Look(batch, seen.all), plain)
             taught = links.select(_with_targets(batch))
             ctx = Context(batch=batch, vision=seen.tiles)
             for name, decoder in self._decoders():
@@ -312,7 +313,7 @@ class VisionLLM(Answering, PreTrainedModel):
         if len(batch.links):
             counts["link"] = float((spelling(batch.links, self.vocabulary) != -100).sum())
             if self._former is not None:
-                counts["held"] = float(sum(batch.links.queries[place] for place in self._former.places(batch.links)))
+                counts["held"] = float(sum(batch.links.queries[place] for place in self._former.places(batch)))
         if batch.sights is not None:
             positions = 0 if batch.tiles is None else len(batch.tiles) * self.mllm.tokens_per_tile
             tiled = batch.sights.slot < positions

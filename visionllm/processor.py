@@ -81,6 +81,7 @@ class Processor:
         reply: bool = True,
         multiple: int = 1,
         sights: bool = False,
+        plain: bool = False,
     ) -> Batch:
         """Render and encode.
 
@@ -89,6 +90,7 @@ class Processor:
             reply: include the last reply (training, known task) or stop where the model goes on (generation).
             multiple: pad the texts to a multiple of this; kernels that are compiled per shape then see few shapes.
             sights: say what is where in the pictures, as far as the samples know, and where the text is to look.
+            plain: say also what phrases mean that mean others (``Batch.plain``).
 
         Raises:
             PromptError: a text is longer than the context, or speaks of regions to a model that takes none.
@@ -111,6 +113,9 @@ class Processor:
             rows, torch.cat([*tiles.values()]) if tiles else None, order, marks,
             self._decoder_pixels(samples, pictures), tuple(samples), multiple,
         )  # fmt: skip
+        if plain and (meant := [one for sample in samples if (one := sample.plain()) is not None]):
+            reader = Processor(self.vocabulary, self.tiling, {}, self.context_length, regions=self.regions)
+            batch = replace(batch, plain=reader.encode(meant, multiple=multiple))
         if not sights:
             return batch
         whole = {name: first[name] + len(own) - 1 for name, own in tiles.items()}

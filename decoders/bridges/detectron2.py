@@ -99,7 +99,7 @@ class Detectron2Decoder(BoxBridge):
         check_classes(classes, f"{KEY}.network")
         net = build(settings, classes)
         if config.checkpoint is not None:
-            load_checkpoint(net, config.checkpoint, KEY, without="sem_seg_head." if _panoptic(settings) else None)
+            load_checkpoint(net, config.checkpoint, KEY, without=("sem_seg_head.",) if _panoptic(settings) else ())
         return cls(
             Detectron2Network(net, classes, settings, mask_tensors=config.mask_tensors),
             layers=built_layers(partial(build, settings), classes),

@@ -30,6 +30,9 @@ from visionllm.decoders.bridges.toolbox import (
 from visionllm.decoders.objects.tasks import DETECTION, SEGMENTATION
 
 KEY = "decoders.mmdet"
+# Grounding DINO's language model, and the layer that reads it: in published weights, and not in a network of phrases.
+_MAP = "text_feat_map"
+_LANGUAGE = ("language_model.", f"{_MAP}.")
 
 
 class MMDetNetwork(Network):
@@ -157,8 +160,8 @@ class MMDetDecoder(BoxBridge):
         check_classes(classes_of(settings), f"{KEY}.network")
         net = build(settings)
         if config.checkpoint is not None:
-            load_checkpoint(net, config.checkpoint, KEY)
-        kind = GroundingNetwork if hasattr(net, "text_feat_map") else MMDetNetwork
+            load_checkpoint(net, config.checkpoint, KEY, without=_LANGUAGE if hasattr(net, _MAP) else ())
+        kind = GroundingNetwork if hasattr(net, _MAP) else MMDetNetwork
         network = kind(net, settings)
         layers = built_layers(partial(_with_classes, settings), network.classes)
         return cls(
@@ -178,7 +181,11 @@ def build(settings: dict[str, Any]) -> Any:
         models = needed("mmdet.registry", KEY).MODELS
         models.register_module("VisionLLMNoLanguage", force=True, module=_NoLanguage)
         own["language_model"] = {"type": "VisionLLMNoLanguage", "width": 1}
-    return build_openmmlab("mmdet", own, KEY)
+    net = build_openmmlab("mmdet", own, KEY)
+    if hasattr(net, _MAP):
+        # Until it learns phrases it has nothing to read.
+        setattr(net, _MAP, nn.Identity())
+    return net
 
 
 def classes_of(settings: dict[str, Any]) -> int:

@@ -105,15 +105,16 @@ def build_openmmlab(package: str, settings: dict[str, Any], key: str) -> Any:
         # Until then some of its parameters are whatever memory held.
         net.init_weights()
         return net
-    except (KeyError, TypeError, ValueError, AssertionError, AttributeError) as error:
+    except (KeyError, TypeError, ValueError, AssertionError, AttributeError, RuntimeError) as error:
         said = " ".join(str(error).split())
         raise ConfigError(f"{key}.network: {type(error).__name__}: {said[:300]}") from None
     finally:
         logger.setLevel(level)
 
 
-def load_checkpoint(net: nn.Module, name: str, key: str, without: str | None = None) -> None:
-    """Fill a network strictly, from a safetensors file; weights whose names start with ``without`` are left out.
+def load_checkpoint(net: nn.Module, name: str, key: str, without: tuple[str, ...] = ()) -> None:
+    """Fill a network strictly, from a safetensors file; weights whose names start so as ``without`` has it are
+    left out.
 
     Raises:
         CheckpointError: the file is not there, is of another kind, broken, or does not fit.
@@ -128,7 +129,7 @@ def load_checkpoint(net: nn.Module, name: str, key: str, without: str | None = N
         )
     try:
         held, own = OrderedDict(load_file(path)), net.state_dict()
-        for name in [name for name in held if without is not None and name.startswith(without)]:
+        for name in [name for name in held if name.startswith(without)]:
             del held[name]
         if held.keys() == own.keys():
             # Layers rename what an older version of theirs wrote, and safetensors does not say which version wrote.

@@ -51,6 +51,10 @@ class ObjectsConfig(Config):
     phrases_per_pass: PositiveInt = Field(
         16, description="longer lists are answered in several passes over one set of features"
     )
+    one_way: bool = Field(
+        False,
+        description="phrases look at the picture, it takes no notice of them and is encoded once, whatever is asked",
+    )
     queries: PositiveInt | None = Field(
         None, description="places of a picture that are looked at in a pass; more than the network's num_queries share "
                           "what was learned for those"

@@ -89,6 +89,7 @@ class ObjectsDecoder(Decoder):
         choice_width: int | None = None,
         choice_threshold: float = 0.5,
         phrases_per_pass: int = 16,
+        one_way: bool = False,
         queries: int | None = None,
     ) -> None:
         super().__init__()
@@ -96,7 +97,7 @@ class ObjectsDecoder(Decoder):
             (DETECTION if choice_width is None else CHOSEN,) + (SEGMENTATION,) * (mask_width is not None)
             + (POSE,) * (pose_layers > 0) + (LOOKING,) * looks
         )  # fmt: skip
-        self.detector = LinkDetector(network, group_norm, queries)
+        self.detector = LinkDetector(network, group_norm, queries, one_way)
         width = self.detector.width
         self.phrase_head = PhraseHead(DETECTION.tokens[0].queries, link_width, width)
         self.presence_head = nn.Sequential(nn.LayerNorm(width), nn.Linear(width, width), nn.GELU(), nn.Linear(width, 1))
@@ -195,11 +196,15 @@ class ObjectsDecoder(Decoder):
             skip = 0 if regions is None else regions.count
             last = last if regions is None else regions.outlined(last)
             presence_BP = self._presence(encoded, last.queries(skip)).sigmoid()
+            close: dict[int, Fine] = {}
             for b, group in enumerate(groups):
                 picture = ctx.batch.samples[group.owner[0]].pictures[group.owner[1]]
                 boxes_xyxy = in_picture(last.boxes_BN4[b], picture)
                 tokens = {links.meta[link].token for link in group.links}
-                fine = self._fine(bucket.values[row_of[b]][None], encoded.of([b])) if tokens & FINE else None
+                # Where phrases tell a picture nothing, all its passes see it alike.
+                fine, seen = None, row_of[b] if self.detector.one_way else b
+                if tokens & FINE:
+                    fine = close[seen] = close.get(seen) or self._fine(bucket.values[row_of[b]][None], encoded.of([b]))
                 found: list[Found] = []
                 for p, link in enumerate(group.links):
                     meta, scores_N = links.meta[link], last.logits_BNP[b, :, p].sigmoid()

@@ -31,6 +31,7 @@ from transformers.models.mm_grounding_dino import modeling_mm_grounding_dino as 
 from visionllm.core.errors import ConfigError
 from visionllm.core.networks import known_config, use_group_norm
 from visionllm.decoders.objects.attention import DeformableSampling
+from visionllm.decoders.objects.fusion import close_way_back, look
 
 _CLASSES: dict[str, Any] = {
     "grounding-dino": GroundingDinoForObjectDetection,
@@ -43,6 +44,22 @@ _NO_TEXT = {"model_type": "bert", "hidden_size": 8, "num_hidden_layers": 1, "num
 
 
 @dataclass(kw_only=True, slots=True, frozen=True, eq=False)
+class Memory:
+    """What the encoder makes of pictures.
+
+    Args:
+        memory_BSC: encoded picture tokens.
+        queries_BSC: what phrases score as proposals.
+        box_logits_BS4: these proposals, cxcywh_norm through the logit; ``valid_BS`` says where they mean something.
+    """
+
+    memory_BSC: Tensor
+    queries_BSC: Tensor
+    box_logits_BS4: Tensor
+    valid_BS: Tensor
+
+
+@dataclass(kw_only=True, slots=True, frozen=True, eq=False)
 class Features:
     """What the backbone says of pictures, whatever is asked of them: tokens of all levels in one row.
 
@@ -52,6 +69,8 @@ class Features:
         padding_BS: True on padding.
         shapes: (height, width) of each level.
         ratios_BL2: valid (width, height) ratio of each level.
+        looked_at: where no phrase tells the picture anything, the tokens that phrases see in each layer of the encoder;
+        encoded: and what it makes of the pictures; None where that hangs on what is asked.
     """
 
     tokens_BSC: Tensor
@@ -59,15 +78,26 @@ class Features:
     padding_BS: Tensor
     shapes: list[tuple[int, int]]
     ratios_BL2: Tensor
+    looked_at: tuple[Tensor, ...] = ()
+    encoded: Memory | None = None
 
     def take(self, rows: list[int]) -> Features:
         """The features of these rows; a row may come several times."""
-        if rows == list(range(len(self.tokens_BSC))):
+        count = len(self.tokens_BSC)
+        if rows == list(range(count)):
             return self
         index = torch.tensor(rows, device=self.tokens_BSC.device)
+
+        def taken(values: Tensor) -> Tensor:
+            return values.expand(len(rows), *values.shape[1:]) if count == 1 else values[index]
+
+        held = None if self.encoded is None else Memory(**{
+            name: taken(getattr(self.encoded, name)) for name in Memory.__slots__
+        })  # fmt: skip
         return Features(
-            tokens_BSC=self.tokens_BSC[index], places_BSC=self.places_BSC[index], padding_BS=self.padding_BS[index],
-            shapes=self.shapes, ratios_BL2=self.ratios_BL2[index],
+            tokens_BSC=taken(self.tokens_BSC), places_BSC=taken(self.places_BSC), padding_BS=taken(self.padding_BS),
+            shapes=self.shapes, ratios_BL2=taken(self.ratios_BL2), looked_at=tuple(map(taken, self.looked_at)),
+            encoded=held,
         )  # fmt: skip
 
 
@@ -131,10 +161,15 @@ class LinkDetector(nn.Module):
         network: keys of a ``GroundingDinoConfig`` or ``MMGroundingDinoConfig``, with ``model_type``.
         group_norm: replace the backbone's frozen batch norm by group norm of so many groups, for one from scratch.
         queries: of a pass; None takes the learned ones.
+        one_way: phrases look at the picture, and it takes no notice of them (``fusion``).
     """
 
-    def __init__(self, network: dict[str, Any], group_norm: int | None = None, queries: int | None = None) -> None:
+    def __init__(
+        self, network: dict[str, Any], group_norm: int | None = None, queries: int | None = None,
+        one_way: bool = False,
+    ) -> None:  # fmt: skip
         super().__init__()
+        self.one_way = one_way
         self.config = detector_config(network)
         self.queries = queries or int(self.config.num_queries)
         full = _CLASSES[self.config.model_type](self.config)
@@ -160,6 +195,9 @@ class LinkDetector(nn.Module):
         if group_norm:
             use_group_norm(self.net.backbone, group_norm, path="decoders.objects.group_norm")
         self._initialise()
+        if one_way:
+            for layer in self.net.encoder.layers:
+                close_way_back(layer)
 
     @property
     def width(self) -> int:
@@ -185,50 +223,73 @@ class LinkDetector(nn.Module):
         """Backbone and projections; ``mask_BHW`` is True on the picture."""
         maps, masks, positions = self._levels(pixels_B3HW, mask_BHW)
         places = [p.flatten(2).transpose(1, 2) + self.net.level_embed[i] for i, p in enumerate(positions)]
-        return Features(
+        features = Features(
             tokens_BSC=torch.cat([m.flatten(2).transpose(1, 2) for m in maps], 1),
             places_BSC=torch.cat(places, 1),
             padding_BS=~torch.cat([m.flatten(1) for m in masks], 1),
             shapes=[(int(m.shape[-2]), int(m.shape[-1])) for m in maps],
             ratios_BL2=torch.stack([self.net.get_valid_ratio(m, dtype=torch.float32) for m in masks], 1),
         )
+        return self._encoded_alone(features) if self.one_way else features
 
     def encode(self, features: Features, phrases_BPC: Tensor, phrase_padding_BP: Tensor) -> Encoded:
-        """Fusion encoder and proposals."""
-        flat, padding, shapes = features.tokens_BSC, features.padding_BS, features.shapes
-        device = flat.device
-        shape_tensor = torch.tensor(shapes, dtype=torch.long, device=device)
-        starts = torch.cat((shape_tensor.new_zeros(1), shape_tensor.prod(1).cumsum(0)[:-1]))
+        """Fusion encoder and proposals; of the pictures' half no more than what hangs on the phrases."""
         count = phrases_BPC.shape[1]
         # Phrases are independent in the text enhancer: each sees itself only, and all share position 0,
         # so neither their number nor their order changes one of them there.
-        alone = torch.eye(count, dtype=torch.bool, device=device).expand(len(flat), count, count)
-        out = self.net.encoder(
-            vision_features=flat,
-            vision_attention_mask=padding,
-            vision_position_embedding=features.places_BSC,
-            spatial_shapes=shape_tensor,
-            spatial_shapes_list=shapes,
-            level_start_index=starts,
-            valid_ratios=features.ratios_BL2,
-            text_features=phrases_BPC,
-            text_attention_mask=phrase_padding_BP,
-            text_self_attention_masks=~alone,
-            text_position_ids=torch.zeros(len(flat), count, dtype=torch.long, device=device),
-            return_dict=True,
+        closed = ~torch.eye(count, dtype=torch.bool, device=phrases_BPC.device).expand(len(phrases_BPC), count, count)
+        place = torch.zeros(phrases_BPC.shape[:2], dtype=torch.long, device=phrases_BPC.device)
+        if features.encoded is None:
+            out = self.net.encoder(
+                vision_features=features.tokens_BSC,
+                vision_attention_mask=features.padding_BS,
+                vision_position_embedding=features.places_BSC,
+                valid_ratios=features.ratios_BL2,
+                text_features=phrases_BPC,
+                text_attention_mask=phrase_padding_BP,
+                text_self_attention_masks=closed,
+                text_position_ids=place,
+                return_dict=True,
+                **_levels_of(features),
+            )
+            made, phrases = self._proposed(features, out.last_hidden_state_vision), out.last_hidden_state_text
+        else:
+            made, phrases = features.encoded, phrases_BPC
+            for layer, tokens_BSC in zip(self.net.encoder.layers, features.looked_at, strict=True):
+                where = layer.get_text_position_embeddings(phrases, None, place)
+                seen = look(layer, tokens_BSC, features.padding_BS, phrases)
+                phrases = layer.text_enhancer_layer(seen, attention_masks=~closed, position_embeddings=where)[0]
+        logits = self._score(made.queries_BSC, phrases, phrase_padding_BP, self.encoder_bias)
+        return Encoded(
+            memory_BSC=made.memory_BSC, padding_BS=features.padding_BS, phrases_BPC=phrases,
+            phrase_padding_BP=phrase_padding_BP,
+            logits_BSP=logits.masked_fill(~made.valid_BS[..., None], float("-inf")),
+            box_logits_BS4=made.box_logits_BS4, valid_BS=made.valid_BS, shapes=features.shapes,
+            ratios_BL2=features.ratios_BL2,
+        )  # fmt: skip
+
+    def _encoded_alone(self, features: Features) -> Features:
+        """Pictures that no phrase tells anything, through all layers."""
+        encoder, tokens_BSC = self.net.encoder, features.tokens_BSC
+        reference = encoder.get_reference_points(features.shapes, features.ratios_BL2, device=tokens_BSC.device)
+        looked_at = []
+        for layer in encoder.layers:
+            looked_at.append(layer.fusion_layer.layer_norm_vision(tokens_BSC))
+            tokens_BSC = layer.deformable_layer(
+                hidden_states=looked_at[-1], attention_mask=~features.padding_BS,
+                position_embeddings=features.places_BSC, reference_points=reference, **_levels_of(features),
+            )[0]  # fmt: skip
+        return replace(features, looked_at=tuple(looked_at), encoded=self._proposed(features, tokens_BSC))
+
+    def _proposed(self, features: Features, memory_BSC: Tensor) -> Memory:
+        queries, proposals = self.net.generate_encoder_output_proposals(
+            memory_BSC.float(), features.padding_BS, features.shapes
         )
-        memory, phrases = out.last_hidden_state_vision, out.last_hidden_state_text
-        queries, proposals = self.net.generate_encoder_output_proposals(memory.float(), padding, shapes)
         valid = torch.isfinite(proposals).all(-1)
         # Padded and border tokens carry infinities through the logit: they must never meet an L1 or a GIoU.
         base = torch.where(valid[..., None], proposals, torch.zeros_like(proposals))
         boxes = self.net.encoder_output_bbox_embed(queries).float() + base
-        logits = self._score(queries, phrases, phrase_padding_BP, self.encoder_bias)
-        return Encoded(
-            memory_BSC=memory, padding_BS=padding, phrases_BPC=phrases, phrase_padding_BP=phrase_padding_BP,
-            logits_BSP=logits.masked_fill(~valid[..., None], float("-inf")), box_logits_BS4=boxes, valid_BS=valid,
-            shapes=shapes, ratios_BL2=features.ratios_BL2,
-        )  # fmt: skip
+        return Memory(memory_BSC=memory_BSC, queries_BSC=queries, box_logits_BS4=boxes, valid_BS=valid)
 
     def select(self, encoded: Encoded) -> tuple[Tensor, Tensor]:
         """Language-guided query selection: (B, N, C) contents and (B, N, 4) reference box logits, detached.
@@ -249,9 +310,7 @@ class LinkDetector(nn.Module):
         """Run the decoder layers on queries with reference box logits; ``closed_NN`` is True where attention is cut."""
         decoder = self.net.decoder
         hidden = content_BNC
-        device, heads = hidden.device, self.config.decoder_attention_heads
-        shape_tensor = torch.tensor(encoded.shapes, dtype=torch.long, device=device)
-        starts = torch.cat((shape_tensor.new_zeros(1), shape_tensor.prod(1).cumsum(0)[:-1]))
+        heads, levels = self.config.decoder_attention_heads, _levels_of(encoded)
         low = torch.finfo(torch.float32).min
         text_mask = (encoded.phrase_padding_BP.float() * low)[:, None, None, :]
         text_mask = text_mask.expand(-1, heads, hidden.shape[1], -1)
@@ -266,14 +325,12 @@ class LinkDetector(nn.Module):
                 hidden_states=hidden,
                 position_embeddings=decoder.reference_points_head(place),
                 reference_points=scaled,
-                spatial_shapes=shape_tensor,
-                spatial_shapes_list=encoded.shapes,
-                level_start_index=starts,
                 vision_encoder_hidden_states=encoded.memory_BSC,
                 vision_encoder_attention_mask=~encoded.padding_BS,
                 text_encoder_hidden_states=encoded.phrases_BPC,
                 text_encoder_attention_mask=text_mask,
                 self_attn_mask=self_mask,
+                **levels,
             )[0]
             normed = decoder.layer_norm(hidden)
             head = self.box_heads[min(index, len(self.box_heads) - 1)]
@@ -304,6 +361,13 @@ class LinkDetector(nn.Module):
             masks.append(small)
             positions.append(self.net.backbone.position_embedding(maps[-1], small).to(maps[-1].dtype))
         return maps, masks, positions
+
+
+def _levels_of(pictures: Features | Encoded) -> dict[str, Any]:
+    """Sizes and beginnings of the levels, as deformable attention is told of them."""
+    shapes = torch.tensor(pictures.shapes, dtype=torch.long, device=pictures.padding_BS.device)
+    starts = torch.cat((shapes.new_zeros(1), shapes.prod(1).cumsum(0)[:-1]))
+    return {"spatial_shapes": shapes, "spatial_shapes_list": pictures.shapes, "level_start_index": starts}
 
 
 def detector_config(network: dict[str, Any]) -> Any:

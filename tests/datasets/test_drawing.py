@@ -165,6 +165,35 @@ def test_a_picture_is_asked_for_beside_one_that_has_no_part_in_it() -> None:
     assert [(turn.task, turn.phrases) for turn in once.turns] == [(turn.task, turn.phrases) for turn in again.turns]
 
 
+def test_a_caption_is_asked_for_in_one_breath_with_a_list() -> None:
+    dataset = open_dataset("scenes", "train", task="described")
+    first = set()
+    for index in range(24):
+        record = dataset.read(index % 6)
+        assert isinstance(record, Record)
+        sample = dataset.ask_about(record, item_rng(0, index))
+        assert [turn.joined for turn in sample.turns] == [False, True]
+        (words,), (listed,) = ([turn for turn in sample.turns if (turn.task is None) is free] for free in (True, False))
+        assert words.reply in record.captions
+        assert 1 <= len(listed.phrases) <= 3
+        first.add(sample.turns[0].task)
+    assert first == {None, "detection", "segmentation"}
+
+
+def test_what_is_asked_in_capitals_means_what_it_means_in_small_letters() -> None:
+    dataset = open_dataset("scenes", "train", task="loud")
+    tasks = set()
+    for index in range(24):
+        record = dataset.read(index % 6)
+        assert isinstance(record, Record)
+        (turn,) = dataset.ask_about(record, item_rng(0, index)).turns
+        tasks.add(turn.task)
+        assert len(turn.phrases) <= 6
+        assert turn.phrases == tuple(phrase.upper() for phrase in turn.means)
+        assert turn.plain().phrases == turn.means
+    assert tasks == {"detection", "segmentation", "generation", "editing", "super_resolution"}
+
+
 def test_both_sides_of_a_change_are_augmented_alike() -> None:
     """A flip and a resize, and no light: what differs is still what the mask says."""
     dataset = open_dataset("scenes", "train", task="editing")

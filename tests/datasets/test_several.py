@@ -67,9 +67,15 @@ def test_what_was_shown_is_sought_in_the_other_picture() -> None:
         assert turn.phrases[0] in turn.question.replace("<region>", "region 1"), "the reply would not quote"
         assert sample.picture_of(turn.phrases[0]) == 1
         assert turn.regions[0].picture == 0
+        plain = sample.plain()
+        assert plain is not None
+        assert not plain.regions
+        assert plain.picture_of(plain.turns[0].phrases[0]) == 1
+        assert plain.turns[0].target is turn.target
         found += len(turn.target.boxes_xyxy) > 0
         labels = {int(second.labels[second.boxes_xyxy.tolist().index(b)]) for b in turn.target.boxes_xyxy.tolist()}
         assert len(labels) <= 1
+        assert all(plain.turns[0].phrases == (f"{second.names[label]} in picture 2",) for label in labels)
         assert all(mask.size == second.picture.size for mask in turn.target.masks)
     assert 15 < found < 40
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
 import torch
 
-from visionllm.core.errors import UnknownNameError
+from visionllm.core.errors import ShapeError, UnknownNameError
+from visionllm.routing.readout import Text, read_out, run_text
 from visionllm.routing.render import Style
 
 Make = Callable[..., Any]
@@ -79,3 +81,47 @@ def test_links_of_other_decoders_are_free(make_model: Make, boxed: Make) -> None
 def test_what_is_held_must_be_there(make_model: Make) -> None:
     with pytest.raises(UnknownNameError, match="speech"):
         make_model().hold(["speech"])
+
+
+def test_a_phrase_is_held_to_what_it_means(make_model: Make, boxed: Make) -> None:
+    """Its link is to be that of the plain words; those beside it stay held to their own."""
+    model = make_model().train()
+    model.hold(["objects"])
+    odd = boxed(phrases=("same as that", "big dog"))
+    odd = odd.with_turns(replace(odd.turns[0], question="find the same", means=("car", "big dog")))
+    samples = [boxed(phrases=("cat",)), odd]
+    batch = model.processor.encode(samples, plain=True)
+    assert batch.plain is not None
+    assert not batch.plain.pixels
+    assert [meta.phrase for meta in batch.plain.links.meta] == ["car", "big dog"]
+    plain = boxed(phrases=("car", "big dog"))
+    own, meant = (links_of(model, model.processor.encode([sample])) for sample in (odd, plain))
+    apart = ((own - meant).square().sum(-1) / meant.square().sum(-1)).sum()
+    assert float(apart) > 0.1
+    assert float(model(batch).sums["held"].detach()) == pytest.approx(float(apart), rel=1e-3)
+    assert float(model(model.processor.encode(samples)).sums["held"].detach()) == 0.0
+
+
+def test_what_means_another_may_be_free(make_model: Make, boxed: Make) -> None:
+    """Of a batch one link is held, and the one that means another is none of them."""
+    model = make_model().train()
+    model.hold([])
+    odd = boxed(phrases=("same as that",))
+    odd = odd.with_turns(replace(odd.turns[0], means=("car",)))
+    batch = model.processor.encode([boxed(), odd], plain=True)
+    model._former.places = lambda held: [0] if held is batch else []
+    assert float(model(batch).sums["held"].detach()) == pytest.approx(0.0, abs=1e-6)
+
+
+def test_each_phrase_means_something(boxed: Make) -> None:
+    turn = boxed(phrases=("car", "dog")).turns[0]
+    assert boxed().plain() is None
+    with pytest.raises(ShapeError, match="meanings of 1"):
+        replace(turn, means=("cat",))
+
+
+@torch.no_grad()
+def links_of(model: Any, batch: Any) -> torch.Tensor:
+    seen = model._see(batch).all
+    out = run_text(model.mllm, Text.of(batch), seen)
+    return read_out(model.mllm, model.link_queries, Text.of(batch), batch.links, out.cache).states

@@ -133,6 +133,8 @@ class Batch:
         samples: what the batch was made of; targets are read from its turns.
         sights: what the pictures show where, or None where nobody learns from it.
         gazes: where the text is to look, or None with them.
+        plain: those of the samples whose phrases mean others, asked for by these (``Sample.plain``), in their order and
+            without decoders' pictures; None where there is none, or nobody learns from it.
     """
 
     input_ids: Tensor
@@ -149,6 +151,7 @@ class Batch:
     marks: Marks | None = None
     sights: Sights | None = None
     gazes: Gazes | None = None
+    plain: Batch | None = None
 
     @property
     def device(self) -> torch.device:
@@ -169,5 +172,6 @@ class Batch:
             marks=None if self.marks is None else self.marks.to(device),
             sights=None if self.sights is None else self.sights.to(device),
             gazes=None if self.gazes is None else self.gazes.to(device),
+            plain=None if self.plain is None else self.plain.to(device, dtype),
             pixels={name: tuple(p.to(device) for p in buckets) for name, buckets in self.pixels.items()},
         )

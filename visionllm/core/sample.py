@@ -243,6 +243,8 @@ class Turn:
         target: the truth, None in use.
         question: the user's own words; None lets the renderer draw a wording from the task's templates.
         called: what the question calls all the phrases instead ("them": an earlier turn has named them).
+        means: what each phrase means in plain words: "car in picture 2" of "same as region 1 in picture 2". Their links
+            are to be the same (``routing.former``). Empty where the phrases are as plain as can be.
         reply: words of the answer, where they follow from no template (training of text tasks); of a task, words that
             say each of the phrases, in their order.
         then: of a task whose findings are told (``Task.told``), what is said once they are.
@@ -262,6 +264,7 @@ class Turn:
     target: Any = None
     question: str | None = None
     called: str | None = None
+    means: tuple[str, ...] = ()
     reply: str | None = None
     then: str | None = None
     told: bool = False
@@ -274,11 +277,19 @@ class Turn:
     def __post_init__(self) -> None:
         if self.parts and len(self.parts) != len(self.phrases):
             raise ShapeError(f"parts of {len(self.parts)} phrases do not fit {len(self.phrases)} phrases")
+        if self.means and len(self.means) != len(self.phrases):
+            raise ShapeError(f"meanings of {len(self.means)} phrases do not fit {len(self.phrases)} phrases")
 
     @property
     def words(self) -> str | None:
         """What a right answer says in the end, where words are expected."""
         return self.reply if self.then is None else self.then
+
+    def plain(self) -> Turn:
+        """The same, asked for by what its phrases mean, in words that need neither a region nor another turn."""
+        if not self.means:
+            return self
+        return replace(self, phrases=self.means, regions=(), question=None, called=None, reply=None, means=())
 
 
 @dataclass(kw_only=True, slots=True, frozen=True, eq=False)
@@ -358,6 +369,10 @@ class Sample:
 
     def with_turns(self, *turns: Turn) -> Sample:
         return replace(self, turns=turns)
+
+    def plain(self) -> Sample | None:
+        """The same, asked for by what its phrases mean; None where they are as plain as can be."""
+        return self.with_turns(*(turn.plain() for turn in self.turns)) if any(t.means for t in self.turns) else None
 
 
 @dataclass(kw_only=True, slots=True, frozen=True, eq=False)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import product
 from types import SimpleNamespace
 from typing import Any
 
@@ -103,14 +104,14 @@ class GivenText(nn.Module):
         return SimpleNamespace(last_hidden_state=self.features)
 
 
-@pytest.fixture(params=[(kind, share) for kind in KINDS for share in (True, False)], ids=str)
+@pytest.fixture(params=[(kind, *how) for kind in KINDS for how in product((True, False), (True, False))], ids=str)
 def pair(request: pytest.FixtureRequest, tiny_network: Make) -> tuple[Any, LinkDetector, Any]:
-    """(their model, ours with their weights, their module)."""
-    kind, share = request.param
+    """(their model, ours with their weights, their module); fused one way, theirs is told nothing by phrases."""
+    kind, share, one_way = request.param
     changes = {"decoder_bbox_embed_share": share}
     if kind.startswith("mm"):
         changes["decoder_cls_embed_share"] = share
-    ours = LinkDetector(tiny_network(kind, num_queries=8, **changes)).eval()
+    ours = LinkDetector(tiny_network(kind, num_queries=8, **changes), one_way=one_way).eval()
     cls, module = KINDS[kind]
     theirs = cls(ours.config)
     # Heads that are not shared must differ, or the test could not tell one from the next.
@@ -118,6 +119,8 @@ def pair(request: pytest.FixtureRequest, tiny_network: Make) -> tuple[Any, LinkD
     if not share:
         theirs.model.decoder.bbox_embed = theirs.bbox_embed
     copy_weights(theirs, ours)
+    for layer in theirs.model.encoder.layers if one_way else ():
+        layer.fusion_layer.vision_param.data.zero_()
     return theirs.eval(), ours, module
 
 
@@ -264,13 +267,41 @@ def test_more_queries_than_were_learned_look_at_more_places(tiny_network: Make) 
     assert all(torch.equal(one, other) for one, other in zip(same.select(encoded), (content, places), strict=True))
 
 
+@torch.no_grad()
+def test_one_encoding_serves_every_question(tiny_network: Make) -> None:
+    """Fused one way, what is made of a picture does not hang on the phrases, nor one phrase on the others."""
+    ours = stirred(LinkDetector(tiny_network(), 4, one_way=True))
+    pixels, mask, phrases, _ = inputs(padded=True)
+    features = ours.features(pixels, mask)
+    none = torch.zeros(2, 3, dtype=torch.bool)
+    together = ours.encode(features, phrases, none)
+    for number in range(3):
+        alone = ours.encode(features, phrases[:, number : number + 1], none[:, :1])
+        assert alone.memory_BSC is together.memory_BSC
+        its, valid = slice(number, number + 1), alone.valid_BS
+        torch.testing.assert_close(alone.phrases_BPC, together.phrases_BPC[:, its], atol=1e-5, rtol=1e-5)
+        torch.testing.assert_close(
+            alone.logits_BSP[valid], together.logits_BSP[..., its][valid], atol=1e-4, rtol=1e-5
+        )
+    # One picture for several passes is held once.
+    one = ours.features(pixels[:1], mask[:1])
+    again = one.take([0, 0, 0])
+    assert again.encoded is not None
+    assert again.encoded.memory_BSC.data_ptr() == one.encoded.memory_BSC.data_ptr()  # type: ignore[union-attr]
+    torch.testing.assert_close(
+        ours.encode(again, phrases[:1].transpose(0, 1), none[:1].transpose(0, 1)).phrases_BPC[:, 0],
+        ours.encode(one, phrases[:1], none[:1]).phrases_BPC[0], atol=1e-5, rtol=1e-5,
+    )  # fmt: skip
+
+
 # --- learning and settings ------------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("one_way", [False, True])
 @pytest.mark.parametrize("kind", list(KINDS))
-def test_every_parameter_learns(tiny_network: Make, boxed: Make, make_model: Make, kind: str) -> None:
+def test_every_parameter_learns(tiny_network: Make, boxed: Make, make_model: Make, kind: str, one_way: bool) -> None:
     """The proposal head too, which transformers' own loss leaves alone."""
-    model = make_model(kind=kind, denoising=12).train()
+    model = make_model(kind=kind, denoising=12, one_way=one_way).train()
     losses = model(model.processor.encode([boxed(), boxed(size=(60, 90), seed=1)]))
     sum(value for name, value in losses.sums.items() if "/" in name).backward()
     named = dict(model.decoders["objects"].named_parameters())
@@ -279,6 +310,7 @@ def test_every_parameter_learns(tiny_network: Make, boxed: Make, make_model: Mak
     free = {n for n in named if "text_enhancer_layer.self_attn" in n and (".query." in n or ".key." in n)}
     # A bias of the keys moves all scores of a query alike.
     free |= {n for n in named if n.endswith(("k_proj.bias", "key.bias"))}
+    free |= {n for n, p in named.items() if not p.requires_grad} if one_way else set()
     assert dead <= free, sorted(dead - free)
     assert any("encoder_output_bbox_embed" in n for n in named)
 

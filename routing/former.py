@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from copy import deepcopy
 from dataclasses import replace
 from typing import NamedTuple
@@ -41,42 +41,39 @@ class Former:
         self.mllm, self.queries, self.tasks = mllm.reader(), deepcopy(queries), frozenset(tasks)
         self.queries.requires_grad_(False)
 
-    def places(self, batch: Batch) -> list[int]:
-        """Indices of the links of a batch that are held."""
-        return [place for place, meta in enumerate(batch.links.meta) if meta.task in self.tasks]
+    def places(self, batch: Batch) -> tuple[list[int], list[int]]:
+        """Indices of the links of a batch that are held to their own phrases, and to what these mean in plain words."""
+        again = set() if batch.plain is None else {i for i, one in enumerate(batch.samples) if one.plain() is not None}
+        own = [place for place, meta in enumerate(batch.links.meta) if meta.task in self.tasks]
+        return ([place for place in own if batch.links.meta[place].sample not in again],
+                [place for place in own if batch.links.meta[place].sample in again])  # fmt: skip
 
-    def moved(self, links: SuperLinks, seen: Look, plain: Look | None = None) -> Tensor:
-        """How far the held links are from what they were: squared, in squared lengths of what they were, and summed
-        over their queries.
+    def moved(self, links: SuperLinks, seen: Look, plain: Look | None = None) -> dict[str, Tensor]:
+        """How far the held links are from what they were, and from what they mean (``held``, ``meant``): squared, in
+        squared lengths of where they should be, and summed over their queries.
 
         Args:
             links: those that learn, of the batch that was seen; its pictures are not looked at anew.
             plain: ``Batch.plain`` of this batch, as it is seen.
         """
-        places = self.places(seen.batch)
+        own, meant = self.places(seen.batch)
+        found = {"held": self._apart(links.select(own), seen, own)}
+        if plain is not None:
+            found["meant"] = self._apart(links.select(meant), plain, self.places(plain.batch)[0])
+        return found
+
+    def _apart(self, links: SuperLinks, seen: Look, places: Sequence[int]) -> Tensor:
+        """Links against those that the former model has at these places."""
         if not places:
             return links.states.new_zeros(())
-        links = links.select(places)
-        before = self._read(seen)
-        if plain is not None and self.places(plain.batch):
-            before = _meaning(before, seen.batch, self._read(plain))
+        before = self._read(seen, places)
+        assert links.queries == before.queries, "a phrase and its meaning differ"
         apart = (links.states.float() - before.states).square().sum(-1)
         return (apart / before.states.square().sum(-1)).sum()
 
     @torch.no_grad()
-    def _read(self, seen: Look) -> SuperLinks:
-        text, layout = Text.of(seen.batch), seen.batch.links.select(self.places(seen.batch))
+    def _read(self, seen: Look, places: Sequence[int]) -> SuperLinks:
+        text = Text.of(seen.batch)
         out = run_text(self.mllm, text, None if seen.states is None else seen.states.detach())
-        links = read_out(self.mllm, self.queries, text, layout, out.cache)
+        links = read_out(self.mllm, self.queries, text, seen.batch.links.select(places), out.cache)
         return replace(links, states=links.states.float())
-
-
-def _meaning(links: SuperLinks, batch: Batch, plain: SuperLinks) -> SuperLinks:
-    """Links in which those of samples that were asked for in plain words as well are as they are there."""
-    again = {place for place, sample in enumerate(batch.samples) if sample.plain() is not None}
-    taken = [place for place, meta in enumerate(links.meta) if meta.sample in again]
-    assert [links.queries[place] for place in taken] == list(plain.queries), "a phrase and its meaning differ"
-    states = list(links.states.split(links.queries))
-    for place, meant in zip(taken, plain.states.split(plain.queries), strict=True):
-        states[place] = meant
-    return replace(links, states=torch.cat(states))

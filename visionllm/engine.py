@@ -83,6 +83,7 @@ def train(config: TrainConfig, *, resume: bool = False) -> Path:
     log = RunLog(folder, steps=run.steps, start=start, enabled=accelerator.is_main_process)
     clock = Clock()
     sights = any(weights[name] > 0 for name in ("sight", "region", "gaze"))
+    plain = weights["meant"] > 0
     parameters = [p for p in model.parameters() if p.requires_grad]
     shared, noted = shared_parameters(config, model), dict[str, float]()
     batches = loader.steps(start, run.steps, workers=run.workers)
@@ -95,7 +96,7 @@ def train(config: TrainConfig, *, resume: bool = False) -> Path:
         logged: dict[str, float] = {}
         parts = _split(samples, styles, run.accumulate, model.mllm.tokens_per_tile)
         with clock("encode"):
-            micro = [model.processor.encode(s, w, multiple=32, sights=sights, plain=bool(run.hold)) for s, w in parts]
+            micro = [model.processor.encode(s, w, multiple=32, sights=sights, plain=plain) for s, w in parts]
             micro = [batch.to(accelerator.device) for batch in micro]
         counts = global_counts(accelerator, model, micro)
         for index, batch in enumerate(micro):

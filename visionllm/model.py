@@ -250,7 +250,8 @@ class VisionLLM(Answering, PreTrainedModel):
 
     def hold(self, decoders: Collection[str], former: VisionLLM | None = None) -> None:
         """From here on ``forward`` gives the loss ``held``: how far the links of some decoders are from what another
-        model of the same vocabulary, or (None) this one as it is now, makes of the same text (``Former``).
+        model of the same vocabulary, or (None) this one as it is now, makes of the same text; and of a batch that says
+        what phrases mean the loss ``meant``: how far theirs are from what it makes of these (``Former``).
 
         Raises:
             UnknownNameError: there is no such decoder.
@@ -290,7 +291,7 @@ class VisionLLM(Answering, PreTrainedModel):
             sums["link"] = spelling_loss(self.mllm, self.vocabulary, links, batch)
             if self._former is not None:
                 plain = None if batch.plain is None else Look(batch.plain, self._see(batch.plain).all)
-                sums["held"] = self._former.moved(links, Look(batch, seen.all), plain)
+                sums |= self._former.moved(links, Look(batch, seen.all), plain)
             taught = links.select(_with_targets(batch))
             ctx = Context(batch=batch, vision=seen.tiles)
             for name, decoder in self._decoders():
@@ -313,7 +314,8 @@ class VisionLLM(Answering, PreTrainedModel):
         if len(batch.links):
             counts["link"] = float((spelling(batch.links, self.vocabulary) != -100).sum())
             if self._former is not None:
-                counts["held"] = float(sum(batch.links.queries[place] for place in self._former.places(batch)))
+                for name, places in zip(("held", "meant"), self._former.places(batch), strict=True):
+                    counts[name] = float(sum(batch.links.queries[place] for place in places))
         if batch.sights is not None:
             positions = 0 if batch.tiles is None else len(batch.tiles) * self.mllm.tokens_per_tile
             tiled = batch.sights.slot < positions
@@ -332,7 +334,7 @@ class VisionLLM(Answering, PreTrainedModel):
 
     def loss_weights(self) -> dict[str, float]:
         """Default weight of every loss by name."""
-        off = dict.fromkeys(("weakest", "sight", "region", "gaze", "held"), 0.0)
+        off = dict.fromkeys(("weakest", "sight", "region", "gaze", "held", "meant"), 0.0)
         return {"lm": 1.0, "words": 1.0, "end": 0.1, "link": 0.5, **off} | {
             f"{task.decoder}/{key}": value for task in self.tasks for key, value in task.loss_weights.items()
         }

@@ -198,6 +198,8 @@ def weights_of(config: TrainConfig, model: VisionLLM) -> dict[str, float]:
         raise ConfigError("train.hold_to: goes with train.hold, decoders whose links are held; set both or none")
     if bool(config.train.hold) != (found["held"] > 0):
         raise ConfigError("loss_weights.held: goes with train.hold, decoders whose links are held; set both or none")
+    if found["meant"] > 0 and not config.train.hold:
+        raise ConfigError("loss_weights.meant: goes with train.hold, decoders whose links are held; set both or none")
     if found["gaze"] > 0 and config.train.attention != "matmul":
         raise ConfigError("loss_weights.gaze: reads attention, which only train.attention: matmul gives; set it")
     return found

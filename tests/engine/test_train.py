@@ -220,7 +220,9 @@ def test_links_are_held_where_another_model_has_them(write: Make, tmp_path: Path
         train(load_config(write("alone", train__hold_to=str(before))))
 
 
-@pytest.mark.parametrize("changes", [{"train__hold": ["objects"]}, {"loss_weights": {"held": 1.0}}])
+@pytest.mark.parametrize(
+    "changes", [{"train__hold": ["objects"]}, {"loss_weights": {"held": 1.0}}, {"loss_weights": {"meant": 1.0}}]
+)
 def test_links_are_held_with_a_weight(write: Make, changes: dict[str, Any]) -> None:
     with pytest.raises(ConfigError, match=r"goes with train\.hold") as caught:
         train(load_config(write(**changes)))

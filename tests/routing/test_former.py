@@ -98,19 +98,15 @@ def test_a_phrase_is_held_to_what_it_means(make_model: Make, boxed: Make) -> Non
     own, meant = (links_of(model, model.processor.encode([sample])) for sample in (odd, plain))
     apart = ((own - meant).square().sum(-1) / meant.square().sum(-1)).sum()
     assert float(apart) > 0.1
-    assert float(model(batch).sums["held"].detach()) == pytest.approx(float(apart), rel=1e-3)
-    assert float(model(model.processor.encode(samples)).sums["held"].detach()) == 0.0
-
-
-def test_what_means_another_may_be_free(make_model: Make, boxed: Make) -> None:
-    """Of a batch one link is held, and the one that means another is none of them."""
-    model = make_model().train()
+    sums, counts = model(batch).sums, model.counts(batch)
+    assert float(sums["meant"].detach()) == pytest.approx(float(apart), rel=1e-3)
+    assert float(sums["held"].detach()) == pytest.approx(0.0, abs=1e-6)
+    assert (counts["held"], counts["meant"]) == (batch.links.queries[0], sum(batch.plain.links.queries))
+    unsaid = model.processor.encode(samples)
+    assert "meant" not in model(unsaid).sums
+    assert model.counts(unsaid)["held"] == sum(unsaid.links.queries)
     model.hold([])
-    odd = boxed(phrases=("same as that",))
-    odd = odd.with_turns(replace(odd.turns[0], means=("car",)))
-    batch = model.processor.encode([boxed(), odd], plain=True)
-    model._former.places = lambda held: [0] if held is batch else []
-    assert float(model(batch).sums["held"].detach()) == pytest.approx(0.0, abs=1e-6)
+    assert [float(model(batch).sums[name].detach()) for name in ("held", "meant")] == [0.0, 0.0]
 
 
 def test_each_phrase_means_something(boxed: Make) -> None:

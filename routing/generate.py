@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from visionllm.routing.quoting import Quoting
-from visionllm.routing.readout import LanguageModel, Text, run_text
+from visionllm.routing.readout import LanguageModel, Text, run_prompt
 
 
 @dataclass(kw_only=True, slots=True, frozen=True, eq=False)
@@ -48,7 +48,7 @@ def generate(model: LanguageModel, text: Text, vision: Tensor | None, *, end: in
         quoting: of each row what may follow; empty where all may.
     """
     device = text.ids.device
-    out = run_text(model, text, vision)
+    out = run_prompt(model, text, vision)
     shut = torch.tensor(sorted(banned), dtype=torch.long, device=device)
     alive = torch.ones(len(text.ids), dtype=torch.bool, device=device)
     room = torch.tensor(limits, device=device)

@@ -36,16 +36,19 @@ class LanguageModel(Protocol):
 
 @dataclass(kw_only=True, slots=True, frozen=True, eq=False)
 class Text:
-    """The text of a batch as far as it stands: (B, T) ids, owner (-1 on padding), branch and position ids."""
+    """The text of a batch as far as it stands: (B, T) ids, owner (-1 on padding), branch and position ids; ``shared``
+    columns at its start are the same in all rows."""
 
     ids: Tensor
     owner: Tensor
     branch: Tensor
     position: Tensor
+    shared: int = 0
 
     @classmethod
     def of(cls, batch: Batch) -> Text:
-        return cls(ids=batch.input_ids, owner=batch.owner, branch=batch.branch, position=batch.position_ids)
+        return cls(ids=batch.input_ids, owner=batch.owner, branch=batch.branch, position=batch.position_ids,
+                   shared=batch.shared)  # fmt: skip
 
     def append(self, ids_B: Tensor, alive_B: Tensor) -> Text:
         """One more column; rows that are not alive get padding."""
@@ -57,7 +60,7 @@ class Text:
             self.position[:, -1] + alive_B.long(),
         )
         parts = (self.ids, self.owner, self.branch, self.position)
-        return Text(**{
+        return Text(shared=self.shared, **{
             name: torch.cat([part, new[:, None]], 1)
             for name, part, new in zip(("ids", "owner", "branch", "position"), parts, column, strict=True)
         })  # fmt: skip
@@ -73,6 +76,16 @@ def run_text(model: LanguageModel, text: Text, vision: Tensor | None, *, keep_ca
     else:
         mask = (text.owner >= 0).long()
     return model.text(embeds, mask, text.position, keep_cache=keep_cache)
+
+
+def run_prompt(model: LanguageModel, text: Text, vision: Tensor | None) -> Any:
+    """The text up to where replies begin: what all rows share runs once, and its hidden states are left out."""
+    if not text.shared:
+        return run_text(model, text, vision)
+    embeds, real = model.embed(text.ids, vision), (text.owner >= 0).long()
+    cache = model.text(embeds[:1, : text.shared], real[:1, : text.shared], text.position[:1, : text.shared]).cache
+    cache.batch_repeat_interleave(len(embeds))
+    return model.text(embeds[:, text.shared :], real, text.position[:, text.shared :], cache)
 
 
 def read_out(model: LanguageModel, queries: LinkQueries, text: Text, links: LinkLayout, cache: Any) -> SuperLinks:

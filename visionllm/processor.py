@@ -112,6 +112,7 @@ class Processor:
         batch = self._pad(
             rows, torch.cat([*tiles.values()]) if tiles else None, order, marks,
             self._decoder_pixels(samples, pictures), tuple(samples), multiple,
+            0 if reply else _shared(rows, samples, self.vocabulary.control(IMAGE)),
         )  # fmt: skip
         if plain and (meant := [one for sample in samples if (one := sample.plain()) is not None]):
             reader = Processor(self.vocabulary, self.tiling, {}, self.context_length, regions=self.regions)
@@ -196,20 +197,18 @@ class Processor:
         return torch.tensor(order, dtype=torch.long), marks
 
     def _pad(self, rows: list[_Row], tiles: Tensor | None, order: Tensor, marks: Marks | None,
-             pixels: dict[str, tuple[Pixels, ...]], samples: tuple[Sample, ...], multiple: int) -> Batch:  # fmt: skip
+             pixels: dict[str, tuple[Pixels, ...]], samples: tuple[Sample, ...], multiple: int, shared: int
+             ) -> Batch:  # fmt: skip
         width = -(-max(len(row.ids) for row in rows) // multiple) * multiple
         table = torch.zeros(6, len(rows), width, dtype=torch.long)
         table[0], table[1], table[4] = self.vocabulary.pad, -1, -100
         links: list[tuple[int, int, LinkMeta]] = []
         for i, row in enumerate(rows):
-            start = width - len(row.ids)
-            table[0, i, start:] = torch.tensor(row.ids)
-            table[1, i, start:] = i
-            table[2, i, start:] = torch.tensor(row.branch)
-            table[3, i, start:] = torch.tensor(row.position)
-            table[4, i, start:] = torch.tensor(row.labels)
-            table[5, i, start:] = torch.tensor(row.free)
-            links += [(i, start + column, meta) for column, meta in row.links]
+            place = torch.arange(len(row.ids))
+            place[shared:] += width - len(row.ids)
+            owner = [i] * len(row.ids)
+            table[:, i, place] = torch.tensor([row.ids, owner, row.branch, row.position, row.labels, row.free])
+            links += [(i, int(place[column]), meta) for column, meta in row.links]
         tokens = [self.vocabulary.tokens[meta.token][1] for _, _, meta in links]
         layout = LinkLayout(
             row=tuple(i for i, _, _ in links),
@@ -217,14 +216,14 @@ class Processor:
             queries=tuple(token.queries for token in tokens),
             meta=on_pictures(owned([meta for _, _, meta in links], [token.parent for token in tokens]), samples),
             echo=tuple(
-                echo(rows[i].ids[: column - width + len(rows[i].ids)], token, self.vocabulary)
+                echo(table[0, i, :column].tolist(), token, self.vocabulary)
                 for (i, column, _), token in zip(links, tokens, strict=True)
             ),
         )
-        ids, owner, branch, position, labels, free = table
+        ids, owners, branch, position, labels, free = table
         return Batch(
-            input_ids=ids, owner=owner, branch=branch, position_ids=position, labels=labels, free=free.bool(),
-            tiles=tiles, order=order, links=layout, pixels=pixels, samples=samples, marks=marks,
+            input_ids=ids, owner=owners, branch=branch, position_ids=position, labels=labels, free=free.bool(),
+            tiles=tiles, order=order, links=layout, pixels=pixels, samples=samples, marks=marks, shared=shared,
         )  # fmt: skip
 
     def _decoder_pixels(
@@ -238,6 +237,22 @@ class Processor:
         # Equal specs share one preparation.
         made = {spec: _prepare(asked, spec) for spec in set(self.pixels.values())}
         return {name: made[spec] for name, spec in self.pixels.items()}
+
+
+def _shared(rows: Sequence[_Row], samples: Sequence[Sample], image: int) -> int:
+    """How many ids at their start all rows have in common, where they are about the same pictures: ``image`` stands for
+    one or the other, and for regions, which are no part of it. Every row keeps an id of its own."""
+    shown = {tuple(map(id, sample.pictures)) for sample in samples}
+    if len(rows) < 2 or shown == {()} or len(shown) > 1:
+        return 0
+    seen = rows[0].ids.count(image) - len(samples[0].regions)
+    most, count = min(len(row.ids) for row in rows) - 1, 0
+    for ids in zip(*(row.ids[:most] for row in rows), strict=True):
+        seen -= ids[0] == image
+        if len(set(ids)) > 1 or seen < 0:
+            break
+        count += 1
+    return count
 
 
 def _prepare(pictures: list[tuple[tuple[tuple[int, int], ...], Picture]], spec: PixelSpec) -> tuple[Pixels, ...]:

@@ -11,10 +11,11 @@ import torch
 from torch import Tensor
 
 from visionllm.core.batch import LinkLayout
+from visionllm.core.regions import Point
 from visionllm.core.sample import Sample, Turn
 from visionllm.routing.generate import generate
 from visionllm.routing.masks import QueryLayout, additive_mask
-from visionllm.routing.readout import Text, find_links, read_out, run_text
+from visionllm.routing.readout import Text, find_links, read_out, run_prompt, run_text
 from visionllm.routing.render import Style
 
 Make = Callable[..., Any]
@@ -184,10 +185,14 @@ def caught_links(model: Any, monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     return seen
 
 
+@pytest.mark.parametrize("alike", [False, True])
 def test_read_out_after_generation_equals_training(
-    model: Any, asked: list[Sample], attention: str, dictate: Make, reply_ids: Make, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Replies of different lengths: some rows are done early, and the last token of the longest is not in the cache."""
+    model: Any, asked: list[Sample], attention: str, dictate: Make, reply_ids: Make, monkeypatch: pytest.MonkeyPatch,
+    alike: bool,
+) -> None:  # fmt: skip
+    """Replies of different lengths: some rows are done early, and the last token of the longest is not in the cache.
+    About one picture, what all prompts begin with runs once."""
+    asked = about_one_picture(asked) if alike else asked
     seen = caught_links(model, monkeypatch)
     scripts = [reply_ids(model, phrases)[:-1] for phrases in PHRASES]
     assert len({len(s) for s in scripts}) == 3
@@ -204,11 +209,47 @@ def test_read_out_after_generation_equals_training(
     torch.testing.assert_close(seen[0].states, trained.states, atol=1e-5, rtol=1e-5)
 
 
+def about_one_picture(asked: list[Sample]) -> list[Sample]:
+    return [replace(sample, pictures=asked[0].pictures) for sample in asked]
+
+
+@torch.no_grad()
+def test_what_all_prompts_begin_with_runs_once(make_model: Make, asked: list[Sample], picture: Make) -> None:
+    """Up to where the questions part, or to a region, which stands in a position like a picture's."""
+    model = make_model(regions={"layers": [-1], "channels": 8})
+    image, per_tile = model.vocabulary.control("<IMG_CONTEXT>"), model.mllm.tokens_per_tile
+    pointed = [
+        replace(sample, turns=(Turn(question="see <region> and <region>", regions=(Point(x, 9), Point(x, 30))),))
+        for sample, x in zip(about_one_picture(asked), (5, 40, 70), strict=True)
+    ]
+    for samples in (about_one_picture(asked), pointed):
+        batch = model.processor.encode(samples, reply=False)
+        tiles = int((batch.input_ids[0, : batch.shared] == image).sum())
+        assert tiles == model.processor.tiling.count(samples[0].pictures[0].size) * per_tile
+        assert bool((batch.input_ids[:, : batch.shared] == batch.input_ids[0, : batch.shared]).all())
+        text, vision = Text.of(batch), model._see(batch).all
+        last = run_prompt(model.mllm, text, vision).hidden_BTD[:, -1]
+        torch.testing.assert_close(last, run_text(model.mllm, text, vision).hidden_BTD[:, -1], atol=1e-5, rtol=1e-5)
+        for row, sample in enumerate(samples):
+            one = model.processor.encode([sample], reply=False)
+            assert one.shared == 0
+            own = run_text(model.mllm, Text.of(one), model._see(one).all).hidden_BTD[0, -1]
+            torch.testing.assert_close(last[row], own, atol=1e-5, rtol=1e-5)
+    twice = [pointed[0], pointed[0]]
+    whole = model.processor.encode(twice, reply=False)
+    assert whole.input_ids[0, whole.shared] == image, "regions may differ where all words are the same"
+    other = [replace(asked[0], pictures=(picture(80, 60, seed=9),)), asked[0]]
+    assert [model.processor.encode(samples, reply=False).shared for samples in (other, asked)] == [0, 0]
+    assert model.processor.encode(about_one_picture(asked)).shared == 0
+
+
+@pytest.mark.parametrize("alike", [False, True])
 @torch.no_grad()
 def test_reading_out_does_not_change_what_is_written(
-    model: Any, asked: list[Sample], attention: str, monkeypatch: pytest.MonkeyPatch
+    model: Any, asked: list[Sample], attention: str, monkeypatch: pytest.MonkeyPatch, alike: bool
 ) -> None:
     """Links are read in the midst of writing, again and again; a plain cache-free loop writes the same tokens."""
+    asked = about_one_picture(asked) if alike else asked
     few = [model.vocabulary.control(token) for token in ("[DET]", "<ref>", "</ref>")]
     few += model.vocabulary.plain("abcdefgh")
     heads = [torch.randn(32, len(few), generator=torch.Generator().manual_seed(seed)) for seed in range(20)]
@@ -225,7 +266,7 @@ def test_reading_out_does_not_change_what_is_written(
 
     def write(read: bool) -> tuple[Tensor, int]:
         text, count, steps = None, 0, generate(
-            model.mllm, Text.of(batch), vision_of(model, batch), end=model.vocabulary.end, banned=banned,
+            model.mllm, Text.of(batch), model._see(batch).all, end=model.vocabulary.end, banned=banned,
             limits=[24] * len(asked),
         )  # fmt: skip
         for step in steps:

@@ -1,6 +1,6 @@
 """A batch: what the model reads, and where in it the links are.
 
-B = rows, T = text positions (padded left), N = links.
+B = rows, T = text positions (padded left, behind what all rows share), N = links.
 """
 
 from __future__ import annotations
@@ -117,7 +117,7 @@ class Batch:
     """Samples made ready for the model.
 
     Args:
-        input_ids: (B, T) int64, padded left.
+        input_ids: (B, T) int64, padded left, or behind the columns that are shared.
         owner: (B, T) int64, index of the sample a position belongs to, -1 on padding.
         branch: (B, T) int64, 0 on the trunk, k on the k-th branch of the tree layout.
         position_ids: (B, T) int64; a branch continues from the end of its trunk.
@@ -133,6 +133,7 @@ class Batch:
         samples: what the batch was made of; targets are read from its turns.
         sights: what the pictures show where, or None where nobody learns from it.
         gazes: where the text is to look, or None with them.
+        shared: of a prompt, the columns at its start that say the same in every row and show the same pictures.
         plain: those of the samples whose phrases mean others, asked for by these (``Sample.plain``), in their order and
             without decoders' pictures; None where there is none, or nobody learns from it.
     """
@@ -151,6 +152,7 @@ class Batch:
     marks: Marks | None = None
     sights: Sights | None = None
     gazes: Gazes | None = None
+    shared: int = 0
     plain: Batch | None = None
 
     @property

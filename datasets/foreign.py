@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from visionllm.core.errors import ConfigError
+from visionllm.core.openmmlab import read_config
 
 # Split of a card -> where a configuration has it.
 _LOADERS = {"train": "train_dataloader", "val": "val_dataloader", "test": "test_dataloader"}
@@ -25,19 +25,7 @@ def card_from_config(path: str | Path, *, trust: bool = False) -> dict[str, Any]
         ConfigError: it is not there, not trusted, needs a toolbox that is missing, or defines another layout.
     """
     path = Path(path)
-    if not path.is_file():
-        raise ConfigError(f"{path}: no such file")
-    if path.suffix == ".py" and not trust:
-        raise ConfigError(f"{path} is Python, and to read it is to run it; read it yourself, then pass --trust")
-    try:
-        reader = importlib.import_module("mmengine.config").Config
-    except ImportError as error:
-        raise ConfigError(f"mmengine cannot be imported ({error}); docs/bridges.md says how to install it") from None
-    try:
-        config = reader.fromfile(str(path))
-    except Exception as error:  # noqa: BLE001 (lines of somebody's Python are run, and may raise anything)
-        said = " ".join(f"{type(error).__name__}: {error}".split())
-        raise ConfigError(f"{path}: not a configuration that mmengine reads ({said})") from None
+    config = read_config(path, trust=trust, cure="pass --trust")
     held = {split: config[key]["dataset"] for split, key in _LOADERS.items() if config.get(key)}
     if not held:
         raise ConfigError(f"{path}: no data loader in it; one of {', '.join(_LOADERS.values())} is expected")

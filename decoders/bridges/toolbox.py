@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import importlib
+import importlib.util
 from collections import OrderedDict
-from copy import deepcopy
 from pathlib import Path
 from typing import Any, Self
 
@@ -15,7 +15,14 @@ from torch import nn
 
 from visionllm.core.config import Config
 from visionllm.core.errors import CheckpointError, ConfigError
+from visionllm.core.openmmlab import read_config
 from visionllm.decoders.bridges.base import BridgeConfig
+
+# Packages of OpenMMLab that name their classes themselves, and packages whose classes need no scope.
+_SCOPES = ("mmdet", "mmpose", "mmpretrain", "mmseg")
+_SCOPELESS = ("mmcv", "mmengine", "torch")
+# Keys of classes that read a configuration or a checkpoint of their own, or evaluate words.
+_RUNNING = {"teacher_config", "teacher_ckpt", "teacher_cfg", "teacher_pretrained", "student_cfg", "warp_mode"}
 
 
 class ToolboxConfig(BridgeConfig):
@@ -68,21 +75,15 @@ def read_settings(settings: ToolboxConfig, key: str) -> dict[str, Any]:
     """Keys of the network of an OpenMMLab configuration.
 
     Raises:
-        ConfigError: the file is not there, is Python and not trusted, or has no model.
+        ConfigError: the file cannot be read (``read_config``), or has no model.
     """
     if settings.network is not None:
         return settings.network
     path = Path(settings.config or "")
-    if not path.is_file():
-        raise ConfigError(f"{key}.config: {path}: no such file")
-    if path.suffix == ".py" and not settings.trust:
-        raise ConfigError(
-            f"{key}.config: {path} is Python, and to read it is to run it; read it yourself, then set trust: true"
-        )
-    config = needed("mmengine.config", key).Config.fromfile(str(path))
-    if "model" not in config:
+    config = read_config(path, trust=settings.trust, cure="set trust: true", source=f"{key}.config: ")
+    if not isinstance(config.get("model"), dict):
         raise ConfigError(f"{key}.config: {path} has no model")
-    return plain(config.model.to_dict())
+    return _named(plain(config["model"]))
 
 
 def build_openmmlab(package: str, settings: dict[str, Any], key: str) -> Any:
@@ -94,10 +95,9 @@ def build_openmmlab(package: str, settings: dict[str, Any], key: str) -> Any:
     needed(f"{package}.utils", key).register_all_modules(init_default_scope=False)
     models, config = needed(f"{package}.registry", key).MODELS, needed("mmengine.config", key).Config
     logger = needed("mmengine.logging", key).MMLogger.get_current_instance()
-    own = deepcopy(settings) | {"_scope_": package}
+    own = _harmless(settings, key) | {"_scope_": package}
     for part in (own, own.get("backbone") or {}):
         part.pop("init_cfg", None)
-    own.pop("pretrained", None)
     level = logger.level
     logger.setLevel("WARNING")  # it has a line for every parameter
     try:
@@ -110,6 +110,59 @@ def build_openmmlab(package: str, settings: dict[str, Any], key: str) -> Any:
         raise ConfigError(f"{key}.network: {type(error).__name__}: {said[:300]}") from None
     finally:
         logger.setLevel(level)
+
+
+def _named(settings: Any) -> Any:
+    """Settings in which a class that is told by where it lies is told by its name, as registries know it."""
+    if isinstance(settings, list):
+        return [_named(item) for item in settings]
+    if not isinstance(settings, dict):
+        return settings
+    made = {key: _named(item) for key, item in settings.items()}
+    path, _, name = str(made.get("type")).rpartition(".")
+    package = path.partition(".")[0]
+    if package in (*_SCOPES, *_SCOPELESS):
+        made["type"] = name if package in _SCOPELESS else f"{package}.{name}"
+    return made
+
+
+def _harmless(settings: Any, key: str) -> Any:
+    """A copy of settings in which nothing names code; weights that they name are left out.
+
+    A name that no registry holds is imported by mmengine and called, whatever it is, and that of a suppression is
+    evaluated by mmcv: with a checkpoint's keys, anybody's code would run.
+
+    Raises:
+        ConfigError: a type is no plain name, or a key has files read or words run.
+    """
+    if isinstance(settings, list | tuple):
+        return type(settings)(_harmless(item, key) for item in settings if not _weights(item))
+    if not isinstance(settings, dict):
+        return settings
+    for name in _RUNNING & settings.keys():
+        raise ConfigError(f"{key}.network: {name}: reads files or runs words, and is not served")
+    kind = settings.get("type")
+    if isinstance(kind, str) and not _registered(kind):
+        raise ConfigError(f"{key}.network: type: {kind!r} is no name of a class as a registry holds it")
+    return {
+        name: _harmless(item, key)
+        for name, item in settings.items()
+        if not (name == "pretrained" or (name == "init_cfg" and _weights(item)))
+    }
+
+
+def _registered(name: str) -> bool:
+    """Whether it can be the name of something registered, and of nothing else that can be imported."""
+    scope, _, own = name.rpartition(".")
+    if not own.isidentifier() or (scope and scope not in _SCOPES):
+        return False
+    if not scope:
+        return importlib.util.find_spec(own) is None
+    return importlib.util.find_spec(scope) is None or not hasattr(importlib.import_module(scope), own)
+
+
+def _weights(settings: Any) -> bool:
+    return isinstance(settings, dict) and settings.get("type") == "Pretrained"
 
 
 def load_checkpoint(net: nn.Module, name: str, key: str, without: tuple[str, ...] = ()) -> None:

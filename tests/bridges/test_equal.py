@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -171,6 +172,67 @@ def test_mmdet(settings: dict[str, Any], tmp_path: Path) -> None:
         assert torch.equal(wanted.pred_instances.masks.float(), got.masks)
 
 
+class OneWordPhrases(nn.Module):
+    """A language model to whom every phrase is one word; what the words mean is given to it."""
+
+    pad_to_max = False
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.language_backbone = nn.Module()
+        self.language_backbone.body = nn.Linear(width, width)
+        self.language_backbone.body.language_dim = width
+        self.words_PE = torch.zeros(0, width)
+
+    def tokenizer(self, captions: list[str], **_: Any) -> SimpleNamespace:
+        return SimpleNamespace(char_to_token=lambda at: captions[0].count(". ", 0, at))
+
+    def forward(self, captions: list[str]) -> dict[str, torch.Tensor]:
+        from mmdet.models.language_models.bert import generate_masks_with_special_tokens_and_transfer_map as masks_of
+
+        ids = torch.arange(captions[0].count(". "))[None]
+        masks, places = masks_of({"input_ids": ids}, [])
+        return {"embedded": self.words_PE[None], "masks": masks, "position_ids": places,
+                "text_token_mask": torch.ones_like(ids, dtype=torch.bool)}  # fmt: skip
+
+
+@WITH_MMDET
+@pytest.mark.parametrize("phrases", [["car"], ["car", "man on a bike", "tree"]], ids=len)
+def test_grounding_dino_of_mmdet(phrases: list[str], tmp_path: Path) -> None:
+    """Phrases are found as MMDetection finds words of the same meaning. Its weights come with a language model, which
+    is left out."""
+    from mmdet.registry import MODELS
+    from mmdet.structures import DetDataSample
+
+    from visionllm.decoders.bridges.toolbox import build_openmmlab
+
+    torch.manual_seed(0)
+    settings = toolboxes.mmdet_grounding()
+    settings["test_cfg"] = {"max_per_img": settings["num_queries"] * len(phrases)}
+    MODELS.register_module("OneWordPhrases", force=True, module=OneWordPhrases)
+    language = {"type": "OneWordPhrases", "width": 64}
+    plain = stirred(build_openmmlab("mmdet", {**settings, "language_model": language}, "decoders.mmdet"))
+    kind = DECODERS["mmdet"]
+    decoder = kind.from_config(kind.Config(network=settings, checkpoint=saved(plain, tmp_path)), 16).eval()
+    decoder.network.net.text_feat_map.load_state_dict(plain.text_feat_map.state_dict())
+    size = tuple(PIXELS.shape[1:])
+    sample = DetDataSample(metainfo={"img_shape": size, "ori_shape": size, "batch_input_shape": size, "pad_shape": size,
+                                     "scale_factor": (1.0, 1.0)})  # fmt: skip
+    sample.text, sample.custom_entities = phrases, True
+    links = torch.randn(len(phrases) * decoder.phrase_head.queries, 16)
+    with torch.no_grad():
+        plain.language_model.words_PE = words_PE = decoder.phrase_head(links, observe=False)
+        (wanted,) = plain.predict(PIXELS[None], [sample], rescale=False)
+        with decoder.network.spoken.speaking(words_PE):
+            got = decoder.network.find(PIXELS)
+    assert set(got.labels.tolist()) == set(range(len(phrases)))
+    assert wanted.pred_instances.label_names == [phrases[p] for p in got.labels.tolist()]
+    assert torch.equal(wanted.pred_instances.labels, got.labels)
+    assert torch.allclose(wanted.pred_instances.bboxes, got.boxes_xyxy, atol=1e-5, rtol=0)
+    assert torch.allclose(wanted.pred_instances.scores, got.scores, atol=1e-5, rtol=0)
+    assert len(got.scores.unique()) > 1
+
+
 @WITH_MMPOSE
 @pytest.mark.parametrize("settings", [toolboxes.mmpose_heatmap(), toolboxes.mmpose_simcc()], ids=["heat maps", "simcc"])
 def test_mmpose(settings: dict[str, Any], tmp_path: Path) -> None:
@@ -225,16 +287,6 @@ def test_detectron2(settings: dict[str, Any], tmp_path: Path) -> None:
     assert (got.masks is not None) == config.MODEL.MASK_ON
     if got.masks is not None:
         assert torch.equal(wanted.pred_masks.float(), got.masks)
-
-
-@WITH_MMDET
-def test_python_configurations_run_only_when_trusted(tmp_path: Path) -> None:
-    path = tmp_path / "net.py"
-    path.write_text(f"model = {toolboxes.mmdet_retinanet()!r}\n", encoding="utf-8")
-    kind = DECODERS["mmdet"]
-    with pytest.raises(ConfigError, match="trust: true"):
-        kind.from_config(kind.Config(config=str(path)), 16)
-    assert kind.from_config(kind.Config(config=str(path), trust=True), 16).network.classes == 80
 
 
 @WITH_MMDET

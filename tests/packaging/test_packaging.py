@@ -6,12 +6,15 @@ Each case is a sub-process over a copy of the tree, so an installation of this c
 from __future__ import annotations
 
 import configparser
+import hashlib
 import json
 import os
 import shutil
 import subprocess
 import sys
+import sysconfig
 import tomllib
+import venv
 import zipfile
 from pathlib import Path
 
@@ -213,6 +216,44 @@ def test_editable_installation(checkout: Path, tmp_path: Path) -> None:
     zipfile.ZipFile(tmp_path / name).extractall(site)
     found = probe(tmp_path, prelude=INSTALL_EDITABLE.format(site=str(site)))
     assert_found(found, checkout_homes(checkout), checkout / "configs" / "datasets")
+
+
+@pytest.mark.slow
+def test_a_plugin_from_a_wheel_beside_the_wheel(wheel: Path, tmp_path: Path) -> None:
+    """In an environment of their own the example plugin is proven and answers, and no file of the framework changes."""
+    shutil.copytree(ROOT / "examples" / "plugins" / "depth", tmp_path / "depth")
+    build = ("-m", "pip", "wheel", "./depth", "--no-deps", "--no-build-isolation", "--quiet", "-w", str(tmp_path))
+    run(*build, cwd=tmp_path)
+    (plugin,) = tmp_path.glob("*.whl")
+    venv.create(tmp_path / "clean")
+    (site,) = (tmp_path / "clean" / "lib").glob("python*/site-packages")
+    # What both need is taken from around the tests; an editable installation there is not followed from here.
+    (site / "needed.pth").write_text("\n".join({sysconfig.get_path("purelib"), sysconfig.get_path("platlib")}))
+    commands = tmp_path / "clean" / "bin"
+
+    def install(built: Path) -> dict[str, str]:
+        run("-m", "pip", "--python", str(commands / "python"), "install", "--no-deps", "--no-index", "--quiet",
+            str(built), cwd=tmp_path)  # fmt: skip
+        files = sorted(path for path in (site / "visionllm").rglob("*") if path.is_file() and path.suffix != ".pyc")
+        return {str(path): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
+
+    def clean(command: str, *arguments: str) -> str:
+        env = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
+        done = subprocess.run([commands / command, *arguments], cwd=tmp_path, env=env, capture_output=True, text=True)
+        assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
+        return done.stdout
+
+    framework = install(wheel)
+    assert install(plugin) == framework
+    assert "gradient-to-model" in clean("visionllm", "check-decoder", "depth")
+    code = (
+        "import sys, visionllm; from visionllm import VisionLLM; print(visionllm.__file__)\n"
+        "model = VisionLLM.from_pretrained(decoders={'depth': {}}, fresh=['decoders.depth', "
+        "'link_queries.tables.[DEPTH]'])\n"
+        "print(len(model.depth(sys.argv[1], ['picture']).depths.maps))\n"
+    )
+    told = clean("python", "-c", code, str(ROOT / "examples" / "street.jpg"))
+    assert told.split() == [str(site / "visionllm" / "__init__.py"), "1"]
 
 
 def test_public_names_are_listed_once() -> None:

@@ -120,7 +120,8 @@ class PhrasesReader:
         talk = self._split.talk and rng.random() < self._split.talk
         turns = self._talk(phrases, rng) if talk else self._asked(phrases, rng)
         if self._split.loud and rng.random() < self._split.loud:
-            turns = [louder(turn) for turn in turns]
+            # What is invented means nothing: no link is to be that of its small letters.
+            turns = [replace(louder(turn), means=()) for turn in turns]
         return Sample(turns=tuple(turns), source=Source(dataset=self.dataset, index=index))
 
     def _asked(self, phrases: tuple[str, ...], rng: np.random.Generator) -> list[Turn]:

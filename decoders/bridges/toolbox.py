@@ -133,7 +133,7 @@ def _harmless(settings: Any, key: str) -> Any:
     evaluated by mmcv: with a checkpoint's keys, anybody's code would run.
 
     Raises:
-        ConfigError: a type is no plain name, or a key has files read or words run.
+        ConfigError: a type is no plain name or of a package that is missing, or a key has files read or words run.
     """
     if isinstance(settings, list | tuple):
         return type(settings)(_harmless(item, key) for item in settings if not _weights(item))
@@ -142,7 +142,7 @@ def _harmless(settings: Any, key: str) -> Any:
     for name in _RUNNING & settings.keys():
         raise ConfigError(f"{key}.network: {name}: reads files or runs words, and is not served")
     kind = settings.get("type")
-    if isinstance(kind, str) and not _registered(kind):
+    if isinstance(kind, str) and not _registered(kind, key):
         raise ConfigError(f"{key}.network: type: {kind!r} is no name of a class as a registry holds it")
     return {
         name: _harmless(item, key)
@@ -151,14 +151,16 @@ def _harmless(settings: Any, key: str) -> Any:
     }
 
 
-def _registered(name: str) -> bool:
-    """Whether it can be the name of something registered, and of nothing else that can be imported."""
+def _registered(name: str, key: str) -> bool:
+    """Whether it can be the name of something registered, and of nothing else that can be imported.
+
+    Raises:
+        ConfigError: the package that it names is not installed.
+    """
     scope, _, own = name.rpartition(".")
     if not own.isidentifier() or (scope and scope not in _SCOPES):
         return False
-    if not scope:
-        return importlib.util.find_spec(own) is None
-    return importlib.util.find_spec(scope) is None or not hasattr(importlib.import_module(scope), own)
+    return not hasattr(needed(scope, key), own) if scope else importlib.util.find_spec(own) is None
 
 
 def _weights(settings: Any) -> bool:

@@ -233,7 +233,7 @@ class Answering(nn.Module):
     @contextmanager
     def _using(self) -> Iterator[None]:
         """Evaluation mode and no gradients, whatever the caller was doing."""
-        # Going through two thousand modules and back takes a tenth of a short answer.
+        # Going through two thousand modules and back takes a twentieth of a short answer.
         training, learning = self.training, any(module.training for module in self.modules())
         if learning:
             self.eval()

@@ -50,6 +50,33 @@ def test_a_phrase_of_a_long_list_is_answered_as_its_pass_alone(make_model: Make,
         np.testing.assert_allclose(one.result.boxes_xyxy, other.result.boxes_xyxy, atol=1e-2)
 
 
+def test_one_encoding_serves_all_passes(make_model: Make, picture: Make) -> None:
+    """Fused one way, boxes and masks of several passes over two pictures come from one encoding of each, and of the
+    pixels for what is close: those of each pass alone."""
+    model = make_model(one_way=True, mask_width=16, phrases_per_pass=2)
+    decoder = model.decoders["objects"]
+    encoded: list[int] = []
+    pixels: list[int] = []
+    for layer in decoder.detector.net.encoder.layers[:1]:
+        layer.deformable_layer.register_forward_hook(lambda _, args, kwargs, out: encoded.append(len(out[0])),
+                                                     with_kwargs=True)  # fmt: skip
+    decoder.pixel_map.register_forward_hook(lambda *_: pixels.append(1))
+    shown = [picture(), picture(seed=3)]
+    asked = [f"{phrase} in picture {number}" for phrase in PHRASES[:3] for number in (1, 2)]
+    whole = model.segment(shown, asked, options=EVERYTHING)
+    assert (sum(encoded), len(pixels)) == (2, 2)
+    order = [phrase for number in (0, 1) for phrase in asked[number::2]]
+    alone = {}
+    for part in (order[0:2], order[2:3], order[3:5], order[5:6]):
+        alone |= {link.meta.phrase: link.result for link in model.segment(shown, part, options=EVERYTHING).links}
+    for link in whole.links:
+        other = alone[link.meta.phrase]
+        assert len(link.result) == len(other) > 0
+        np.testing.assert_allclose(link.result.scores, other.scores, atol=1e-4)
+        np.testing.assert_allclose(link.result.boxes_xyxy, other.boxes_xyxy, atol=1e-2)
+        assert [mask.area for mask in link.result.masks] == pytest.approx([mask.area for mask in other.masks], abs=2)
+
+
 def test_one_pass_of_all_is_another_answer(make_model: Make, picture: Make) -> None:
     """Otherwise the test above would hold of anything."""
     together, apart = (

@@ -233,16 +233,13 @@ class Answering(nn.Module):
     @contextmanager
     def _using(self) -> Iterator[None]:
         """Evaluation mode and no gradients, whatever the caller was doing."""
-        # Going through two thousand modules and back takes a twentieth of a short answer.
-        training, learning = self.training, any(module.training for module in self.modules())
-        if learning:
-            self.eval()
+        training = self.training
+        self.eval()
         try:
             with torch.no_grad():
                 yield
         finally:
-            if learning:
-                self.train(training)
+            self.train(training)
 
     def _allowed(self, allow: Sequence[str] | None) -> tuple[Task, ...]:
         if allow is None:

@@ -202,6 +202,9 @@ class VisionLLM(Answering, PreTrainedModel):
     def train(self, mode: bool = True) -> VisionLLM:
         if mode:
             self._fingerprints.clear()
+        elif not any(module.training for module in self.modules()):
+            # Telling it to two thousand modules is a fortieth of a short answer, and every answer does so twice.
+            return self
         return super().train(mode)
 
     def configure(self, decoder: str, **values: Any) -> None:

@@ -60,6 +60,15 @@ class Asker:
         raise NotImplementedError
 
 
+class RoutesAsker(Asker):
+    """An asker of which an evaluation measures what is routed: of each record one sample, always the same."""
+
+    def every(
+        self, record: Record, wording: Wording, *partners: Record, chunk: int | None = None
+    ) -> tuple[Sample, ...]:
+        return (self.draw(record, wording, np.random.default_rng(record.source.index)),)
+
+
 ASKERS: Registry[Asker] = Registry("task with an asker", group="visionllm.askers", builtin="visionllm.datasets.askers")
 
 

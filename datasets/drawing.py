@@ -11,15 +11,23 @@ import numpy as np
 from visionllm.core.errors import AnnotationError
 from visionllm.core.sample import Edit, Picture, PictureTarget, Record, Sample, Turn
 from visionllm.core.task import TASKS
-from visionllm.datasets.asking import ASKERS, SEEN, Asker, BoxAsker, choose, contents, register_asker, words_for
-from visionllm.datasets.following import louder
+from visionllm.datasets.asking import (
+    ASKERS,
+    SEEN,
+    Asker,
+    BoxAsker,
+    RoutesAsker,
+    choose,
+    contents,
+    register_asker,
+    words_for,
+)
 from visionllm.datasets.formats.inventing import SAID, invent, pick
 from visionllm.datasets.formats.reader import Wording
 
 _ARTICLE = re.compile(r"^an? ", re.IGNORECASE)
 MOST_OFF = 3  # small pixels
 MOST_ASKED = 3  # categories of a question beside a change, at most
-MOST_LOUD = 6  # names in capitals, at most
 _OTHER = 0.5  # share of changes asked for in other words than the plainest
 # What people call what they want more pixels of, the commoner words twice.
 _CALLED = ("picture", "image", "photo", "picture", "image", "photograph")
@@ -64,7 +72,7 @@ class EditingAsker(Asker):
 
 
 @register_asker("breath")
-class BreathAsker(Asker):
+class BreathAsker(RoutesAsker):
     """Boxes or masks of some things and a change of the picture, asked in one breath: "detect cars and then make the
     red one blue". What was asked for by its name is "one" half of the time, where something tells it from others.
 
@@ -102,15 +110,9 @@ class BreathAsker(Asker):
         joined = tuple(replace(turn, joined=number > 0) for number, turn in enumerate(turns))
         return Sample(pictures=(edit.before,), turns=joined, source=record.source)
 
-    def every(
-        self, record: Record, wording: Wording, *partners: Record, chunk: int | None = None
-    ) -> tuple[Sample, ...]:
-        """One sample, always the same."""
-        return (self.draw(record, wording, np.random.default_rng(record.source.index)),)
-
 
 @register_asker("beside")
-class BesideAsker(Asker):
+class BesideAsker(RoutesAsker):
     """A request for a picture that says nothing of the one it is asked beside: "draw a pale toga" about a street. So
     that the words decide which token answers, whatever there is to be seen. No picture is known for an answer.
 
@@ -133,19 +135,13 @@ class BesideAsker(Asker):
         words = SAID[TASKS[task].says](rng, names)
         return Sample(pictures=(record.picture,), turns=(Turn(task=task, phrases=(words,)),), source=record.source)
 
-    def every(
-        self, record: Record, wording: Wording, *partners: Record, chunk: int | None = None
-    ) -> tuple[Sample, ...]:
-        """One sample, always the same."""
-        return (self.draw(record, wording, np.random.default_rng(record.source.index)),)
-
 
 # Changes alone: behind other turns they are easily taken for questions.
 ASKERS.add("beside_changes", BesideAsker(("editing",)))
 
 
 @register_asker("described")
-class DescribedAsker(Asker):
+class DescribedAsker(RoutesAsker):
     """Boxes or masks of some things and a caption of the picture, asked in one breath: "detect all cars and describe
     the picture".
 
@@ -166,36 +162,6 @@ class DescribedAsker(Asker):
         turns = turns if rng.random() < 0.75 else turns[::-1]
         turns[1] = replace(turns[1], joined=True)
         return Sample(pictures=(record.picture,), turns=tuple(turns), source=record.source)
-
-    def every(
-        self, record: Record, wording: Wording, *partners: Record, chunk: int | None = None
-    ) -> tuple[Sample, ...]:
-        """One sample, always the same."""
-        return (self.draw(record, wording, np.random.default_rng(record.source.index)),)
-
-
-@register_asker("loud")
-class LoudAsker(Asker):
-    """Boxes, masks and pictures, asked for in capitals: "DETECT ALL CARS".
-
-    An evaluation measures what is routed.
-    """
-
-    kinds = ("detection", "segmentation", "beside")
-    needs = SEEN
-
-    def draw(self, record: Record, wording: Wording, rng: np.random.Generator, *partners: Record) -> Sample:
-        """A question of any kind, of a few names."""
-        kind = str(rng.choice(self.kinds))
-        while len((sample := ASKERS[kind].draw(record, wording, rng)).turns[0].phrases) > MOST_LOUD:
-            pass
-        return sample.with_turns(louder(sample.turns[0]))
-
-    def every(
-        self, record: Record, wording: Wording, *partners: Record, chunk: int | None = None
-    ) -> tuple[Sample, ...]:
-        """One sample, always the same."""
-        return (self.draw(record, wording, np.random.default_rng(record.source.index)),)
 
 
 class SharpeningAsker(Asker):

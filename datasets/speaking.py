@@ -16,8 +16,8 @@ import numpy as np
 from visionllm.core.errors import AnnotationError
 from visionllm.core.sample import BoxTarget, Question, Record, Sample, Turn, WordsTarget
 from visionllm.core.task import TASKS
-from visionllm.datasets.asking import ASKERS, SEEN, Asker, register_asker
-from visionllm.datasets.following import again, more
+from visionllm.datasets.asking import ASKERS, SEEN, Asker, RoutesAsker, register_asker
+from visionllm.datasets.following import again, louder, more
 from visionllm.datasets.formats.reader import Wording
 
 # Expressions in one question, at most; turns of one conversation, at most; questions about one picture, at most: they
@@ -26,6 +26,7 @@ MOST_EXPRESSIONS, MOST_TURNS, MOST_QUESTIONS, MOST_LOOKS = 8, 4, 24, 8
 # In a conversation: share of turns behind a short list that ask for its things again, and of those that go on with
 # other things; phrases of a short list, at most, and how often one is drawn anew for being long.
 LEANING, LEANT, TRIES = 0.25, 6, 4
+LOUD_TRIES = 64  # what is typed in capitals is short
 _ARTICLE = re.compile(r"^(the|a|an) ", re.IGNORECASE)
 _CAPTION_QUESTIONS = (
     "describe the picture", "describe the image", "describe this picture", "what is in the picture?",
@@ -220,7 +221,7 @@ class LookingAsker(QuestionAsker):
 
 
 @register_asker("conversation")
-class ConversationAsker(Asker):
+class ConversationAsker(RoutesAsker):
     """Two to four turns of any kind about one picture, some of them asked in one breath: the mixture of a user's day.
 
     An evaluation asks one question after the other and measures what is routed.
@@ -260,12 +261,6 @@ class ConversationAsker(Asker):
             before = kind
         return Sample(pictures=(record.picture,), turns=tuple(turns), source=record.source)
 
-    def every(
-        self, record: Record, wording: Wording, *partners: Record, chunk: int | None = None
-    ) -> tuple[Sample, ...]:
-        """One conversation, always the same."""
-        return (self.draw(record, wording, np.random.default_rng(record.source.index)),)
-
     def _serves(self, kind: str, record: Record) -> bool:
         wanted = ASKERS[kind].needs - SEEN
         held = [getattr(record, name) for name in wanted]
@@ -276,9 +271,22 @@ class ConversationAsker(Asker):
 ASKERS.add("conversation_and_pictures", ConversationAsker("beside", "beside", "beside_changes"))
 
 
-def _short(kind: str, record: Record, wording: Wording, rng: np.random.Generator) -> Turn:
+@register_asker("loud")
+class LoudAsker(RoutesAsker):
+    """Boxes, masks and pictures, asked for in capitals: "DETECT ALL CARS"."""
+
+    kinds = ("detection", "segmentation", "beside")
+    needs = SEEN
+
+    def draw(self, record: Record, wording: Wording, rng: np.random.Generator, *partners: Record) -> Sample:
+        """A question of any kind, of few names."""
+        turn = louder(_short(str(rng.choice(self.kinds)), record, wording, rng, LOUD_TRIES))
+        return Sample(pictures=(record.picture,), turns=(turn,), source=record.source)
+
+
+def _short(kind: str, record: Record, wording: Wording, rng: np.random.Generator, tries: int = TRIES) -> Turn:
     """The first turn of a kind that is drawn with a short list, or the last that is drawn."""
-    for _ in range(TRIES):
+    for _ in range(tries):
         turn = ASKERS[kind].draw(record, wording, rng).turns[0]
         if len(turn.phrases) <= LEANT:
             break

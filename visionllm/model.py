@@ -293,7 +293,8 @@ class VisionLLM(Answering, PreTrainedModel):
             links = read_out(self.mllm, self.link_queries, text, batch.links, out.cache)
             sums["link"] = spelling_loss(self.mllm, self.vocabulary, links, batch)
             if self._former is not None:
-                plain = None if batch.plain is None else Look(batch.plain, self._see(batch.plain).all)
+                with torch.no_grad():
+                    plain = None if batch.plain is None else Look(batch.plain, self._see(batch.plain).all)
                 sums |= self._former.moved(links, Look(batch, seen.all), plain)
             taught = links.select(_with_targets(batch))
             ctx = Context(batch=batch, vision=seen.tiles)

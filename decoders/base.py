@@ -71,6 +71,11 @@ class Decoder(nn.Module):
         any file beside it."""
         return dict(values)
 
+    def tables_that_grow(self) -> list[Tensor]:
+        """Parameters that settings over those of a checkpoint may give more rows than it has: they begin as the first
+        ones again."""
+        return []
+
     def attend(self, kind: str) -> None:
         """Choose how attention is computed, where there is a choice: a value of ``train.attention``."""
 

@@ -117,12 +117,28 @@ def save_weights(model: nn.Module, folder: Path, dtype: torch.dtype | None = Non
     save_torch_state_dict(_alike_as_one(state), folder, safe_serialization=True, metadata={})
 
 
-def load_weights(model: nn.Module, folder: Path, fresh: Sequence[str] = (), grown: Sequence[Tensor] = ()) -> None:
+# (rows that are there, how many more) -> those.
+Grow = Callable[[Tensor, int], Tensor]
+
+
+def as_the_mean(rows: Tensor, more: int) -> Tensor:
+    """Each further row is the mean of all."""
+    return rows.float().mean(0).to(rows.dtype).expand(more, *rows.shape[1:])
+
+
+def by_turns(rows: Tensor, more: int) -> Tensor:
+    """Further rows are the first ones again, one after another."""
+    return rows[torch.arange(more) % len(rows)]
+
+
+def load_weights(
+    model: nn.Module, folder: Path, fresh: Sequence[str] = (), grown: Sequence[tuple[Tensor, Grow]] = ()
+) -> None:
     """Fill a freshly built model; every key must be there and nothing may be left.
 
     Args:
         fresh: prefixes of parameter names that keep their initial values, whatever the files hold under them.
-        grown: tables of the model that may have more rows than the files: a row of its own becomes the mean of theirs.
+        grown: tables of the model that may have more rows than the files, and what these rows become.
 
     Raises:
         CheckpointError: no weights, broken files, missing, unexpected, wrongly shaped or non-finite tensors.
@@ -134,7 +150,7 @@ def load_weights(model: nn.Module, folder: Path, fresh: Sequence[str] = (), grow
     aliases = defaultdict(list)
     for name, value in own.items():
         aliases[(value.data_ptr(), value.shape) if value.numel() else name].append(name)
-    index, kept, may_grow = _index(folder), tuple(fresh), {table.data_ptr() for table in grown}
+    index, kept, may_grow = _index(folder), tuple(fresh), {table.data_ptr(): grow for table, grow in grown}
     missing, unexpected, wrong = {name for name in own if not name.startswith(kept)}, [], []
     for path in files:
         try:
@@ -145,7 +161,7 @@ def load_weights(model: nn.Module, folder: Path, fresh: Sequence[str] = (), grow
                     if name not in own:
                         unexpected.append(name)
                         continue
-                    wrong += _copy(own[name], file.get_tensor(stored), name, more=own[name].data_ptr() in may_grow)
+                    wrong += _copy(own[name], file.get_tensor(stored), name, may_grow.get(own[name].data_ptr()))
                     missing.discard(name)
         except (SafetensorError, OSError) as error:
             raise CheckpointError(f"{path}: broken or unreadable ({type(error).__name__})") from None
@@ -180,7 +196,7 @@ def take_weights(model: nn.Module, parts: Mapping[str, str]) -> None:
             with safe_open(path, framework="pt") as file:
                 for one, stored in _names(file, index):
                     if one in missing:
-                        wrong += _copy(own[one], file.get_tensor(stored), one, more=False)
+                        wrong += _copy(own[one], file.get_tensor(stored), one)
                         missing.discard(one)
         if missing or wrong:
             raise CheckpointError(f"{name}: parts.{prefix}: missing {_some(missing)}, wrong {_some(wrong)}")
@@ -248,11 +264,9 @@ def _names(file: Any, index: Mapping[str, str]) -> Iterator[tuple[str, str]]:
     yield from ((name, stored) for name, stored in told.items() if stored in held and name not in held)
 
 
-def _copy(target: Tensor, value: Tensor, name: str, *, more: bool = False) -> list[str]:
-    if more and len(target) > len(value):
-        with torch.no_grad():
-            target[len(value) :] = value.float().mean(0).to(target.dtype)
-        target = target[: len(value)]
+def _copy(target: Tensor, value: Tensor, name: str, grow: Grow | None = None) -> list[str]:
+    if grow is not None and len(target) > len(value) > 0:
+        value = torch.cat((value, grow(value, len(target) - len(value))))
     if target.shape != value.shape:
         return [f"{name} {tuple(value.shape)} instead of {tuple(target.shape)}"]
     if value.is_floating_point() and not bool(torch.isfinite(value).all()):

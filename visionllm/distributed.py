@@ -1,11 +1,14 @@
-"""What ranks must agree on: the divisors of the losses, and which decoders run."""
+"""What ranks must agree on: the divisors of the losses, which decoders run, and how they part."""
 
 from __future__ import annotations
 
+import atexit
 from collections.abc import Sequence
+from functools import cache
 from typing import Any
 
 import torch
+from torch import distributed
 
 
 def global_counts(accelerator: Any, model: Any, batches: Sequence[Any]) -> dict[str, float]:
@@ -35,3 +38,14 @@ def agree_on_idle(accelerator: Any, model: Any, batch: Any) -> tuple[str, ...]:
     used = torch.tensor([float(name in model.used(batch)) for name in names], device=accelerator.device)
     anyone = accelerator.reduce(used.clone(), "sum")
     return tuple(name for name, own, all_ in zip(names, used, anyone, strict=True) if own == 0 and all_ > 0)
+
+
+@cache
+def leave_at_exit() -> None:
+    """Have the process group destroyed when the process ends, while there is a Python for its threads to ask.
+
+    A group's thread drops what it has sent under Python's lock. A group that dies with the interpreter, or with the
+    wrapper of a model that was the last to hold it, waits for that thread under the same lock, and neither ends
+    (pytorch/pytorch#56297): a wrapper must be let go of before.
+    """
+    atexit.register(lambda: distributed.destroy_process_group() if distributed.is_initialized() else None)

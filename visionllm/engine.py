@@ -25,7 +25,7 @@ from visionllm.core.errors import CheckpointError, ConfigError, DatasetError
 from visionllm.core.files import make_folder
 from visionllm.core.sample import Sample
 from visionllm.datasets.loader import Loader
-from visionllm.distributed import agree_on_idle, global_counts, summed
+from visionllm.distributed import agree_on_idle, global_counts, leave_at_exit, summed
 from visionllm.logs import RunLog
 from visionllm.model import Losses, VisionLLM
 from visionllm.optim import Average, make_optimizer, memory_of, remember, set_rate
@@ -62,6 +62,8 @@ def train(config: TrainConfig, *, resume: bool = False) -> Path:
         # Told nothing, accelerate lets each process of a machine without a GPU train a model of its own.
         cpu=not torch.accelerator.is_available(),
     )  # fmt: skip
+    if accelerator.num_processes > 1:
+        leave_at_exit()
     torch.manual_seed(run.seed)
     # Before anything copies it: the running average lives beside the weights.
     model = build_model(config.model).train().to(accelerator.device)
@@ -135,6 +137,8 @@ def train(config: TrainConfig, *, resume: bool = False) -> Path:
                 _save(folder, step + 1, model, optimizer, average, loader, run.keep)
             accelerator.wait_for_everyone()
     log.close()
+    del wrapped
+    accelerator.free_memory()
     if accelerator.is_main_process:
         print(loader.report, *loader.report.reasons(), sep="\n")
     return folder / _name(run.steps) / "model"

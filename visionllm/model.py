@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from visionllm.answering import Answering
-from visionllm.checkpoint import load_weights, locate, provider_of, read_config, save_weights, take_weights
+from visionllm.checkpoint import as_the_mean, by_turns, load_weights, locate, provider_of, read_config, save_weights, take_weights
 from visionllm.config import FORMAT_VERSION, VisionLLMConfig
 from visionllm.core.batch import Batch
 from visionllm.core.config import validate
@@ -126,7 +126,7 @@ class VisionLLM(Answering, PreTrainedModel):
             fresh: prefixes of parameter names that keep their initial values, whatever the checkpoint holds there.
             decoders: settings over those of the checkpoint, nested keys too. A decoder or a part it lacks must stand in
                 ``fresh``; its routing tokens then join the vocabulary, each with a row of weights of its own (see
-                ``Token.like``).
+                ``Token.like``). A table may have more rows than the checkpoint's (``Decoder.tables_that_grow``).
             mllm: keys over those of the checkpoint. More ``num_hidden_layers`` of ``text_config`` or ``vision_config``
                 than it has: the new layers must stand in ``fresh`` and begin as identity (block expansion: Wu et al.
                 2024, LLaMA Pro, section 3.2). Layers that ``regions`` counts from the end then mean others.
@@ -153,7 +153,9 @@ class VisionLLM(Answering, PreTrainedModel):
         for prefix in fresh:
             if not any(key.startswith(prefix) for key in model.state_dict()):
                 raise ConfigError(f"fresh: no parameter starts with {prefix!r}; one that does: decoders.")
-        grown = model.mllm.vocabulary_tables() if model.vocabulary.new and fresh else []
+        new = model.mllm.vocabulary_tables() if model.vocabulary.new and fresh else []
+        grown = [(table, as_the_mean) for table in new]
+        grown += [(table, by_turns) for name in decoders or () for table in model.decoders[name].tables_that_grow()]
         load_weights(model, folder, fresh, grown)
         if mllm and isinstance(held, dict):
             before = internvl_config(held)

@@ -242,6 +242,9 @@ class ObjectsDecoder(Decoder):
                         results[link] = Detections(**own.fields)
         return [results[i] for i in range(len(links))]
 
+    def tables_that_grow(self) -> list[Tensor]:
+        return [self.detector.net.query_position_embeddings.weight]
+
     def operating_point(self, task: str) -> float:
         return self.thresholds[task]
 

@@ -12,7 +12,7 @@ from accelerate import Accelerator, DistributedDataParallelKwargs
 from safetensors.torch import save_file
 
 from visionllm.decoders.objects.phrases import Standardise
-from visionllm.distributed import agree_on_idle, global_counts
+from visionllm.distributed import agree_on_idle, global_counts, leave_at_exit
 from visionllm.engine import weigh
 from visionllm.runs import build_model, load_config, make_loader, style_at
 
@@ -20,6 +20,7 @@ from visionllm.runs import build_model, load_config, make_loader, style_at
 def main(path: str, out: str) -> None:
     torch.set_num_threads(1)
     config = load_config(path)
+    leave_at_exit()
     accelerator = Accelerator(cpu=True, kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=True)])
     torch.manual_seed(0)
     model = build_model(config.model).train()
@@ -37,7 +38,8 @@ def main(path: str, out: str) -> None:
         named = {n: torch.zeros(()) if p.grad is None else p.grad.clone() for n, p in model.named_parameters()}
         save_file(named, out)
     accelerator.wait_for_everyone()
-    accelerator.end_training()
+    del wrapped
+    accelerator.free_memory()
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -143,6 +144,26 @@ def test_a_task_joins_a_trained_model(model: Any, saved: Path, picture: Make, tm
     grown.save_pretrained(tmp_path)
     again = VisionLLM.from_pretrained(tmp_path)
     assert all(torch.equal(value, everything(grown)[name]) for name, value in everything(again).items())
+
+
+def test_places_that_join_begin_as_the_first_ones(model: Any, saved: Path, tmp_path: Path) -> None:
+    """More learned places than the checkpoint has, where its reader asks for them; else a table of few rows is broken."""
+    name = "decoders.objects.detector.net.query_position_embeddings.weight"
+    before = model.state_dict()[name]
+    more = 2 * len(before) + 3
+    asked = {"objects": {"network": {"num_queries": more}}}
+    grown = VisionLLM.from_pretrained(saved, decoders=asked).state_dict()
+    assert torch.equal(grown[name], torch.cat((before, before, before[:3])))
+    assert all(torch.equal(value, grown[key]) for key, value in model.state_dict().items() if key != name)
+    with pytest.raises(CheckpointError, match="query_position_embeddings"):
+        VisionLLM.from_pretrained(saved, decoders={"objects": {"network": {"num_queries": len(before) - 1}}})
+    values = json.loads((saved / "config.json").read_text(encoding="utf-8"))
+    values["decoders"]["objects"]["network"]["num_queries"] = more
+    (tmp_path / "config.json").write_text(json.dumps(values), encoding="utf-8")
+    for file in (WEIGHTS, "tokenizer.json"):
+        shutil.copy(saved / file, tmp_path)
+    with pytest.raises(CheckpointError, match="query_position_embeddings"):
+        VisionLLM.from_pretrained(tmp_path)
 
 
 def test_a_language_model_grows_and_knows_what_it_knew(model: Any, saved: Path, boxed: Make, tmp_path: Path) -> None:

@@ -88,7 +88,7 @@ class Loader:
         weights: of the data sets in the mixture.
         batch_size: samples of a global step, over all ranks.
         seed: of order, questions and augmentation.
-        augment: applied to every sample; None for none.
+        augment: applied to every sample, or one for each data set; None for none.
         rank, world_size: this process's part of each step.
         max_side: pictures are shrunk to this length as soon as they are read.
         cache_bytes: memory for decoded pictures, given to whole data sets, the smallest first, as far as it goes.
@@ -102,7 +102,7 @@ class Loader:
         *,
         batch_size: int,
         seed: int,
-        augment: Augment | None = None,
+        augment: Augment | Sequence[Augment | None] | None = None,
         rank: int = 0,
         world_size: int = 1,
         max_side: int | None = None,
@@ -117,7 +117,10 @@ class Loader:
             for dataset, weight in zip(datasets, weights, strict=True)
         ]
         self.datasets, self.plan = tuple(datasets), Plan(parts, seed=seed)
-        self.batch_size, self.seed, self.augment = batch_size, seed, augment
+        self.batch_size, self.seed = batch_size, seed
+        of_each = augment if isinstance(augment, Sequence) else [augment] * len(self.datasets)
+        self.augments: tuple[Augment | None, ...] = tuple(of_each)
+        assert len(self.augments) == len(self.datasets), (len(self.augments), len(self.datasets))
         self.report = LoadReport(limit=bad_limit, patience=bad_patience)
         self._slice = (batch_size * rank // world_size, batch_size * (rank + 1) // world_size)
         self._max_side = max_side
@@ -190,7 +193,8 @@ class Loader:
                 made.faults.append(Fault(dataset=dataset.key, index=index, reason=str(error)))
                 continue
             made.read[dataset.key] += 1
-            return self.augment(sample, item_rng(self.seed, position, _AUGMENTING)) if self.augment else sample
+            augment = self.augments[part]
+            return augment(sample, item_rng(self.seed, position, _AUGMENTING)) if augment else sample
         last = made.faults[-1].reason
         raise DatasetError(f"{dataset.key}: {tried} samples in a row are bad; mend it. The last: {last}")
 
@@ -203,11 +207,12 @@ class Loader:
 
     def _mixed(self, item: Record | Sample, part: int, position: int, made: _Made) -> Record | Sample:
         """A mosaic, as often as the augmentation asks for it and its four parts are sound."""
+        augment = self.augments[part]
         # Drawn pictures never run out: a fresh one is worth more than a mosaic, and costs a quarter.
-        if not isinstance(item, Record) or not self.augment or not self.datasets[part].reader.needs_root:
+        if not isinstance(item, Record) or not augment or not self.datasets[part].reader.needs_root:
             return item
         rng = item_rng(self.seed, position, _MIXING)
-        if rng.random() >= self.augment.mosaic:
+        if rng.random() >= augment.mosaic:
             return item
         others = [self._read(part, int(i), made) for i in rng.integers(len(self.datasets[part]), size=3)]
         records = [item, *(other for other in others if isinstance(other, Record))]

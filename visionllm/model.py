@@ -19,7 +19,16 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from visionllm.answering import Answering
-from visionllm.checkpoint import as_the_mean, by_turns, load_weights, locate, provider_of, read_config, save_weights, take_weights
+from visionllm.checkpoint import (
+    as_the_mean,
+    by_turns,
+    load_weights,
+    locate,
+    provider_of,
+    read_config,
+    save_weights,
+    take_weights,
+)
 from visionllm.config import FORMAT_VERSION, VisionLLMConfig
 from visionllm.core.batch import Batch
 from visionllm.core.config import validate

@@ -57,6 +57,13 @@ class Source(Config):
     balance: PositiveFloat | None = Field(
         None, description="pictures of categories that fewer than this share of them show come more often; None: as is"
     )
+    augment: Augment | None = Field(None, description="keys over those of the run's `augment`, for this data set")
+
+    def augmented(self, usual: Augment | None) -> Augment | None:
+        """How samples of this data set are changed: as those of the run, but for what is said here."""
+        if self.augment is None or usual is None:
+            return self.augment or usual
+        return usual.model_copy(update={key: getattr(self.augment, key) for key in self.augment.model_fields_set})
 
     def open(self, data_root: str | None) -> Dataset:
         """The data set, as the mixture reads it."""
@@ -166,8 +173,8 @@ def make_loader(config: TrainConfig, rank: int = 0, world_size: int = 1) -> Load
     return Loader(
         [source.open(run.data_root) for source in config.data],
         [source.weight for source in config.data],
-        batch_size=run.batch_size, seed=run.seed, augment=config.augment, rank=rank, world_size=world_size,
-        max_side=run.max_side, cache_bytes=run.cache_bytes,
+        batch_size=run.batch_size, seed=run.seed, rank=rank, world_size=world_size, max_side=run.max_side,
+        augment=[source.augmented(config.augment) for source in config.data], cache_bytes=run.cache_bytes,
     )  # fmt: skip
 
 

@@ -114,6 +114,24 @@ def test_a_bad_sample_is_replaced_named_and_counted(datasets: list[Dataset], tmp
     assert str(loader.report) == f"skipped {bad} of {120 + bad} (tiny/train: {bad})"
 
 
+def test_each_data_set_may_be_changed_in_its_own_way(coco_root: Callable[..., Path], tmp_path: Path) -> None:
+    coco_root(count=8)
+    for name in ("one", "two"):
+        (tmp_path / f"{name}.yaml").write_text(CARD.replace("tiny", name))
+    read = [open_dataset(tmp_path / f"{name}.yaml", "train", tmp_path) for name in ("one", "two")]
+    still = {"flip": 0, "crop": 0, "out": 0, "light": 0, "blur": 0, "noise": 0}
+    small, smaller = Augment(**still, sizes=((32, 24),)), Augment(**still, sizes=((16, 12),))
+    for augment, sizes in ((None, None), (small, (32, 24)), ([None, smaller], (16, 12)), ([small, smaller], (16, 12))):
+        loader = Loader(read, [1, 1], batch_size=8, seed=0, augment=augment)
+        for place, sample in enumerate(loader.batch(0)):
+            if loader.owner(place) == read[1].key:
+                assert sizes is None or sample.pictures[0].size == sizes
+            elif augment in (small, [small, smaller]):
+                assert sample.pictures[0].size == (32, 24)
+            else:
+                assert sample.pictures[0].size not in ((32, 24), (16, 12))
+
+
 def test_too_many_bad_samples_stop_the_run(datasets: list[Dataset], tmp_path: Path) -> None:
     spoil(tmp_path, list(range(0, 40, 2)))
     loader = make(datasets, augment=None)

@@ -16,11 +16,12 @@ from safetensors.torch import load_file
 
 from visionllm import open_dataset
 from visionllm.core.errors import CheckpointError, ConfigError, VisionLLMError
+from visionllm.datasets.transforms import Augment
 from visionllm.decoders import ObjectsDecoder
 from visionllm.decoders.objects.phrases import Standardise
 from visionllm.engine import _length, train, weigh
 from visionllm.model import Losses, VisionLLM
-from visionllm.runs import TrainConfig, build_model, describe, load_config, weights_of
+from visionllm.runs import Source, TrainConfig, build_model, describe, load_config, weights_of
 
 Make = Callable[..., Any]
 
@@ -322,6 +323,14 @@ def test_a_wrong_override(write: Make, word: str, words: str) -> None:
     with pytest.raises(ConfigError, match=words) as caught:
         load_config(write(), [word])
     assert "\n" not in str(caught.value)
+
+
+def test_a_data_set_says_what_of_the_augmentation_is_its_own() -> None:
+    usual = Augment(flip=0.25, blur=0.5)
+    assert Source(dataset="scenes").augmented(usual) is usual
+    assert Source(dataset="scenes", augment={"blur": 0.1}).augmented(usual) == Augment(flip=0.25, blur=0.1)
+    assert Source(dataset="scenes", augment={"blur": 0.1}).augmented(None) == Augment(blur=0.1)
+    assert Source(dataset="scenes").augmented(None) is None
 
 
 def test_overrides_are_yaml(write: Make) -> None:

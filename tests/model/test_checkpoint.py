@@ -147,7 +147,7 @@ def test_a_task_joins_a_trained_model(model: Any, saved: Path, picture: Make, tm
 
 
 def test_places_that_join_begin_as_the_first_ones(model: Any, saved: Path, tmp_path: Path) -> None:
-    """More learned places than the checkpoint has, where its reader asks for them; else a table of few rows is broken."""
+    """More learned places than the checkpoint has, where they are asked for; else a table of few rows is broken."""
     name = "decoders.objects.detector.net.query_position_embeddings.weight"
     before = model.state_dict()[name]
     more = 2 * len(before) + 3

@@ -7,6 +7,7 @@ B = rows, S = cells of all levels, N = queries, H = heads, C = width of a head, 
 
 from __future__ import annotations
 
+from functools import cache
 from typing import Any
 
 import torch
@@ -15,6 +16,33 @@ from torch import Tensor, nn
 
 # Empty cells around a level: a point beyond an edge is moved to the first of them, where there is nothing to read.
 _LEFT, _RIGHT, _TOP, _BOTTOM = 1, 1, 1, 3
+
+
+def read_once(attention: nn.Module) -> None:
+    """Rows that look at one picture, which several things are asked of, have its values made once.
+
+    Args:
+        attention: of transformers; rows are alike where the picture's tokens were expanded to them.
+    """
+    attention.__class__ = _reading_once(type(attention))
+
+
+@cache
+def _reading_once(kind: type[nn.Module]) -> type[nn.Module]:
+    class ReadingOnce(kind):  # type: ignore[misc, valid-type]
+        def forward(self, hidden_states: Tensor, **given: Any) -> Any:
+            rows, seen = len(hidden_states), given["encoder_hidden_states"]
+            if rows == 1 or seen.stride(0) != 0:
+                return super().forward(hidden_states, **given)
+            # The queries of all rows as those of one.
+            for name in ("position_embeddings", "reference_points"):
+                given[name] = given[name].flatten(0, 1)[None]
+            for name in ("encoder_hidden_states", "attention_mask", "encoder_attention_mask"):
+                given[name] = given[name][:1]
+            out, weights = super().forward(hidden_states.flatten(0, 1)[None], **given)
+            return out[0].unflatten(0, (rows, -1)), weights[0].unflatten(0, (rows, -1))
+
+    return ReadingOnce
 
 
 class DeformableSampling(nn.Module):

@@ -30,7 +30,7 @@ from transformers.models.mm_grounding_dino import modeling_mm_grounding_dino as 
 
 from visionllm.core.errors import ConfigError
 from visionllm.core.networks import known_config, use_group_norm
-from visionllm.decoders.objects.attention import DeformableSampling
+from visionllm.decoders.objects.attention import DeformableSampling, read_once
 from visionllm.decoders.objects.fusion import close_way_back, look
 
 _CLASSES: dict[str, Any] = {
@@ -192,6 +192,8 @@ class LinkDetector(nn.Module):
         for module in self.net.modules():
             if isinstance(getattr(module, "attn", None), _SAMPLERS):
                 module.attn = DeformableSampling()
+        for layer in self.net.decoder.layers:
+            read_once(layer.encoder_attn)
         if group_norm:
             use_group_norm(self.net.backbone, group_norm, path="decoders.objects.group_norm")
         self._initialise()

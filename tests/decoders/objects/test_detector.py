@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from itertools import product
 from types import SimpleNamespace
 from typing import Any
@@ -292,6 +293,37 @@ def test_one_encoding_serves_every_question(tiny_network: Make) -> None:
         ours.encode(again, phrases[:1].transpose(0, 1), none[:1].transpose(0, 1)).phrases_BPC[:, 0],
         ours.encode(one, phrases[:1], none[:1]).phrases_BPC[0], atol=1e-5, rtol=1e-5,
     )  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", list(KINDS))
+def test_a_picture_is_read_once_for_all_its_rows(tiny_network: Make, kind: str) -> None:
+    """What is asked of one picture in several rows is what is asked in rows of copies; so is what is learned."""
+    ours = stirred(LinkDetector(tiny_network(kind), 4, one_way=True))
+    pixels, mask, phrases, _ = inputs(padded=True)
+    rows: list[int] = []
+    first = ours.net.decoder.layers[0].encoder_attn.value_proj
+    first.register_forward_hook(lambda _, given, out: rows.append(len(out)))
+    asked, none = phrases[:1].transpose(0, 1), torch.zeros(3, 1, dtype=torch.bool)
+    last, learned = [], []
+    for copied in (False, True):
+        encoded = ours.encode(ours.features(pixels[1:], mask[1:]).take([0, 0, 0]), asked, none)
+        if copied:
+            encoded = replace(encoded, memory_BSC=encoded.memory_BSC.clone(), padding_BS=encoded.padding_BS.clone())
+        assert bool(encoded.padding_BS.any())
+        out = ours.decode(encoded, *ours.select(encoded), None)[-1]
+        ours.zero_grad()
+        (out.boxes_BN4 * torch.arange(1.0, 4.0)[:, None, None]).sum().backward()
+        last.append(out)
+        learned.append({name: p.grad.clone() for name, p in ours.named_parameters() if p.grad is not None})
+    assert rows == [1, 3]
+    for name in ("logits_BNP", "boxes_BN4", "hidden_BNC"):
+        once, each = (getattr(out, name) for out in last)
+        assert not torch.allclose(each[0], each[1], atol=1e-3), "rows that ask different things are told apart"
+        torch.testing.assert_close(once, each, atol=1e-5, rtol=1e-5)
+    once, each = learned
+    assert once.keys() == each.keys()
+    for name, value in each.items():
+        torch.testing.assert_close(once[name], value, atol=1e-5 + 1e-4 * float(value.abs().max()), rtol=1e-4)
 
 
 # --- learning and settings ------------------------------------------------------------------------------------------

@@ -7,12 +7,13 @@ B = rows, S = cells of all levels, N = queries, H = heads, C = width of a head, 
 
 from __future__ import annotations
 
-from functools import cache
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from transformers.models.grounding_dino import modeling_grounding_dino as gdino
+from transformers.models.mm_grounding_dino import modeling_mm_grounding_dino as mm_gdino
 
 # Empty cells around a level: a point beyond an edge is moved to the first of them, where there is nothing to read.
 _LEFT, _RIGHT, _TOP, _BOTTOM = 1, 1, 1, 3
@@ -24,10 +25,9 @@ def read_once(attention: nn.Module) -> None:
     Args:
         attention: of transformers; rows are alike where the picture's tokens were expanded to them.
     """
-    attention.__class__ = _reading_once(type(attention))
+    attention.__class__ = _READING_ONCE[type(attention)]
 
 
-@cache
 def _reading_once(kind: type[nn.Module]) -> type[nn.Module]:
     class ReadingOnce(kind):  # type: ignore[misc, valid-type]
         def forward(self, hidden_states: Tensor, **given: Any) -> Any:
@@ -43,6 +43,12 @@ def _reading_once(kind: type[nn.Module]) -> type[nn.Module]:
             return out[0].unflatten(0, (rows, -1)), weights[0].unflatten(0, (rows, -1))
 
     return ReadingOnce
+
+
+_OF_TRANSFORMERS = (
+    gdino.GroundingDinoMultiscaleDeformableAttention, mm_gdino.MMGroundingDinoMultiscaleDeformableAttention
+)  # fmt: skip
+_READING_ONCE = {kind: _reading_once(kind) for kind in _OF_TRANSFORMERS}
 
 
 class DeformableSampling(nn.Module):

@@ -16,14 +16,6 @@ for name in ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE", "HF_DATASETS_OFFLINE"):
 for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
     os.environ.setdefault(name, "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-# A few hundred steps of learning by heart end elsewhere where a product is rounded otherwise, and kernels for other
-# instructions do: every CPU takes those of AVX2, which all have.
-for name, kind in (
-    ("ATEN_CPU_CAPABILITY", "avx2"),
-    ("ONEDNN_MAX_CPU_ISA", "AVX2"),
-    ("MKL_ENABLE_INSTRUCTIONS", "AVX2"),
-):
-    os.environ.setdefault(name, kind)
 
 # A slow machine is not a failure, and a failure on one machine must be found again on the next.
 settings.register_profile("house", deadline=None, derandomize=True, print_blob=True, database=None)

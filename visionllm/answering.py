@@ -441,7 +441,11 @@ class Answering(nn.Module):
                 found = self._decode(links, batch, options)[0]
         question = render_question(turn)
         if not agrees:
-            return self.ask(list(sample.pictures), question, regions=turn.regions, options=options)
+            # The model's own reply is about as long as the rendered one: a long list does not fit in what is usual.
+            longest = max(self.config.max_new_tokens, 2 * len(reply))
+            return self.ask(
+                list(sample.pictures), question, regions=turn.regions, options=options, max_new_tokens=longest
+            )
         reply = [token for token in reply if token != self.vocabulary.end]
         trace = Trace(token_ids=tuple(reply), seconds={"total": time.perf_counter() - started}, model=self.fingerprint)
         return Answer(text=self.vocabulary.text(reply), links=tuple(found), pictures=sample.pictures, prompt=question,

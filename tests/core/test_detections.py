@@ -194,11 +194,12 @@ def test_to_dict_is_plain_json() -> None:
 
 
 def test_to_coco() -> None:
-    entries = three().to_coco(image_id=7, category_ids={"car": 3, "truck": 8, "bus": 6})
+    entries = three().to_coco(image_id=7, category_ids={"car": 3, "truck": 8})  # no bus was found
     assert [entry["category_id"] for entry in entries] == [3, 3, 8]
     assert entries[1] == {"image_id": 7, "category_id": 3, "bbox": [70, 20, 50, 60], "score": 0.5}
-    with pytest.raises(UnknownNameError, match="bus"):
-        three().to_coco(category_ids={"car": 3, "truck": 8})
+    assert [entry["category_id"] for entry in three().to_coco()] == [0, 0, 1]
+    with pytest.raises(UnknownNameError, match="truck"):
+        three().to_coco(category_ids={"car": 3, "bus": 6})
 
 
 def test_to_supervision() -> None:

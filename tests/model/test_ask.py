@@ -343,9 +343,11 @@ def test_a_model_that_disagrees_speaks_for_itself(
     phrases = ("car", "red dog")
     wrong = wrong % len(reply_ids(model, phrases))
     monkeypatch.setattr(model.config, "quote", False)
+    monkeypatch.setattr(model.config, "max_new_tokens", 2)  # a list longer than what is usual
     monkeypatch.setattr(model.mllm, "logits", agreeing(model, phrases, reply_ids, wrong))
     verified = model.detect(picture(), list(phrases), verify=True)
     assert "write" in verified.trace.seconds, "the reply must have been generated"
+    assert len(verified.trace.token_ids) >= wrong, "and not be cut"
     assert "z" in verified.text
 
 

@@ -215,13 +215,19 @@ class Detections:
 
         Args:
             image_id: of the picture.
-            category_ids: phrase -> category; by default the index of the phrase.
+            category_ids: phrase -> category; by default the index of the phrase. A phrase of which nothing was found
+                needs none.
+
+        Raises:
+            UnknownNameError: a phrase that was found has no category.
         """
+        found = np.unique(self.labels).tolist()
+        ids = dict(zip(found, found, strict=True))
         if category_ids is not None:
-            for phrase in self.phrases:
-                if phrase not in category_ids:
-                    raise unknown_name("category", phrase, category_ids)
-        ids = [category_ids[phrase] if category_ids else i for i, phrase in enumerate(self.phrases)]
+            for label in found:
+                if self.phrases[label] not in category_ids:
+                    raise unknown_name("category", self.phrases[label], category_ids)
+                ids[label] = category_ids[self.phrases[label]]
         boxes_xywh = xyxy_to_xywh(self.boxes_xyxy).tolist()
         return [
             {"image_id": image_id, "category_id": ids[label], "bbox": box, "score": score}

@@ -23,6 +23,7 @@ from visionllm.testing import Case
 from visionllm.testing.bench import Bench, Stage
 
 PICTURES, LONGEST, WIDTH = 8, 192, 32
+ENOUGH, COURSES = 0.9, 3
 
 
 def scenes(task: str, least: float = 14.0, *, single: bool = False) -> list[Sample]:
@@ -84,31 +85,41 @@ class Words(nn.Module):
         return made
 
 
-def learn(
-    bench: Bench, samples: list[Sample], *, steps: int, lr: float, settled: bool, batch: int
-) -> tuple[Decoder, Words, float]:
-    """The decoder, its words, and how large the gradient of the words was at the start."""
+def learn(bench: Bench, samples: list[Sample], kind: Kind) -> tuple[float, float]:
+    """How well the decoder found its samples once it had learned them, and how large the gradient of its words was at
+    the start.
+
+    How many steps it takes hangs on how products are rounded, so on the processor; that they are learned does not:
+    what is not there after one course of steps gets another.
+    """
     torch.manual_seed(0)
     decoder, words = bench.built(stirred=0.0).train(), Words(bench, samples)
-    if settled:
+    if kind.settled:
         settle(decoder, words)
     groups = [*decoder.parameters(), words.table]
-    learns = torch.optim.AdamW([p for p in groups if p.requires_grad], lr=lr, weight_decay=1e-4)
-    plan = torch.optim.lr_scheduler.OneCycleLR(learns, lr, total_steps=steps, pct_start=0.1)
-    first = 0.0
-    for step in range(steps):
-        start = step * batch % len(samples)
-        made = words.stage(samples[start : start + batch], decoder)
-        counts = decoder.counts(made.links, made.ctx)
-        loss = sum((value / counts[name] for name, value in made.loss().items()), torch.zeros(()))
-        learns.zero_grad()
-        loss.backward()
-        if not step:
-            first = float(gradient(words.table))
-        nn.utils.clip_grad_norm_([p for p in groups if p.grad is not None], 1.0)
-        learns.step()
-        plan.step()
-    return decoder.eval(), words, first
+    learns = torch.optim.AdamW([p for p in groups if p.requires_grad], lr=kind.lr, weight_decay=1e-4)
+    first = found = 0.0
+    for course in range(COURSES):
+        plan = torch.optim.lr_scheduler.OneCycleLR(learns, kind.lr, total_steps=kind.steps, pct_start=0.1)
+        for step in range(kind.steps):
+            start = step * kind.batch % len(samples)
+            made = words.stage(samples[start : start + kind.batch], decoder)
+            counts = decoder.counts(made.links, made.ctx)
+            loss = sum((value / counts[name] for name, value in made.loss().items()), torch.zeros(()))
+            learns.zero_grad()
+            loss.backward()
+            if not course and not step:
+                first = float(gradient(words.table))
+            nn.utils.clip_grad_norm_([p for p in groups if p.grad is not None], 1.0)
+            learns.step()
+            plan.step()
+        report = score(decoder.eval(), words)
+        found = float((report["poses"]["person"] if kind.finder else report)["AP50"])
+        print(f"AP50 {found:.3f} after {(course + 1) * kind.steps} steps")
+        if found > ENOUGH:
+            break
+        decoder.train()
+    return found, first
 
 
 @torch.no_grad()
@@ -157,6 +168,7 @@ class Kind:
     """A network, the package it needs, and what it takes to learn.
 
     Args:
+        steps: of one course (``learn``).
         batch: scenes a step.
         settled: whether its batch normalisation has to be (``settle``).
         group_norm: groups of what takes its place, if anything does.
@@ -203,9 +215,6 @@ def _check(kind: Kind) -> None:
     samples = scenes(kind.task, single=kind.single)
     case = Case(config=kind.config, sample=lambda *_, **__: samples[0], options={"threshold": 0.0})
     bench = Bench(kind.decoder, case)
-    decoder, words, first = learn(bench, samples, steps=kind.steps, lr=kind.lr, settled=kind.settled, batch=kind.batch)
+    found, first = learn(bench, samples, kind)
     assert first > 0, "the words have no gradient"
-    report = score(decoder, words)
-    found = (report["poses"]["person"] if kind.finder else report)["AP50"]
-    print(f"AP50 {found:.3f}")
-    assert found > 0.9
+    assert found > ENOUGH

@@ -133,20 +133,25 @@ def test_two_pictures_are_learned_by_their_words(settings: dict[str, Any]) -> No
     samples = [sample_of(phrase, colour) for phrase, colour in colours.items()]
     batch = model.processor.encode(samples * 3)
     optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
-    model.train()
-    for _ in range(240):
-        loss = model(batch).sums["generation/noise"]
-        optimizer.zero_grad()
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
-    model.eval()
-    for phrase in colours:
+
+    def far(phrase: str, shown: Sample) -> float:
         options = {"generation": {"steps": 20, "guidance": 1.5}}
         made = model.generate(None, [phrase], options=options).images.pictures[0].pixels.astype(float)
-        far = {other: float(np.abs(made - target.turns[0].target.pictures[0].pixels).mean())
-               for other, target in zip(colours, samples, strict=True)}  # fmt: skip
-        assert far[phrase] < 40 < min(value for other, value in far.items() if other != phrase), (phrase, far)
+        return float(np.abs(made - shown.turns[0].target.pictures[0].pixels).mean())
+
+    for _ in range(3):  # how many steps it takes hangs on the processor
+        model.train()
+        for _ in range(240):
+            loss = model(batch).sums["generation/noise"]
+            optimizer.zero_grad()
+            loss.backward()
+            torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+            optimizer.step()
+        model.eval()
+        table = np.array([[far(phrase, shown) for shown in samples] for phrase in colours])
+        if table.diagonal().max() < 40 < min(table[0, 1], table[1, 0]):
+            return
+    raise AssertionError(table)
 
 
 def test_many_noises_of_a_picture_share_what_is_read(settings: dict[str, Any]) -> None:

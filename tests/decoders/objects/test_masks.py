@@ -118,23 +118,26 @@ def test_masks_are_learned(make_model: Make, boxed: Make, cells: int | None) -> 
     turn = sample.turns[0]
     target = replace(turn.target, masks=object_array([Mask.of(first), Mask.of(second)]))
     sample = sample.with_turns(replace(turn, task="segmentation", target=target))
-    model.train()
     optimizer = torch.optim.AdamW(model.decoders.parameters(), lr=3e-3)
     weights = model.loss_weights()
     torch.manual_seed(0)
     batch = model.processor.encode([sample])
-    for _ in range(140):
-        losses, counts = model(batch), model.counts(batch)
-        total = sum(weights[n] * v / max(1.0, counts[n]) for n, v in losses.sums.items() if "/" in n)
-        optimizer.zero_grad()
-        total.backward()
-        optimizer.step()
-    model.eval()
-    links = model.links(batch)
     options = model.decoders["objects"].Options(threshold=0.0)
-    found = model.decoders["objects"].predict(links, Context(batch=batch), options)
-    for result, mask in zip(found, target.masks, strict=True):
-        assert result.masks[0].iou(mask) > 0.7, result.masks[0].iou(mask)
+    for _ in range(3):  # how many steps it takes hangs on the processor
+        model.train()
+        for _ in range(140):
+            losses, counts = model(batch), model.counts(batch)
+            total = sum(weights[n] * v / max(1.0, counts[n]) for n, v in losses.sums.items() if "/" in n)
+            optimizer.zero_grad()
+            total.backward()
+            optimizer.step()
+        model.eval()
+        with torch.no_grad():
+            found = model.decoders["objects"].predict(model.links(batch), Context(batch=batch), options)
+        shared = [result.masks[0].iou(mask) for result, mask in zip(found, target.masks, strict=True)]
+        if min(shared) > 0.7:
+            return
+    raise AssertionError(shared)
 
 
 def test_a_close_look_joins_a_trained_model_and_changes_nothing_at_first() -> None:

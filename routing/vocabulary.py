@@ -17,6 +17,7 @@ from tokenizers import AddedToken, Tokenizer
 
 from visionllm.core.errors import CheckpointError
 from visionllm.core.task import Task, Token
+from visionllm.routing.capitals import lowered
 
 START, END = "<|im_start|>", "<|im_end|>"
 IMAGE_START, IMAGE_END, IMAGE = "<img>", "</img>", "<IMG_CONTEXT>"
@@ -32,11 +33,13 @@ class Vocabulary:
         tokenizer: a fast tokenizer; missing control and routing tokens are added as special tokens.
         tasks: tasks whose routing tokens the vocabulary must hold.
 
-    ``new`` are the tokens the tokenizer lacked.
+    ``new`` are the tokens the tokenizer lacked. Where ``lower_capitals`` is set, words in capitals are read in small
+    letters.
     """
 
     def __init__(self, tokenizer: Tokenizer, tasks: Iterable[Task]) -> None:
         self._tasks = tuple(tasks)
+        self.lower_capitals = False
         self.tokens: dict[str, tuple[Task, Token]] = {t.text: (task, t) for task in self._tasks for t in task.tokens}
         wanted = [*CONTROL, *self.tokens]
         self.new = tuple(text for text in wanted if tokenizer.token_to_id(text) is None)
@@ -80,7 +83,8 @@ class Vocabulary:
     def plain(self, text: str) -> list[int]:
         """Ids of words that may come from anywhere. Never a control id, whatever the words are."""
         # Lone surrogates cannot be encoded; they are shown as the replacement mark, as a terminal would.
-        ids = self._plain.encode(text.encode("utf-8", "replace").decode("utf-8"), add_special_tokens=False).ids
+        text = text.encode("utf-8", "replace").decode("utf-8")
+        ids = self._plain.encode(lowered(text) if self.lower_capitals else text, add_special_tokens=False).ids
         assert self.added.isdisjoint(ids), "plain text produced a control id"
         return ids
 

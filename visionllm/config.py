@@ -25,6 +25,8 @@ class VisionLLMConfig(PretrainedConfig):
         max_new_tokens: default length limit of a reply.
         quote: whether phrases that a reply lists are written from the words of the prompt (``routing.quoting``); false
             for a model whose replies name things by other words than the user's.
+        lower_capitals: whether words in capitals are read in small letters (``routing.capitals``); for a model that
+            learned its words in small letters.
         format_version: version of the checkpoint layout (see ``checkpoint``).
         providers: decoder name -> ``{"distribution", "version"}`` that provides it.
     """
@@ -37,6 +39,7 @@ class VisionLLMConfig(PretrainedConfig):
     max_tiles: int = 12
     max_new_tokens: int = 512
     quote: bool = True
+    lower_capitals: bool = False
     format_version: int = FORMAT_VERSION
     providers: dict[str, Any] | None = None
 

@@ -92,6 +92,7 @@ class VisionLLM(Answering, PreTrainedModel):
         check_served(self.tasks)
         self.link_queries = LinkQueries((t for task in self.tasks for t in task.tokens), self.mllm.hidden_size)
         self.vocabulary = vocabulary if isinstance(vocabulary, Vocabulary) else vocabulary(self.tasks)
+        self.vocabulary.lower_capitals = config.lower_capitals
         self.mllm.resize_vocabulary(len(self.vocabulary))
         self.mllm.config.image_token_id = mllm["image_token_id"] = self.vocabulary.image
         regions = config.region_config()
@@ -382,7 +383,11 @@ class VisionLLM(Answering, PreTrainedModel):
         """Short hash of the weights and of the settings they answer under, the same on every machine; that of the
         weights is computed once after each training."""
         settings = {name: decoder.described(self.config.decoders[name]) for name, decoder in self._decoders()}
-        shown = {"decoders": settings, "quote": self.config.quote, "max_tiles": self.config.max_tiles}
+        shown: dict[str, Any] = {
+            "decoders": settings, "quote": self.config.quote, "max_tiles": self.config.max_tiles
+        }  # fmt: skip
+        # Models from before there was such a setting keep theirs.
+        shown |= {"lower_capitals": True} if self.config.lower_capitals else {}
         how = json.dumps(shown, sort_keys=True, default=str)
         if how not in self._fingerprints:
             digest = hashlib.sha256(how.encode())

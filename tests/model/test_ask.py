@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -424,3 +425,35 @@ def test_pictures_of_a_generator_are_taken_as_they_come(model: Any, picture: Mak
     answers = model.ask_many(frames(), max_new_tokens=1)
     for answer, shot in zip(answers, shots * 2, strict=True):
         assert np.array_equal(answer.pictures[0].pixels, shot)
+
+
+def test_capitals_are_read_in_small_letters_and_given_back(
+    make_model: Make, picture: Make, dictate: Make, tmp_path: Path
+) -> None:
+    """Where a model is built so, a prompt in capitals is the prompt in small letters, and its phrases are as typed."""
+    prompts = ("detect all cars", "DETECT ALL CARS")
+    samples = [Sample(turns=(Turn(question=prompt),)) for prompt in prompts]
+
+    def read(model: Any) -> list[list[int]]:
+        return [model.processor.encode([sample], None, reply=False).input_ids[0].tolist() for sample in samples]
+
+    model = make_model()
+    quiet, loud = read(model)
+    assert quiet != loud
+    before = model.fingerprint
+    model.config.lower_capitals = True
+    model.save_pretrained(tmp_path)
+    model = type(model).from_pretrained(tmp_path)
+    assert model.fingerprint != before
+    assert read(model) == [quiet, quiet]
+    labels = model.processor.encode([Sample(turns=(Turn(task="detection", phrases=("cars",)),))]).labels[0].tolist()
+    reply = [token for token in labels if token != -100]
+    dictate(model, reply, reply)
+    small, typed = model.ask_many([(picture(), prompt) for prompt in prompts], options=EVERYTHING)
+    assert (small.detections.phrases, typed.detections.phrases) == (("cars",), ("CARS",))
+    assert typed.trace.routed == (("[DET]", "CARS"),)
+    assert (typed.text, typed.prompt) == ("<ref>cars</ref>[DET]", "DETECT ALL CARS")
+    np.testing.assert_allclose(small.detections.scores, typed.detections.scores, atol=1e-5)
+    known = [model.detect(picture(), [name], options=EVERYTHING).detections for name in ("cars", "CARS")]
+    assert [found.phrases for found in known] == [("cars",), ("CARS",)]
+    np.testing.assert_allclose(known[0].scores, known[1].scores, atol=1e-5)

@@ -431,7 +431,7 @@ def test_capitals_are_read_in_small_letters_and_given_back(
     make_model: Make, picture: Make, dictate: Make, tmp_path: Path
 ) -> None:
     """Where a model is built so, a prompt in capitals is the prompt in small letters, and its phrases are as typed."""
-    prompts = ("detect all cars", "DETECT ALL CARS")
+    prompts = ("detect all trucks", "DETECT ALL TRUCKS")
     samples = [Sample(turns=(Turn(question=prompt),)) for prompt in prompts]
 
     def read(model: Any) -> list[list[int]]:
@@ -446,14 +446,14 @@ def test_capitals_are_read_in_small_letters_and_given_back(
     model = type(model).from_pretrained(tmp_path)
     assert model.fingerprint != before
     assert read(model) == [quiet, quiet]
-    labels = model.processor.encode([Sample(turns=(Turn(task="detection", phrases=("cars",)),))]).labels[0].tolist()
+    labels = model.processor.encode([Sample(turns=(Turn(task="detection", phrases=("trucks",)),))]).labels[0].tolist()
     reply = [token for token in labels if token != -100]
     dictate(model, reply, reply)
     small, typed = model.ask_many([(picture(), prompt) for prompt in prompts], options=EVERYTHING)
-    assert (small.detections.phrases, typed.detections.phrases) == (("cars",), ("CARS",))
-    assert typed.trace.routed == (("[DET]", "CARS"),)
-    assert (typed.text, typed.prompt) == ("<ref>cars</ref>[DET]", "DETECT ALL CARS")
+    assert (small.detections.phrases, typed.detections.phrases) == (("trucks",), ("TRUCKS",))
+    assert typed.trace.routed == (("[DET]", "TRUCKS"),)
+    assert (typed.text, typed.prompt) == ("<ref>trucks</ref>[DET]", "DETECT ALL TRUCKS")
     np.testing.assert_allclose(small.detections.scores, typed.detections.scores, atol=1e-5)
-    known = [model.detect(picture(), [name], options=EVERYTHING).detections for name in ("cars", "CARS")]
-    assert [found.phrases for found in known] == [("cars",), ("CARS",)]
+    known = [model.detect(picture(), [name], options=EVERYTHING).detections for name in ("trucks", "TRUCKS")]
+    assert [found.phrases for found in known] == [("trucks",), ("TRUCKS",)]
     np.testing.assert_allclose(known[0].scores, known[1].scores, atol=1e-5)

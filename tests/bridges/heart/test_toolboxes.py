@@ -44,7 +44,7 @@ KINDS: dict[str, dict[str, Any]] = {
     "Faster R-CNN": _mmdet(network=mmdet_rcnn, steps=140, settled=True),
     "Mask2Former of mmdet": _mmdet(network=mmdet_mask2former, task="segmentation", settled=True),
     "Mask R-CNN": _mmdet(
-        network=partial(mmdet_rcnn, masks=True), task="segmentation", steps=300, lr=2.5e-3, settled=True
+        network=partial(mmdet_rcnn, masks=True), task="segmentation", steps=400, lr=2.5e-3, settled=True
     ),
     "RetinaNet of Detectron2": _detectron2(network=detectron2_retinanet, steps=120, lr=1e-3),
     "Faster R-CNN of Detectron2": _detectron2(network=detectron2_rcnn, steps=150),

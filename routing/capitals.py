@@ -8,7 +8,12 @@ ALL CARS" as "detect all cars" (``VisionLLMConfig.lower_capitals``), and the phr
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
+from dataclasses import replace
 from itertools import groupby
+
+from visionllm.core.sample import Sample
+from visionllm.core.superlink import LinkMeta
 
 # An apostrophe is in a word: "DON'T" is one.
 _WORD = re.compile(r"[^\W\d_]+(?:['\u2019][^\W\d_]+)*")
@@ -32,14 +37,20 @@ def lowered(text: str) -> str:
     return text
 
 
-def as_typed(phrase: str, texts: list[str]) -> str:
-    """A phrase as the last of some texts that holds it has it; the phrase itself where none does, or where one has it
-    letter for letter."""
+def typed(links: Sequence[LinkMeta], samples: Sequence[Sample]) -> tuple[LinkMeta, ...]:
+    """Links, each with its phrase as the user typed it."""
+    said = [[turn.question for turn in sample.turns if turn.question and not turn.told] for sample in samples]
+    return tuple(replace(link, phrase=as_typed(link.phrase, said[link.sample])) for link in links)
+
+
+def as_typed(phrase: str, texts: Sequence[str]) -> str:
+    """A phrase as the last of some texts that holds it has it, letter for letter where it can; itself where none
+    does."""
     pattern = rf"(?<!\w){re.escape(phrase)}(?!\w)"
-    if not phrase or any(re.search(pattern, text) for text in texts):
-        return phrase
-    found = [match[0] for text in texts for match in re.finditer(pattern, text, re.IGNORECASE)]
-    return found[-1] if found else phrase
+    for text in reversed(texts if phrase else ()):
+        if found := re.search(pattern, text) or re.search(pattern, text, re.IGNORECASE):
+            return found[0]
+    return phrase
 
 
 def _small(text: str) -> str:

@@ -31,7 +31,7 @@ from visionllm.mllm.internvl import InternVL
 from visionllm.mllm.regions import RegionEncoder
 from visionllm.processor import Processor
 from visionllm.requests import Pictures, parted, request_of, requests_of, sample_of, turn_of, worded
-from visionllm.routing.capitals import as_typed
+from visionllm.routing.capitals import typed
 from visionllm.routing.findings import tell
 from visionllm.routing.generate import Step, generate, restrict
 from visionllm.routing.queries import LinkQueries
@@ -296,7 +296,8 @@ class Answering(nn.Module):
             assert step is not None
             times["read out"] = time.perf_counter()
             layout = find_links(step.text, start, self.vocabulary)
-            layout = replace(layout, meta=self._typed(on_pictures(layout.meta, samples), samples))
+            meta = on_pictures(layout.meta, samples)
+            layout = replace(layout, meta=typed(meta, samples) if self.config.lower_capitals else meta)
             found: list[list[LinkResult]] = [[] for _ in samples]
             if len(layout):
                 links = read_out(self.mllm, self.link_queries, step.text, layout, step.cache)
@@ -336,13 +337,6 @@ class Answering(nn.Module):
                 request = requests[event.request]
                 said = event.answer and _after(looked[request][1], event.answer)
                 yield replace(event, request=request, answer=said)
-
-    def _typed(self, links: Sequence[LinkMeta], samples: Sequence[Sample]) -> tuple[LinkMeta, ...]:
-        """Links, each with its phrase as the user typed it."""
-        if not self.config.lower_capitals:
-            return tuple(links)
-        said = [[turn.question for turn in sample.turns if turn.question] for sample in samples]
-        return tuple(replace(meta, phrase=as_typed(meta.phrase, said[meta.sample])) for meta in links)
 
     def _quoting(self, text: Text, start: int, quote: bool | None) -> list[Quoting]:
         """What may follow in each row, whose prompt ends at column ``start``."""
@@ -451,9 +445,8 @@ class Answering(nn.Module):
         if not agrees:
             # The model's own reply is about as long as the rendered one: a long list does not fit in what is usual.
             longest = max(self.config.max_new_tokens, 2 * len(reply))
-            return self.ask(
-                list(sample.pictures), question, regions=turn.regions, options=options, max_new_tokens=longest
-            )
+            return self.ask(list(sample.pictures), question, regions=turn.regions, options=options,
+                            max_new_tokens=longest)  # fmt: skip
         reply = [token for token in reply if token != self.vocabulary.end]
         trace = Trace(token_ids=tuple(reply), seconds={"total": time.perf_counter() - started}, model=self.fingerprint)
         return Answer(text=self.vocabulary.text(reply), links=tuple(found), pictures=sample.pictures, prompt=question,

@@ -51,6 +51,7 @@ def test_places_stay_and_twice_is_once(text: str) -> None:
         ("car", ["FIND SCARF, CAR AND CARD"], "CAR"),
         ("car", ["a car, or a CAR"], "car"),  # the user's own letters
         ("car", ["FIND THE CAR", "AND THE Car"], "Car"),  # the last said
+        ("car", ["find a car", "OUTLINE THE CAR", "AND THE DOG"], "CAR"),
         ("tv", ["what is on?"], "tv"),
         ("c++", ["FIND C++ BOOKS"], "C++"),
         ("", ["FIND CARS"], ""),
